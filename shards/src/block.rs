@@ -1,0 +1,87 @@
+//! What a block is: [`Block`] with its [`BlockInfo`], and the [`BlockCx`] through which alone it reaches the outside.
+//!
+//! Blocks are written in the root crate. The trait lives here because the runtime runs them; the pure machine knows only
+//! their [`BlockInfo`].
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use crate::ids::{Key, Text};
+use crate::outcome::Fault;
+use crate::step::EffectClass;
+
+/// A future that stays on its core.
+pub type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// What the worker says of a block. Shared, never changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockInfo {
+    /// The canonical name.
+    pub name: &'static str,
+    /// Other names that senders use.
+    pub aliases: &'static [&'static str],
+    /// Semantic version, as journaled: `name@version`.
+    pub version: &'static str,
+    /// What running it twice may do, unless its inputs say otherwise.
+    pub effect: EffectClass,
+}
+
+/// A kind of step. Lives on its core; there is one of each per shard.
+pub trait Block {
+    /// Who it is.
+    fn info(&self) -> &'static BlockInfo;
+
+    /// Runs one try to its end and gives the JSON text of its outputs.
+    ///
+    /// A cancelled or overdue try is dropped at an await, so a block does nothing between awaits that must not be cut.
+    /// A block that computes for long yields.
+    ///
+    /// # Errors
+    /// A [`Fault`] that says why, whether another try may help (its code) and what happened outside (its effect).
+    fn execute<'a>(&'a self, cx: BlockCx) -> Local<'a, Result<Bytes, Fault>>;
+}
+
+/// One try's surroundings. Lives on its core.
+#[derive(Clone)]
+pub struct BlockCx {
+    /// Whose step it is.
+    pub tenant: Text,
+    /// The step's key: what idempotent effects are marked with.
+    pub key: Key,
+    /// 1 for the first.
+    pub try_number: u32,
+    /// JSON text, valid for this block.
+    pub inputs: Bytes,
+    /// The tenant's blobs.
+    pub blobs: Rc<dyn Blobs>,
+}
+
+/// A tenant's blobs. Paths are relative, `/`-separated, and never leave the tenant's own root.
+pub trait Blobs {
+    /// Stores `content` whole or not at all, durable when this returns.
+    ///
+    /// # Errors
+    /// INVALID_INPUT for a path that leaves the root, passes a link or is taken by a folder; EXECUTION_FAILED where
+    /// `overwrite` is false and another content stands there; RESOURCE_UNAVAILABLE where the disk refuses.
+    fn put<'a>(&'a self, tenant: &'a str, path: &'a str, content: Bytes, overwrite: bool) -> Local<'a, Result<Stored, Fault>>;
+
+    /// The next chunk of a blob from `offset`, empty at its end.
+    ///
+    /// # Errors
+    /// INVALID_INPUT for a path as above or a blob that is not there.
+    fn read<'a>(&'a self, tenant: &'a str, path: &'a str, offset: u64, bytes_max: usize) -> Local<'a, Result<Bytes, Fault>>;
+}
+
+/// What [`Blobs::put`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Size in bytes.
+    pub size: u64,
+    /// False where exactly this content was there already, or a file was replaced.
+    pub created: bool,
+    /// SHA-256 of the content.
+    pub sha256: [u8; 32],
+}

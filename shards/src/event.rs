@@ -1,0 +1,220 @@
+//! Everything that can happen to a core ([`Event`]) and everything a core can do ([`Effect`]). Both are closed.
+//!
+//! A driver feeds events to [`crate::shard::Shard::apply`] and carries out the effects it leaves in [`Effects`]; it decides
+//! nothing. What must not leave before it is durable is not here yet: the machine holds it and lets it go on
+//! [`Event::Durable`].
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use crate::ids::{Key, Lsn, Ticket};
+use crate::journal::Log;
+use crate::outcome::{Fault, Outcome};
+use crate::step::{Arrival, Settle, StreamToken};
+
+/// Something that happened to this core. Lives on its core.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A message came, from a sender or from the journal at boot.
+    Arrived(Rc<Arrival>),
+    /// A try's work has really ended, with this verdict. Slot and memory return now, not before.
+    Ended {
+        /// The try.
+        ticket: Ticket,
+        /// What it came to.
+        verdict: Verdict,
+        /// How long it ran, in microseconds.
+        ran_us: u64,
+    },
+    /// Everything in the journal up to here will survive us.
+    Durable {
+        /// The newest durable frame.
+        through: Lsn,
+    },
+    /// The journal gave back the outcome it keeps for a key, or could not find it.
+    Probed {
+        /// Whose outcome was asked for.
+        key: Key,
+        /// The outcome.
+        found: Option<Rc<Outcome>>,
+    },
+    /// A letter that wanted confirming has been stored by the other side.
+    Confirmed {
+        /// As in its [`Post`].
+        ticket: Ticket,
+    },
+    /// Time has passed; deadlines may be due.
+    Tick,
+    /// Somebody wants this key stopped.
+    Cancel {
+        /// Which.
+        key: Key,
+    },
+    /// Take nothing new; finish what is here.
+    Drain,
+    /// The disk has something to say.
+    Disk(DiskNews),
+}
+
+/// What the journal's disk tells the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskNews {
+    /// A segment is full and will not grow; it holds the frames from..=to.
+    Closed {
+        /// Its oldest frame.
+        from: Lsn,
+        /// Its newest frame.
+        to: Lsn,
+        /// Its size on disk, in bytes.
+        bytes: u64,
+    },
+    /// There is no room for another segment: nothing new may be accepted, what runs has room to finish.
+    Full,
+    /// There is room again.
+    Room,
+}
+
+/// What one try came to.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// It did what was asked; the JSON text of its outputs.
+    Done(Bytes),
+    /// It did not.
+    Failed(Fault),
+    /// It was stopped because the machine asked for it.
+    Stopped,
+    /// The block's code panicked.
+    Panicked,
+}
+
+/// Something this core does to the outside. Lives on its core.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Start a try.
+    Run {
+        /// Answers to it carry this ticket.
+        ticket: Ticket,
+        /// What to run.
+        arrival: Rc<Arrival>,
+        /// 1 for the first.
+        try_number: u32,
+    },
+    /// Stop a try: it will still end with [`Event::Ended`].
+    Stop {
+        /// The try.
+        ticket: Ticket,
+    },
+    /// Send a letter.
+    Post(Post),
+    /// Settle or keep a stream delivery.
+    Settle {
+        /// Which.
+        token: StreamToken,
+        /// How.
+        how: Settle,
+    },
+    /// Read back the outcome in frame `lsn`; answer with [`Event::Probed`].
+    Probe {
+        /// Whose.
+        key: Key,
+        /// Where.
+        lsn: Lsn,
+    },
+    /// Forget the segments that hold only frames below this one. Their watermark is durable.
+    Prune {
+        /// The oldest frame that must stay.
+        below: Lsn,
+    },
+}
+
+/// A letter and whether its arrival must be confirmed.
+#[derive(Clone, Debug)]
+pub struct Post {
+    /// Where the confirmation goes, if one is wanted.
+    pub confirm: Option<Ticket>,
+    /// For whom and about what; its asker decides the form.
+    pub arrival: Rc<Arrival>,
+    /// What it says.
+    pub letter: Letter,
+}
+
+/// What leaves this core for a reader.
+#[derive(Clone, Debug)]
+pub enum Letter {
+    /// "Your step is here to stay", or why not. The first answer to an assignment.
+    Ack {
+        /// Whether it was accepted.
+        accepted: bool,
+        /// Why not.
+        fault: Option<Fault>,
+        /// How full the worker is.
+        overload: Overload,
+        /// Unix ms.
+        at_ms: u64,
+    },
+    /// The one outcome, rendered for this asker.
+    Result {
+        /// What it came to.
+        outcome: Rc<Outcome>,
+        /// Whether it was decided for an earlier delivery.
+        replayed: bool,
+    },
+    /// Something observers may want to know.
+    Lifecycle {
+        /// What happened.
+        stage: Stage,
+        /// The outcome, at the end.
+        outcome: Option<Rc<Outcome>>,
+        /// Counts up within one step: 0 accepted, then as they come.
+        sequence: u32,
+        /// Unix ms.
+        at_ms: u64,
+    },
+    /// The whole message with the reason it was not done.
+    DeadLetter {
+        /// What it came to.
+        outcome: Rc<Outcome>,
+    },
+}
+
+/// The stages of a step that observers see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Durable here.
+    Accepted,
+    /// A try starts.
+    Started,
+    /// A try failed; another follows.
+    Retrying,
+    /// It ended well.
+    Completed,
+    /// It ended badly.
+    Failed,
+    /// It was stopped.
+    Canceled,
+    /// It went to the dead letters.
+    DeadLettered,
+}
+
+/// How full a shard is, as acks and heartbeats say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overload {
+    /// Under half.
+    Healthy,
+    /// Under four fifths.
+    Degraded,
+    /// Nearly full.
+    Overloaded,
+    /// Full.
+    Critical,
+}
+
+/// What one `apply` left to do: reused from call to call. Lives on its core.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Frames to append to the journal, in order.
+    pub log: Log,
+    /// Everything else, in order.
+    pub list: Vec<Effect>,
+}

@@ -1,0 +1,179 @@
+//! The names things go by: keys, fingerprints, askers, tickets and positions in the journal.
+//!
+//! Everything hashed here is salted with the deployment's secret [`Salt`], so that nobody outside can guess a key or a
+//! message id. Fields are length-prefixed before hashing: two different identities never give the same bytes.
+
+use std::fmt;
+
+/// Text that shares its bytes with the message it came from. Crosses cores.
+pub type Text = bytestring::ByteString;
+
+/// **K**: what a step is one of. A salted 128-bit hash; see [`Identity`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(pub [u8; 16]);
+
+/// **F**: SHA-256 over what the job asks for. Same K with another F is another job under the same name: never run.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint(pub [u8; 32]);
+
+/// Who asks: one (K, assignment id). Message ids derive from it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AskerId(pub [u8; 16]);
+
+/// The deployment-wide secret that every key and message id is salted with.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Salt(pub [u8; 32]);
+
+/// A place in a shard's job table, good for one try: `{slot, generation}`. A stale one is recognised and dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Ticket {
+    /// Index into the job table.
+    pub slot: u32,
+    /// Which use of that slot.
+    pub generation: u32,
+}
+
+/// A frame's number in its shard's journal: contiguous, from 1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Lsn(pub u64);
+
+/// A block's index in the worker's block table.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct BlockId(pub u16);
+
+/// One of [`crate::limits::PARTITIONS`] parts of the tenant space.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Partition(pub u16);
+
+/// A moment, as the driver read it: the machine has no clock of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Now {
+    /// Monotonic microseconds since the process started.
+    pub mono_us: u64,
+    /// Unix time in milliseconds.
+    pub wall_ms: u64,
+}
+
+/// What identifies a step, before hashing.
+#[derive(Clone, Copy, Debug)]
+pub enum Identity<'a> {
+    /// flow_id, step_id and an explicit attempt were all there.
+    Coordinates { tenant: &'a str, run: Option<&'a str>, flow: &'a str, step: &'a str, attempt: u64 },
+    /// They were not: the assignment id has to do.
+    Assignment { tenant: &'a str, assignment: &'a str },
+}
+
+/// The domains that keys are drawn from: a step's own, an answer's (refusals, conflicts), a quarantined message's.
+#[repr(u8)]
+enum Domain {
+    Coordinates = 1,
+    Assignment = 2,
+    Answer = 3,
+    Quarantine = 4,
+    Asker = 5,
+}
+
+impl Salt {
+    /// K of a step.
+    pub fn key(&self, identity: Identity<'_>) -> Key {
+        Key(match identity {
+            Identity::Coordinates { tenant, run, flow, step, attempt } => {
+                let attempt = attempt.to_le_bytes();
+                let fields = [tenant.as_bytes(), run.unwrap_or_default().as_bytes(), flow.as_bytes(), step.as_bytes(), &attempt];
+                self.hash(Domain::Coordinates, &fields)
+            }
+            Identity::Assignment { tenant, assignment } => {
+                self.hash(Domain::Assignment, &[tenant.as_bytes(), assignment.as_bytes()])
+            }
+        })
+    }
+
+    /// The key under which an assignment's refusal or conflict is kept, so that a step's own K is never touched by it.
+    pub fn answer_key(&self, tenant: &str, assignment: &str) -> Key {
+        Key(self.hash(Domain::Answer, &[tenant.as_bytes(), assignment.as_bytes()]))
+    }
+
+    /// The key of a message that could not be read: its own bytes.
+    pub fn quarantine_key(&self, subject: &str, headers: &[(Text, Text)], body: &[u8]) -> Key {
+        let mut fields = Vec::with_capacity(2 + headers.len() * 2);
+        fields.push(subject.as_bytes());
+        for (name, value) in headers {
+            fields.push(name.as_bytes());
+            fields.push(value.as_bytes());
+        }
+        fields.push(body);
+        Key(self.hash(Domain::Quarantine, &fields))
+    }
+
+    /// Who asks for `key` under `assignment`.
+    pub fn asker(&self, key: Key, assignment: &str) -> AskerId {
+        AskerId(self.hash(Domain::Asker, &[&key.0, assignment.as_bytes()]))
+    }
+
+    fn hash(&self, domain: Domain, fields: &[&[u8]]) -> [u8; 16] {
+        // One flat buffer: for short input this is several times cheaper than an incremental hasher.
+        let length: usize = fields.iter().map(|field| field.len() + 4).sum();
+        let mut flat = Vec::with_capacity(length + 1);
+        flat.push(domain as u8);
+        for field in fields {
+            flat.extend_from_slice(&(field.len() as u32).to_le_bytes());
+            flat.extend_from_slice(field);
+        }
+        let digest = blake3::keyed_hash(&self.0, &flat);
+        let mut out = [0; 16];
+        out.copy_from_slice(&digest.as_bytes()[..16]);
+        out
+    }
+}
+
+impl fmt::Debug for Salt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Salt(secret)")
+    }
+}
+
+/// Lower-case hexadecimal of `bytes`.
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut out = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        out.push(DIGITS[usize::from(byte >> 4)] as char);
+        out.push(DIGITS[usize::from(byte & 15)] as char);
+    }
+    out
+}
+
+/// The bytes of an even number of hexadecimal digits, or `None`.
+pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.len() != N * 2 || !text.is_ascii() {
+        return None;
+    }
+    let mut out = [0; N];
+    for (index, byte) in out.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[index * 2..index * 2 + 2], 16).ok()?;
+    }
+    Some(out)
+}
+
+macro_rules! hex_display {
+    ($($name:ident),*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex(&self.0))
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({})", stringify!($name), hex(&self.0))
+            }
+        }
+    )*};
+}
+hex_display!(Key, Fingerprint, AskerId);
+
+impl Lsn {
+    /// The frame after this one.
+    pub fn next(self) -> Lsn {
+        Lsn(self.0 + 1)
+    }
+}

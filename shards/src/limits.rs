@@ -1,0 +1,91 @@
+//! Every bound of a shard, in one place, with its unit last.
+//!
+//! The constants are hard bounds; [`Limits`] holds the configurable ones with the shipped defaults.
+//! A bound that a caller can meet is reported with its name, so names here are part of the interface.
+
+/// Tenants map to this many partitions, for ever: the number stands in every journal frame and in subject mappings.
+pub const PARTITIONS: u16 = 256;
+/// Longest tenant id, assignment id, run id, flow id or step id, in bytes.
+pub const ID_BYTES_MAX: usize = 256;
+/// Deepest nesting of arrays and objects in a message.
+pub const JSON_DEPTH_MAX: usize = 64;
+/// How many stream deliveries of one key are kept waiting for its outcome; more are handed back with a delay.
+pub const DELIVERIES_PER_KEY_MAX: usize = 8;
+/// Largest body of one message the journal takes, in bytes: a NATS server's own ceiling.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// A batch is closed at this size even if more is waiting, in bytes; one larger frame may exceed it alone.
+pub const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Most steps one executor may hold: glommio counts a task's wakers in an i16.
+pub const RUNNING_PER_SHARD_MAX: u32 = 30_000;
+/// Shortest and longest delay of a delivery that is handed back for load, in milliseconds.
+pub const NAK_DELAY_MS: std::ops::RangeInclusive<u32> = 1_000..=30_000;
+/// One level of priority is worth this much waiting time, in milliseconds: that is the aging of a tenant's queue.
+pub const PRIORITY_STEP_MS: u64 = 100;
+/// Longest budget of a step, in milliseconds (24 h).
+pub const BUDGET_MS_MAX: u64 = 24 * 3600 * 1000;
+/// Most tries one key may ask for.
+pub const TRIES_MAX: u32 = 100;
+
+const _: () = assert!(RUNNING_PER_SHARD_MAX < i16::MAX as u32);
+const _: () = assert!(BATCH_BYTES_MAX < MESSAGE_BYTES_MAX);
+const _: () = assert!(*NAK_DELAY_MS.start() < *NAK_DELAY_MS.end());
+
+/// The configurable bounds of one shard. Shared, never changes while the process runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Steps of one tenant that may run at once.
+    pub tenant_running_max: u32,
+    /// Steps of one tenant that may wait at once.
+    pub tenant_queued_max: u32,
+    /// Steps that may run at once on this shard, over all tenants.
+    pub shard_running_max: u32,
+    /// Steps that may wait at once on this shard, over all tenants.
+    pub shard_queued_max: u32,
+    /// Bytes of message bodies that this shard may hold for waiting and running steps.
+    pub shard_held_bytes_max: u64,
+    /// Largest message body accepted, in bytes.
+    pub payload_bytes_max: u64,
+    /// Larger outputs go to the tenant's blob store, in bytes.
+    pub inline_result_bytes: u64,
+    /// Outcomes durable but not yet known as published; admission stops above.
+    pub unpublished_max: u32,
+    /// A step's budget where the sender names none, in milliseconds.
+    pub budget_ms_default: u64,
+    /// What a job without a `not_after` of its own may be late, and how long the journal remembers, in milliseconds.
+    pub horizon_ms: u64,
+    /// The journal remembers at least this long, whatever the disk budget, in milliseconds.
+    pub horizon_min_ms: u64,
+    /// The journal's byte budget on this shard.
+    pub journal_bytes_max: u64,
+    /// What happens on core NATS when a tenant's queue is full.
+    pub on_overload: OnOverload,
+}
+
+/// What a step that came over core NATS meets when its tenant's queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnOverload {
+    /// It waits, unaccepted, until its budget is used up.
+    Delay,
+    /// It is refused at once.
+    Reject,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            tenant_running_max: 1_024,
+            tenant_queued_max: 10_000,
+            shard_running_max: 4_096,
+            shard_queued_max: 100_000,
+            shard_held_bytes_max: 1 << 30,
+            payload_bytes_max: 1 << 20,
+            inline_result_bytes: 256 << 10,
+            unpublished_max: 65_536,
+            budget_ms_default: 60_000,
+            horizon_ms: 2 * 3600 * 1000,
+            horizon_min_ms: 10 * 60 * 1000,
+            journal_bytes_max: 20 << 30,
+            on_overload: OnOverload::Delay,
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What crosses between a shard and the edge: deliveries and confirmations in, parcels and settlements out.
+//!
+//! All of it travels in batches through bounded flume channels. Beside them each shard shows a [`Gauge`], which the edge
+//! reads to know how much it may pull. The [`Wire`] is the pure translation between messages and the machine's types; the
+//! root crate hands it over at launch.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+
+use bytes::Bytes;
+
+use crate::event::Post;
+use crate::ids::{Key, Now, Text, Ticket};
+use crate::outcome::Status;
+use crate::step::{Arrival, Delivery, Headers, Settle, StreamToken};
+
+/// Edge → shard. Crosses cores.
+#[derive(Debug)]
+pub enum Inbound {
+    /// Messages for tenants of this shard, unparsed but for the tenant.
+    Deliveries(Vec<Delivery>),
+    /// Parcels that have been stored by the other side.
+    Confirmed(Vec<Ticket>),
+}
+
+/// Control → shard, in its own inbox, drained first. Crosses cores.
+#[derive(Debug)]
+pub enum Control {
+    /// Stop this key.
+    Cancel(Key),
+    /// Take nothing new; the shard ends when it is empty or told to stop.
+    Drain,
+    /// End now; what is unfinished stays in the journal.
+    Stop,
+    /// What the journal says of a key, as JSON text: an array of its frames in order, empty if unknown.
+    Timeline(Key, flume::Sender<Vec<String>>),
+}
+
+/// Shard → edge. Crosses cores.
+#[derive(Debug)]
+pub struct Outbound {
+    /// Which shard: confirmations go back there.
+    pub shard: u16,
+    /// In order: an assignment's ack stands before its result.
+    pub items: Vec<Outgoing>,
+}
+
+/// One thing for the edge to send. Crosses cores.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// Publish it.
+    Parcel(Parcel),
+    /// Settle or keep a stream delivery.
+    Settle(StreamToken, Settle),
+}
+
+/// A rendered letter. Crosses cores.
+#[derive(Debug, Clone)]
+pub struct Parcel {
+    /// Which kind of letter: decides the subject and whether a stream covers it.
+    pub outlet: Outlet,
+    /// The subject to publish on.
+    pub subject: Text,
+    /// Its headers, `Nats-Msg-Id` among them wherever there are any.
+    pub headers: Headers,
+    /// Its body.
+    pub body: Bytes,
+    /// Where the confirmation goes, if one is wanted.
+    pub confirm: Option<Ticket>,
+    /// What it is about: for readers that are not on a subject.
+    pub about: About,
+}
+
+/// The kinds of letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outlet {
+    /// Accepted or rejected.
+    Ack,
+    /// The outcome for one asker.
+    Result,
+    /// A lifecycle event.
+    Event,
+    /// A whole message that was not done.
+    DeadLetter,
+}
+
+/// What a parcel is about.
+#[derive(Debug, Clone, Copy)]
+pub struct About {
+    /// The line it came from, for steps from a file; 0 otherwise.
+    pub line: u64,
+    /// The key.
+    pub key: Key,
+    /// How it ended; `None` unless this is a result.
+    pub status: Option<Status>,
+    /// Whether it was decided for an earlier delivery.
+    pub replayed: bool,
+    /// Which start of the worker decided it; 0 unless this is a result.
+    pub boot: u32,
+    /// How many tries were made.
+    pub tries: u32,
+}
+
+/// What a shard shows of itself while it runs; written by its shard alone. Shared, read by the edge.
+#[derive(Debug, Default)]
+pub struct Gauge {
+    /// How many more deliveries the shard would take now.
+    pub free: AtomicU32,
+    /// Steps waiting.
+    pub queued: AtomicU32,
+    /// Steps running.
+    pub running: AtomicU32,
+    /// Outcomes not yet known as published.
+    pub unpublished: AtomicU32,
+    /// Grows with every turn of the loop; a watchdog reads it.
+    pub turns: AtomicU64,
+    /// The journal's disk is full: nothing new is accepted.
+    pub disk_full: AtomicBool,
+    /// Recovery is done and the shard takes work.
+    pub ready: AtomicBool,
+}
+
+/// The translation between messages and the machine's types: pure, no I/O. One instance per shard, handed over at launch.
+pub trait Wire: 'static {
+    /// Reads a message as far as it can be read. Never fails: what cannot be read or taken is an arrival that says so.
+    fn decode(&self, delivery: Delivery, now: Now) -> Arrival;
+
+    /// Writes a letter for its reader; nothing where the reader has no use for it (events switched off, say).
+    fn render(&self, post: &Post) -> Option<Parcel>;
+}

@@ -1,0 +1,8 @@
+//! stub
+pub mod blocks;
+pub mod cli;
+pub mod config;
+pub mod edge;
+pub mod ops;
+pub mod settings;
+pub mod worker;
