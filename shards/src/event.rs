@@ -18,6 +18,15 @@ use crate::step::{Arrival, Settle, StreamToken};
 pub enum Event {
     /// A message came, from a sender or from the journal at boot.
     Arrived(Rc<Arrival>),
+    /// Boot: the journal holds this key without an end. It comes before any other event.
+    Recovered {
+        /// Its key.
+        key: Key,
+        /// Its message, read again.
+        arrival: Rc<Arrival>,
+        /// What the journal says of it.
+        past: Past,
+    },
     /// A try's work has really ended, with this verdict. Slot and memory return now, not before.
     Ended {
         /// The try.
@@ -55,6 +64,40 @@ pub enum Event {
     Drain,
     /// The disk has something to say.
     Disk(DiskNews),
+}
+
+/// What the journal says of a key whose story has no end there.
+#[derive(Clone, Debug)]
+pub struct Past {
+    /// The frame that holds its message.
+    pub accepted: Lsn,
+    /// Tries started.
+    pub tries: u32,
+    /// The last try was started and has no verdict.
+    pub interrupted: bool,
+    /// The next try is due then, Unix ms.
+    pub retry_at_ms: Option<u64>,
+    /// Its budget ends then, Unix ms.
+    pub deadline_ms: u64,
+    /// Its outcome, where only the publishing is unproven.
+    pub outcome: Option<(Lsn, Rc<Outcome>)>,
+    /// What kind of key it is.
+    pub role: Role,
+}
+
+/// What a key stands for, and so which letters its outcome is told in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A step of its own.
+    Step,
+    /// An assignment that was refused.
+    Refusal,
+    /// An assignment that asked for another's step and shares its outcome.
+    Shared,
+    /// A message put aside.
+    Aside,
+    /// Somebody asked again; nothing new is recorded.
+    Replay,
 }
 
 /// What the journal's disk tells the machine.

@@ -1,1 +1,213 @@
-//! stub
+//! What a journal means: [`Fold`] reads its frames in order and ends with what a shard must know to go on.
+//!
+//! The fold is pure and reads each frame once. It keeps bodies nowhere: of a step without an end it remembers which frame
+//! holds its message, and the driver reads that frame again.
+
+use hashbrown::HashMap;
+
+use crate::dedup::Known;
+use crate::event::Role;
+use crate::ids::{AskerId, Key, Lsn, Text};
+use crate::journal::{CodecError, FrameView, Peek};
+use crate::planted::{Bug, planted};
+
+/// A journal being read. Lives on its core.
+#[derive(Debug, Default)]
+pub struct Fold {
+    known: Known,
+    open: HashMap<Key, Open>,
+    tenants: HashMap<Text, u64>,
+    wall_ms: u64,
+    floor: Lsn,
+    watermark_ms: u64,
+    /// (frame, newest stream timestamp up to it), one entry a second of stream time at most.
+    newest: Vec<(Lsn, u64)>,
+}
+
+/// A key without an end.
+#[derive(Debug, Clone)]
+struct Open {
+    message: Lsn,
+    asker: AskerId,
+    tries: u32,
+    interrupted: bool,
+    retry_at_ms: Option<u64>,
+    deadline_ms: u64,
+    result: Option<Lsn>,
+    role: Role,
+}
+
+/// What a shard goes on from.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// Every finished key.
+    pub known: Known,
+    /// Keys without an end, oldest first.
+    pub unfinished: Vec<Unfinished>,
+    /// The newest audit number of each tenant.
+    pub tenants: Vec<(Text, u64)>,
+    /// The newest moment the journal has seen, Unix ms.
+    pub wall_ms: u64,
+    /// Frames below this one are gone or may be.
+    pub floor: Lsn,
+    /// Unknown keys not newer than this may have been forgotten, Unix ms.
+    pub watermark_ms: u64,
+    /// (frame, newest stream timestamp up to it).
+    pub newest: Vec<(Lsn, u64)>,
+}
+
+/// A key without an end, and where to find what is needed to end it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The key.
+    pub key: Key,
+    /// The frame with its message.
+    pub message: Lsn,
+    /// The frame with its outcome, if it has one.
+    pub result: Option<Lsn>,
+    /// Tries started.
+    pub tries: u32,
+    /// The last try has no verdict.
+    pub interrupted: bool,
+    /// When the next try is due, Unix ms.
+    pub retry_at_ms: Option<u64>,
+    /// When the budget ends, Unix ms.
+    pub deadline_ms: u64,
+    /// What kind of key it is.
+    pub role: Role,
+}
+
+impl Fold {
+    /// Takes in the next frame.
+    ///
+    /// # Errors
+    /// The frame cannot be read, or is of a kind this version may not skip.
+    pub fn frame(&mut self, lsn: Lsn, frame: &FrameView<'_>) -> Result<(), CodecError> {
+        let key = frame.key();
+        match frame.peek()? {
+            Peek::Accepted(fact) => {
+                self.stamp(lsn, fact.received_ms, (fact.source == 3).then_some(fact.since_ms));
+                self.open.insert(
+                    key,
+                    Open {
+                        message: lsn,
+                        asker: fact.asker,
+                        tries: 0,
+                        interrupted: false,
+                        retry_at_ms: None,
+                        deadline_ms: fact.deadline_ms,
+                        result: None,
+                        role: Role::Step,
+                    },
+                );
+            }
+            Peek::Started { try_number, at_ms, .. } => {
+                self.wall_ms = self.wall_ms.max(at_ms);
+                if let Some(open) = self.open.get_mut(&key) {
+                    open.tries = try_number;
+                    open.interrupted = true;
+                    open.retry_at_ms = None;
+                }
+            }
+            Peek::RetryAt { at_ms, .. } => {
+                if let Some(open) = self.open.get_mut(&key) {
+                    open.interrupted = false;
+                    open.retry_at_ms = Some(at_ms);
+                }
+            }
+            Peek::Result(fact) => {
+                self.audited(fact.tenant, fact.tenant_seq, fact.ended_ms);
+                self.known.finish(key, &fact.fingerprint, &fact.asker, lsn, false);
+                if let Some(open) = self.open.get_mut(&key) {
+                    open.result = Some(lsn);
+                }
+            }
+            peek @ (Peek::Answer(fact) | Peek::Quarantined(fact)) => {
+                self.stamp(lsn, fact.ended_ms, (fact.source == 3).then_some(fact.since_ms));
+                self.audited(fact.tenant, fact.tenant_seq, fact.ended_ms);
+                self.known.finish(key, &fact.fingerprint, &fact.asker, lsn, true);
+                let role = match peek {
+                    Peek::Quarantined(_) => Role::Aside,
+                    _ if fact.of.is_some() => Role::Shared,
+                    _ => Role::Refusal,
+                };
+                let open = Open {
+                    message: lsn,
+                    asker: fact.asker,
+                    tries: 0,
+                    interrupted: false,
+                    retry_at_ms: None,
+                    deadline_ms: 0,
+                    result: Some(lsn),
+                    role,
+                };
+                self.open.insert(key, open);
+            }
+            Peek::Published { asker, .. } => {
+                if self.open.get(&key).is_some_and(|open| open.result.is_some() && open.asker == asker) {
+                    self.open.remove(&key);
+                }
+            }
+            Peek::Mark { wall_ms, floor, watermark_ms } => {
+                self.wall_ms = self.wall_ms.max(wall_ms);
+                self.floor = self.floor.max(floor);
+                self.watermark_ms = self.watermark_ms.max(watermark_ms);
+            }
+            // A later version's; the codec has refused those that may not be passed over.
+            Peek::Unknown(_) => {}
+        }
+        Ok(())
+    }
+
+    fn stamp(&mut self, lsn: Lsn, wall_ms: u64, streamed_ms: Option<u64>) {
+        self.wall_ms = self.wall_ms.max(wall_ms);
+        let Some(since_ms) = streamed_ms else { return };
+        match self.newest.last() {
+            Some((_, newest)) if since_ms < *newest => {}
+            // Rounded up to the second, so that the list stays short and errs towards "may be forgotten".
+            _ => self.newest.push((lsn, since_ms - since_ms % 1000 + 1000)),
+        }
+    }
+
+    fn audited(&mut self, tenant: &str, seq: u64, at_ms: u64) {
+        self.wall_ms = self.wall_ms.max(at_ms);
+        match self.tenants.get_mut(tenant) {
+            Some(newest) => *newest = (*newest).max(seq),
+            None => {
+                self.tenants.insert(Text::from(tenant.to_string()), seq);
+            }
+        }
+    }
+
+    /// What all frames together mean.
+    pub fn finish(mut self) -> Restored {
+        while self.known.forget_below(self.floor, 4096) {}
+        let mut unfinished: Vec<Unfinished> = self
+            .open
+            .drain()
+            .filter(|(_, open)| open.message >= self.floor)
+            .filter(|(_, open)| !(open.result.is_some() && planted(Bug::DropUnpublished)))
+            .filter(|(_, open)| !(open.result.is_none() && planted(Bug::DropOpenOnRecovery)))
+            .map(|(key, open)| Unfinished {
+                key,
+                message: open.message,
+                result: open.result,
+                tries: if planted(Bug::ResetTries) { 0 } else { open.tries },
+                interrupted: open.interrupted && !planted(Bug::ResetTries),
+                retry_at_ms: open.retry_at_ms,
+                deadline_ms: open.deadline_ms,
+                role: open.role,
+            })
+            .collect();
+        unfinished.sort_by_key(|one| one.message);
+        Restored {
+            known: self.known,
+            unfinished,
+            tenants: self.tenants.into_iter().collect(),
+            wall_ms: self.wall_ms,
+            floor: self.floor,
+            watermark_ms: self.watermark_ms,
+            newest: self.newest,
+        }
+    }
+}

@@ -58,9 +58,25 @@ pub struct Now {
 #[derive(Clone, Copy, Debug)]
 pub enum Identity<'a> {
     /// flow_id, step_id and an explicit attempt were all there.
-    Coordinates { tenant: &'a str, run: Option<&'a str>, flow: &'a str, step: &'a str, attempt: u64 },
+    Coordinates {
+        /// Whose.
+        tenant: &'a str,
+        /// Which run of the flow, if it was named.
+        run: Option<&'a str>,
+        /// Which flow.
+        flow: &'a str,
+        /// Which step of it.
+        step: &'a str,
+        /// The orchestrator's licence to run: a new one is a new key.
+        attempt: u64,
+    },
     /// They were not: the assignment id has to do.
-    Assignment { tenant: &'a str, assignment: &'a str },
+    Assignment {
+        /// Whose.
+        tenant: &'a str,
+        /// Which assignment.
+        assignment: &'a str,
+    },
 }
 
 /// The domains that keys are drawn from: a step's own, an answer's (refusals, conflicts), a quarantined message's.

@@ -1,1 +1,66 @@
-//! stub
+//! Bugs planted on purpose, each of which the simulation must catch. Without the feature `planted` all of this is nothing.
+//!
+//! [`planted`] is asked at the spot where the bug would sit; a test arms one bug at a time for its own thread.
+
+macro_rules! bugs {
+    ($($variant:ident = $doc:literal,)*) => {
+        /// The planted bugs.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Bug {
+            $(#[doc = $doc] $variant,)*
+        }
+
+        impl Bug {
+            /// Every planted bug.
+            pub const ALL: &'static [Bug] = &[$(Bug::$variant),*];
+        }
+    };
+}
+
+bugs! {
+    AckBeforeDurable = "The result leaves before its frame is durable.",
+    SettleBeforeConfirm = "The delivery is acked before the result was stored.",
+    ForgetOnSettle = "A finished key is forgotten at once.",
+    IgnoreFingerprint = "Same key, other content is answered as if it were the same.",
+    RerunUnsafe = "An unsafe step that may have run is run again after a crash.",
+    DropUnpublished = "Outcomes without a publish record are not sent again after a crash.",
+    LeakSlot = "A timed-out try never gives its slot back.",
+    IgnoreTenantLimit = "A tenant may run more than its limit.",
+    NoNakOverQueue = "A delivery over the tenant's queue is acked and dropped.",
+    ResetTries = "A restart forgets the tries already made.",
+    ResetDeadline = "A restart gives a step its whole budget again.",
+    NoDeadLetter = "A failed step leaves no dead letter.",
+    DropOpenOnRecovery = "Accepted steps without an outcome are dropped at boot.",
+    PruneLive = "A segment with a live step in it is pruned.",
+    SecondOutcome = "A late verdict after a time-out writes a second outcome.",
+    StaleTicket = "A stale verdict is taken for the current try's.",
+    LoseOtherAsker = "Only the first asker of a key is answered.",
+    RunExpired = "A message past its time is run.",
+}
+
+#[cfg(feature = "planted")]
+mod armed {
+    use super::Bug;
+    use std::cell::Cell;
+
+    thread_local!(static ARMED: Cell<Option<Bug>> = const { Cell::new(None) });
+
+    /// Arms one bug, or none, for this thread.
+    pub fn arm(bug: Option<Bug>) {
+        ARMED.set(bug);
+    }
+
+    /// Whether this bug is armed on this thread.
+    pub fn planted(bug: Bug) -> bool {
+        ARMED.get() == Some(bug)
+    }
+}
+#[cfg(feature = "planted")]
+pub use armed::{arm, planted};
+
+/// Whether this bug is armed: never, in a build without the feature `planted`.
+#[cfg(not(feature = "planted"))]
+#[inline(always)]
+pub fn planted(_: Bug) -> bool {
+    false
+}

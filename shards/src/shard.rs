@@ -1,1 +1,392 @@
-//! stub
+//! The shard machine: [`Shard::apply`] takes one moment and one [`Event`], changes itself, and leaves what is to be done in
+//! [`Effects`]. It is the whole of a core's behaviour; the driver around it decides nothing.
+//!
+//! The life of a step, as methods: `arrived` → `admit` (key, time, quota) → `dispatch` (lane) → `ended` (verdict, retry) →
+//! `settle` (the one outcome) → `durable` (let go what was held) → `confirmed` (ack the delivery, free the job).
+//!
+//! Invariants: nothing leaves before the frame it tells of is durable (`held`); a key has at most one job and one outcome
+//! (`known`); a charge returns exactly when the work has ended; every number a caller can grow is bounded by `limits`.
+
+mod admit;
+mod record;
+mod recover;
+mod retain;
+mod run;
+mod settle;
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use hashbrown::HashMap;
+
+use crate::deadlines::Deadlines;
+use crate::dedup::Known;
+use crate::event::{Effect, Effects, Event, Letter, Overload, Post, Role, Stage};
+use crate::ids::{Key, Lsn, Now, Salt, Text, Ticket};
+use crate::lane::Lane;
+use crate::limits::Limits;
+use crate::outcome::Outcome;
+use crate::quota::Charge;
+use crate::step::Arrival;
+use crate::tally::Tally;
+use crate::tenant::{TenantIndex, Tenants};
+
+pub use retain::Span;
+
+/// What a shard is told at launch. Shared, never changes.
+#[derive(Clone, Debug)]
+pub struct ShardSettings {
+    /// Which shard this is.
+    pub shard: u16,
+    /// Which start of this worker this is, from 1.
+    pub boot: u32,
+    /// The bounds.
+    pub limits: Limits,
+    /// The deployment's secret.
+    pub salt: Salt,
+    /// `name@version` of every block, by [`crate::ids::BlockId`].
+    pub blocks: Vec<Text>,
+    /// Whether observers are told of lifecycles.
+    pub events: bool,
+    /// Stream deliveries older than this are kept alive at this interval, in microseconds: a third of ack_wait.
+    pub progress_us: u64,
+    /// The configuration in force.
+    pub config_epoch: u32,
+}
+
+/// One core's machine. Lives on its core.
+#[derive(Debug)]
+pub struct Shard {
+    settings: ShardSettings,
+    tenants: Tenants,
+    known: Known,
+    jobs: Vec<Job>,
+    free: Vec<u32>,
+    live: u32,
+    lane: Lane,
+    /// Steps holding a place in a queue, over all tenants.
+    queued: u32,
+    /// Steps holding a running slot, over all tenants.
+    running: u32,
+    deadlines: Deadlines,
+    /// Due slots of one tick; kept for its memory.
+    due: Vec<u32>,
+    /// What waits for a frame to be durable, in the order of the frames.
+    held: VecDeque<(Lsn, Held)>,
+    /// Who waits for an outcome to be read back.
+    probing: HashMap<Key, Vec<Rc<Arrival>>>,
+    next_lsn: Lsn,
+    durable: Lsn,
+    /// Steps without an end, by the frame that holds their message; the oldest bounds what may be pruned.
+    unfinished: VecDeque<(Lsn, u32)>,
+    retain: retain::Retain,
+    /// Tenants with arrivals waiting unaccepted, and how many there are over all.
+    waiting: u32,
+    unpublished: u32,
+    held_bytes: u64,
+    wall_floor_ms: u64,
+    progress_due_us: u64,
+    waiting_due_us: u64,
+    draining: bool,
+    disk_full: bool,
+    tally: Tally,
+}
+
+/// One key on its way to its outcome, or to the proof that its outcome was stored.
+#[derive(Debug)]
+struct Job {
+    /// Grows with every try and with every new job in this slot.
+    generation: u32,
+    state: State,
+    key: Key,
+    tenant: TenantIndex,
+    /// Who asked first; the newest delivery of that asker.
+    arrival: Rc<Arrival>,
+    /// Further deliveries and askers of the same key.
+    others: Vec<Rc<Arrival>>,
+    charge: Option<Charge>,
+    /// Frame with the message.
+    accepted: Lsn,
+    /// Tries started.
+    tries: u32,
+    /// A try's work has not ended yet.
+    at_work: bool,
+    /// The next try starts only after its STARTED frame is durable.
+    cautious: bool,
+    /// The first answer to the first asker is out.
+    acked: bool,
+    role: Role,
+    /// Lifecycle events sent.
+    stages: u32,
+    started_ms: u64,
+    started_us: u64,
+    received_us: u64,
+    deadline_us: u64,
+    retry_at_us: u64,
+    outcome: Option<Rc<Outcome>>,
+    /// Frame with the outcome.
+    decided: Lsn,
+    /// Letters that still want confirming.
+    unconfirmed: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Free,
+    /// Accepted, in the lane.
+    Queued,
+    /// A try is at work, or waits for its STARTED frame.
+    Running,
+    /// Between two tries.
+    Backoff,
+    /// The outcome is decided and on its way to the disk.
+    Decided,
+    /// The outcome is durable; letters are out.
+    Posting,
+}
+
+/// What waits for a frame to be durable.
+#[derive(Debug)]
+enum Held {
+    /// Tell that the step is accepted.
+    Accepted(u32),
+    /// Tell that a try has started, and start it if it waited for that.
+    Started(Ticket),
+    /// Tell that another try follows.
+    Retrying(u32),
+    /// Send the outcome.
+    Outcome(u32),
+    /// Drop segments.
+    Prune(Lsn),
+}
+
+impl Shard {
+    /// An empty shard; frames are numbered from `next_lsn`.
+    pub fn new(settings: ShardSettings, next_lsn: Lsn) -> Self {
+        let tally = Tally::new(settings.blocks.len());
+        Shard {
+            tenants: Tenants::new(settings.limits.clone()),
+            known: Known::default(),
+            jobs: Vec::new(),
+            free: Vec::new(),
+            live: 0,
+            lane: Lane::default(),
+            queued: 0,
+            running: 0,
+            deadlines: Deadlines::default(),
+            due: Vec::new(),
+            held: VecDeque::new(),
+            probing: HashMap::new(),
+            next_lsn,
+            durable: Lsn(next_lsn.0 - 1),
+            unfinished: VecDeque::new(),
+            retain: retain::Retain::default(),
+            waiting: 0,
+            unpublished: 0,
+            held_bytes: 0,
+            wall_floor_ms: 0,
+            progress_due_us: 0,
+            waiting_due_us: 0,
+            draining: false,
+            disk_full: false,
+            tally,
+            settings,
+        }
+    }
+
+    /// Takes in one event and leaves what is to be done in `fx`.
+    pub fn apply(&mut self, now: Now, event: Event, fx: &mut Effects) {
+        let now = self.clock(now);
+        match event {
+            Event::Arrived(arrival) => self.arrived(now, arrival, fx),
+            Event::Recovered { key, arrival, past } => self.recovered(now, key, arrival, past, fx),
+            Event::Ended { ticket, verdict, ran_us } => self.ended(now, ticket, verdict, ran_us, fx),
+            Event::Durable { through } => self.durable(now, through, fx),
+            Event::Probed { key, found } => self.probed(now, key, found, fx),
+            Event::Confirmed { ticket } => self.confirmed(now, ticket, fx),
+            Event::Tick => self.tick(now, fx),
+            Event::Cancel { key } => self.cancel(now, key, fx),
+            Event::Drain => self.draining = true,
+            Event::Disk(news) => self.disk(now, news, fx),
+        }
+        self.dispatch(now, fx);
+    }
+
+    /// When the next [`Event::Tick`] is worth sending, in monotonic microseconds.
+    pub fn next_tick_us(&self) -> Option<u64> {
+        let timers = self.deadlines.next_us();
+        let progress = (self.live > 0).then_some(self.progress_due_us);
+        let waiting = (self.waiting > 0).then_some(self.waiting_due_us);
+        let retain = self.retain.next_look_us();
+        [timers, progress, waiting, retain].into_iter().flatten().min()
+    }
+
+    /// How many more deliveries this shard would take now: what the edge may pull for it.
+    pub fn free_slots(&self) -> u32 {
+        let limits = &self.settings.limits;
+        if self.draining || !self.has_room() || self.held_bytes >= limits.shard_held_bytes_max {
+            return 0;
+        }
+        let queue = limits.shard_queued_max.saturating_sub(self.queued + self.waiting);
+        let unpublished = limits.unpublished_max.saturating_sub(self.unpublished);
+        queue.min(unpublished)
+    }
+
+    /// Nothing is running, waiting or on its way out.
+    pub fn is_idle(&self) -> bool {
+        self.live == 0 && self.waiting == 0 && self.probing.is_empty()
+    }
+
+    /// Steps waiting.
+    pub fn queued(&self) -> u32 {
+        self.queued + self.waiting
+    }
+
+    /// Steps running.
+    pub fn running(&self) -> u32 {
+        self.running
+    }
+
+    /// Outcomes not yet known as published.
+    pub fn unpublished(&self) -> u32 {
+        self.unpublished
+    }
+
+    /// Whether the disk has no room for new work.
+    pub fn disk_full(&self) -> bool {
+        self.disk_full
+    }
+
+    /// What was counted so far, with the current levels filled in.
+    pub fn tally(&self) -> Tally {
+        let mut tally = self.tally.clone();
+        tally.keys = self.known.len() as u64;
+        tally.queued = u64::from(self.queued());
+        tally.running = u64::from(self.running);
+        tally.unpublished = u64::from(self.unpublished);
+        tally
+    }
+
+    /// What the journal says now, for a MARK frame that nobody asked for: (wall ms, floor, watermark ms).
+    pub fn mark(&mut self, now: Now, fx: &mut Effects) {
+        let now = self.clock(now);
+        self.log_mark(now, fx);
+    }
+
+    /// The tenants' accounts, for invariants: (name, queued, running).
+    pub fn accounts(&self) -> impl Iterator<Item = (&Text, u32, u32)> {
+        self.tenants.iter().map(|tenant| (&tenant.name, tenant.account.queued, tenant.account.running))
+    }
+
+    /// Walls never go back: what the journal has seen stays in the past.
+    fn clock(&mut self, mut now: Now) -> Now {
+        self.wall_floor_ms = self.wall_floor_ms.max(now.wall_ms);
+        now.wall_ms = self.wall_floor_ms;
+        now
+    }
+
+    fn has_room(&self) -> bool {
+        !self.disk_full && !self.retain.at_floor() && self.unpublished < self.settings.limits.unpublished_max
+    }
+
+    fn job(&mut self, slot: u32) -> &mut Job {
+        &mut self.jobs[slot as usize]
+    }
+
+    /// The slot of a ticket that is still good.
+    fn current(&self, ticket: Ticket) -> Option<u32> {
+        let job = self.jobs.get(ticket.slot as usize)?;
+        let good = job.state != State::Free
+            && (job.generation == ticket.generation || crate::planted::planted(crate::planted::Bug::StaleTicket));
+        good.then_some(ticket.slot)
+    }
+
+    fn ticket(&self, slot: u32) -> Ticket {
+        Ticket { slot, generation: self.jobs[slot as usize].generation }
+    }
+
+    /// A job in a free slot, or in a new one.
+    fn open_job(&mut self, now: Now, key: Key, arrival: Rc<Arrival>, accepted: Lsn, role: Role) -> u32 {
+        let tenant = self.tenants.find(&arrival.tenant);
+        self.held_bytes += arrival.held_bytes();
+        self.live += 1;
+        if self.live == 1 {
+            self.progress_due_us = now.mono_us + self.settings.progress_us;
+        }
+        let job = Job {
+            generation: 1,
+            state: State::Queued,
+            key,
+            tenant,
+            arrival,
+            others: Vec::new(),
+            charge: None,
+            accepted,
+            tries: 0,
+            at_work: false,
+            cautious: false,
+            acked: false,
+            role,
+            stages: 0,
+            started_ms: 0,
+            started_us: 0,
+            received_us: now.mono_us,
+            deadline_us: u64::MAX,
+            retry_at_us: 0,
+            outcome: None,
+            decided: Lsn(0),
+            unconfirmed: 0,
+        };
+        if let Some(slot) = self.free.pop() {
+            let place = &mut self.jobs[slot as usize];
+            *place = Job { generation: place.generation + 1, ..job };
+            slot
+        } else {
+            self.jobs.push(job);
+            self.jobs.len() as u32 - 1
+        }
+    }
+
+    /// Gives a slot back once nothing refers to it any more: letters confirmed, work ended.
+    fn close_job(&mut self, slot: u32) {
+        let job = &mut self.jobs[slot as usize];
+        if job.state != State::Posting || job.unconfirmed > 0 || job.at_work {
+            return;
+        }
+        job.state = State::Free;
+        job.generation += 1;
+        self.held_bytes -= job.arrival.held_bytes();
+        job.others = Vec::new();
+        job.outcome = None;
+        self.deadlines.disarm(slot);
+        self.live -= 1;
+        self.free.push(slot);
+        self.forget_finished();
+    }
+
+    fn overload(&self, tenant: TenantIndex) -> Overload {
+        let account = &self.tenants.peek(tenant).account;
+        let of_tenant = u64::from(account.queued) * 100 / u64::from(account.queued_max.max(1));
+        let of_shard = u64::from(self.queued()) * 100 / u64::from(self.settings.limits.shard_queued_max.max(1));
+        match of_tenant.max(of_shard) {
+            0..50 => Overload::Healthy,
+            50..80 => Overload::Degraded,
+            80..100 => Overload::Overloaded,
+            _ => Overload::Critical,
+        }
+    }
+
+    /// Tells observers, if they are to be told.
+    fn lifecycle(&mut self, now: Now, slot: u32, stage: Stage, fx: &mut Effects) {
+        if !self.settings.events {
+            return;
+        }
+        let job = &mut self.jobs[slot as usize];
+        let ending = matches!(stage, Stage::Completed | Stage::Failed | Stage::Canceled | Stage::DeadLettered);
+        let outcome = if ending { job.outcome.clone() } else { None };
+        let letter = Letter::Lifecycle { stage, outcome, sequence: job.stages, at_ms: now.wall_ms };
+        job.stages += 1;
+        let post = Post { confirm: None, arrival: job.arrival.clone(), letter };
+        fx.list.push(Effect::Post(post));
+    }
+}

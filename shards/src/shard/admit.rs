@@ -1,0 +1,342 @@
+//! What happens to an arrival: known keys are answered, conflicts kept apart, new work is charged and accepted.
+
+use std::rc::Rc;
+
+use super::record::asker_of;
+use super::{Held, Shard, State};
+use crate::dedup::{Memory, Place, short_asker, short_fingerprint};
+use crate::event::{Effect, Effects, Role};
+use crate::ids::{AskerId, Key, Lsn, Now};
+use crate::limits::{DELIVERIES_PER_KEY_MAX, NAK_DELAY_MS};
+use crate::outcome::{Code, Effected, Fault, Outcome, Status};
+use crate::planted::{Bug, planted};
+use crate::quota::Refusal;
+use crate::step::{Arrival, Content, EffectClass, Origin, Settle, Work};
+
+impl Shard {
+    pub(super) fn arrived(&mut self, now: Now, arrival: Rc<Arrival>, fx: &mut Effects) {
+        let memory = self.known.get(&arrival.key);
+        match (&arrival.content, memory) {
+            (Content::Work(work), None) => {
+                if let Some(answered) = self.answered(&arrival) {
+                    return self.again(now, self.answer_key(&arrival), answered, arrival, fx);
+                }
+                let work = work.clone();
+                self.admit(now, arrival, &work, fx);
+            }
+            (Content::Work(_), Some(memory)) => {
+                let same = memory.fingerprint == short_fingerprint(&arrival.fingerprint) || planted(Bug::IgnoreFingerprint);
+                if same { self.again(now, arrival.key, memory, arrival, fx) } else { self.conflict(now, memory, arrival, fx) }
+            }
+            // A refusal or a message put aside is known by its own key: the same message again, or a second one that is
+            // refused for the same assignment. Either way its first answer stands.
+            (Content::Refusal(_) | Content::Garbage(_), Some(memory)) => self.again(now, arrival.key, memory, arrival, fx),
+            (Content::Refusal(fault), None) => {
+                self.tally.refused += 1;
+                let fault = fault.clone();
+                self.answer(now, arrival.key, arrival, fault, fx);
+            }
+            (Content::Garbage(fault), None) => {
+                let fault = fault.clone();
+                self.quarantine(now, arrival.key, arrival, fault, fx);
+            }
+        }
+    }
+
+    /// The key under which this assignment's answer would stand.
+    pub(super) fn answer_key(&self, arrival: &Arrival) -> Key {
+        let assignment = arrival.asker.as_ref().map_or("", |asker| asker.assignment_id.as_ref());
+        self.settings.salt.answer_key(&arrival.tenant, assignment)
+    }
+
+    /// What is remembered of this assignment, if it was answered without a step of its own.
+    fn answered(&self, arrival: &Arrival) -> Option<Memory> {
+        if !self.known.has_answers() || arrival.asker.is_none() {
+            return None;
+        }
+        self.known.get(&self.answer_key(arrival))
+    }
+
+    /// The key is known and asks for the same: attach to its job, or answer from the journal.
+    fn again(&mut self, now: Now, key: Key, memory: Memory, arrival: Rc<Arrival>, fx: &mut Effects) {
+        self.tally.duplicates += 1;
+        match memory.place {
+            Place::Job(slot) => self.attach(now, slot, arrival, fx),
+            Place::Journal(lsn) => {
+                let waiting = self.probing.entry(key).or_default();
+                waiting.push(arrival);
+                if waiting.len() == 1 {
+                    fx.list.push(Effect::Probe { key, lsn });
+                }
+            }
+        }
+    }
+
+    /// Another delivery of a key in flight: the newest token of a stream message replaces the older one.
+    fn attach(&mut self, now: Now, slot: u32, arrival: Rc<Arrival>, fx: &mut Effects) {
+        let job = &mut self.jobs[slot as usize];
+        let asker = |of: &Arrival| of.asker.as_ref().map(|asker| asker.id);
+        let same_message = |old: &Arrival| match (&old.delivery.origin, &arrival.delivery.origin) {
+            (Origin::Stream(old), Origin::Stream(new)) => old.consumer == new.consumer && old.sequence == new.sequence,
+            _ => false,
+        };
+        let adopts = matches!(job.arrival.delivery.origin, Origin::Journal { .. }) && asker(&job.arrival) == asker(&arrival);
+        if adopts || same_message(&job.arrival) {
+            self.held_bytes = self.held_bytes - job.arrival.held_bytes() + arrival.held_bytes();
+            job.arrival = arrival;
+            return;
+        }
+        if let Some(old) = job.others.iter_mut().find(|old| same_message(old)) {
+            *old = arrival;
+            return;
+        }
+        match &arrival.delivery.origin {
+            Origin::Stream(token) if job.others.len() >= DELIVERIES_PER_KEY_MAX => {
+                let token = token.clone();
+                self.hand_back(&token, fx);
+            }
+            // Nobody holds it for us and its asker is answered already: there is nothing more to owe.
+            Origin::Core if asker(&job.arrival) == asker(&arrival) || job.others.len() >= DELIVERIES_PER_KEY_MAX => {}
+            // Too late to ride along: its letters are out already.
+            _ if job.state == State::Posting => {
+                if let Some(outcome) = job.outcome.clone() {
+                    let key = job.key;
+                    self.reply(now, key, arrival, outcome, fx);
+                }
+            }
+            _ => {
+                let told = job.acked && asker(&job.arrival) != asker(&arrival);
+                job.others.push(arrival.clone());
+                if told {
+                    self.tell_accepted(now, &arrival, fx);
+                }
+            }
+        }
+    }
+
+    /// Gives an outcome to somebody who asks for it late. An assignment that asks for the first time is recorded: this is
+    /// its one terminal answer.
+    pub(super) fn reply(&mut self, now: Now, key: Key, arrival: Rc<Arrival>, outcome: Rc<Outcome>, fx: &mut Effects) {
+        let first = self.known.get(&key).is_some_and(|memory| memory.asker == short_asker(&asker_of(&arrival)));
+        let answer_key = self.answer_key(&arrival);
+        let recorded = first || arrival.asker.is_none() || key == answer_key || self.known.get(&answer_key).is_some();
+        if recorded {
+            let slot = self.open_job(now, key, arrival, Lsn(0), Role::Replay);
+            self.job(slot).outcome = Some(outcome);
+            return self.post_outcome(now, slot, fx);
+        }
+        let lsn = self.log_answer(now, answer_key, &arrival, &outcome, Some(key), fx);
+        self.hold_answer(now, answer_key, arrival, outcome, lsn, Role::Shared);
+    }
+
+    /// The same key with other content: never run, and never answered as if it were the same.
+    fn conflict(&mut self, now: Now, memory: Memory, arrival: Rc<Arrival>, fx: &mut Effects) {
+        self.tally.conflicts += 1;
+        let fault = Fault::new(Code::KeyConflict, "The same key already stands for other content.");
+        let asker = arrival.asker.as_ref().map_or(AskerId([0; 16]), |asker| asker.id);
+        let answered = self.answered(&arrival);
+        // This very assignment has, or will have, its one terminal answer: another would be a violation.
+        let taken = memory.asker == short_asker(&asker)
+            || answered.is_some_and(|answer| answer.fingerprint != short_fingerprint(&arrival.fingerprint));
+        if taken {
+            let key = self.own_hash(&arrival);
+            match self.known.get(&key) {
+                Some(memory) => self.again(now, key, memory, arrival, fx),
+                None => self.quarantine(now, key, arrival, fault, fx),
+            }
+        } else {
+            let key = self.answer_key(&arrival);
+            match answered {
+                Some(memory) => self.again(now, key, memory, arrival, fx),
+                None => self.answer(now, key, arrival, fault, fx),
+            }
+        }
+    }
+
+    fn own_hash(&self, arrival: &Arrival) -> Key {
+        let delivery = &arrival.delivery;
+        self.settings.salt.quarantine_key(&delivery.subject, &delivery.headers, &delivery.body)
+    }
+
+    /// New work: in time, permitted, with room for it.
+    fn admit(&mut self, now: Now, arrival: Rc<Arrival>, work: &Work, fx: &mut Effects) {
+        let streamed = matches!(arrival.delivery.origin, Origin::Stream(_));
+        let forgotten = streamed && arrival.since_ms() <= self.retain.watermark_ms();
+        if (now.wall_ms > work.not_after_ms || forgotten) && !planted(Bug::RunExpired) {
+            self.tally.refused += 1;
+            let fault = Fault::new(Code::Expired, "The job came after its time.");
+            let key = self.answer_key(&arrival);
+            return self.answer(now, key, arrival, fault, fx);
+        }
+        if work.effect_ceiling.is_some_and(|ceiling| work.effect > ceiling) {
+            self.tally.refused += 1;
+            let fault = Fault::new(Code::PermissionDenied, "The block's effect class is above the job's ceiling.");
+            let key = self.answer_key(&arrival);
+            return self.answer(now, key, arrival, fault, fx);
+        }
+        if self.draining || !self.has_room() {
+            return self.no_room(now, arrival, fx);
+        }
+        let tenant = self.tenants.find(&arrival.tenant);
+        match self.tenants.get(tenant).account.charge() {
+            Ok(charge) => {
+                let lsn = self.log_accepted(now, &arrival, work, fx);
+                self.tally.accepted += 1;
+                let delivered = arrival.token().map_or(0, |token| token.delivered);
+                let slot = self.open_job(now, arrival.key, arrival.clone(), lsn, Role::Step);
+                self.queued += 1;
+                self.known.begin(arrival.key, &arrival.fingerprint, &asker_of(&arrival), slot, false);
+                let deadline_us = now.mono_us.saturating_add(work.budget_ms.saturating_mul(1000));
+                let job = self.job(slot);
+                job.charge = Some(charge);
+                job.cautious = work.effect == EffectClass::Unsafe || delivered > 1;
+                job.deadline_us = deadline_us;
+                self.deadlines.arm(slot, deadline_us);
+                self.unfinished.push_back((lsn, slot));
+                self.held.push_back((lsn, Held::Accepted(slot)));
+                let ticket = self.ticket(slot);
+                self.lane.push(tenant, ticket, work.priority, now.mono_us / 1000);
+            }
+            Err(Refusal::QueueFull { limit }) => match &arrival.delivery.origin {
+                Origin::Stream(token) => {
+                    let token = token.clone();
+                    if planted(Bug::NoNakOverQueue) {
+                        return fx.list.push(Effect::Settle { token, how: Settle::Ack });
+                    }
+                    self.hand_back(&token, fx);
+                }
+                Origin::Core if self.settings.limits.on_overload == crate::limits::OnOverload::Reject => {
+                    self.refuse_over_quota(now, arrival, limit, fx);
+                }
+                _ => self.wait(now, arrival, fx),
+            },
+        }
+    }
+
+    /// There is no room for anyone: the stream keeps it, others wait or are refused.
+    fn no_room(&mut self, now: Now, arrival: Rc<Arrival>, fx: &mut Effects) {
+        match &arrival.delivery.origin {
+            Origin::Stream(token) => {
+                let token = token.clone();
+                self.hand_back(&token, fx);
+            }
+            Origin::Core if self.draining => {
+                let fault = Fault::new(Code::SystemOverload, "The worker is shutting down.");
+                self.tally.refused += 1;
+                let key = self.answer_key(&arrival);
+                self.answer(now, key, arrival, fault, fx);
+            }
+            _ => self.wait(now, arrival, fx),
+        }
+    }
+
+    /// Keeps an arrival that nobody else keeps, unaccepted, until there is room or its budget is over.
+    fn wait(&mut self, now: Now, arrival: Rc<Arrival>, fx: &mut Effects) {
+        let limits = &self.settings.limits;
+        if self.waiting >= limits.shard_queued_max || self.held_bytes >= limits.shard_held_bytes_max {
+            let limit = limits.shard_queued_max;
+            return self.refuse_over_quota(now, arrival, limit, fx);
+        }
+        let tenant = self.tenants.find(&arrival.tenant);
+        self.held_bytes += arrival.held_bytes();
+        self.tenants.get(tenant).waiting.push_back(arrival);
+        self.waiting += 1;
+        self.waiting_due_us = self.waiting_due_us.max(now.mono_us + 100_000);
+    }
+
+    /// Lets in what waited, as far as there is room; refuses what waited too long.
+    pub(super) fn look_at_waiting(&mut self, now: Now, fx: &mut Effects) {
+        if self.waiting == 0 {
+            return;
+        }
+        for tenant in self.tenants.indices() {
+            while let Some(first) = self.tenants.peek(tenant).waiting.front() {
+                let budget_ms = first.work().map_or(0, |work| work.budget_ms);
+                let overdue = now.wall_ms > first.received_ms.saturating_add(budget_ms);
+                let account = &self.tenants.peek(tenant).account;
+                let room = self.has_room() && !self.draining && account.queued < account.queued_max;
+                if !overdue && !room {
+                    break;
+                }
+                let Some(arrival) = self.tenants.get(tenant).waiting.pop_front() else { break };
+                self.waiting -= 1;
+                self.held_bytes -= arrival.held_bytes();
+                if overdue {
+                    let limit = self.settings.limits.tenant_queued_max;
+                    self.refuse_over_quota(now, arrival, limit, fx);
+                } else {
+                    // From the start: the key may have become known while it waited.
+                    self.arrived(now, arrival, fx);
+                }
+            }
+        }
+        self.waiting_due_us = now.mono_us + 100_000;
+    }
+
+    fn refuse_over_quota(&mut self, now: Now, arrival: Rc<Arrival>, limit: u32, fx: &mut Effects) {
+        self.tally.refused += 1;
+        let details = format!("{{\"limit\":\"limits.tenant_queued\",\"value\":{limit}}}");
+        let fault = Fault::new(Code::QuotaExceeded, "The tenant's queue is full.").with_details(details);
+        let key = self.answer_key(&arrival);
+        match self.known.get(&key) {
+            Some(memory) => self.again(now, key, memory, arrival, fx),
+            None => self.answer(now, key, arrival, fault, fx),
+        }
+    }
+
+    /// Gives a delivery back to its stream, for longer each time it has been given back.
+    fn hand_back(&mut self, token: &crate::step::StreamToken, fx: &mut Effects) {
+        self.tally.handed_back += 1;
+        let doublings = token.delivered.saturating_sub(1).min(8);
+        let delay_ms = (NAK_DELAY_MS.start() << doublings).min(*NAK_DELAY_MS.end());
+        fx.list.push(Effect::Settle { token: token.clone(), how: Settle::Nak { delay_ms } });
+    }
+
+    /// An assignment's terminal answer without a run: durable first, then a rejected ack, the result and a dead letter.
+    pub(super) fn answer(&mut self, now: Now, key: Key, arrival: Rc<Arrival>, fault: Fault, fx: &mut Effects) {
+        let outcome = Rc::new(self.instant(now, &arrival, Status::Error, fault));
+        self.tally.fault(outcome.fault.as_ref().map_or(Code::InternalError, |fault| fault.code));
+        let lsn = self.log_answer(now, key, &arrival, &outcome, None, fx);
+        self.hold_answer(now, key, arrival, outcome, lsn, Role::Refusal);
+    }
+
+    /// A message put aside: durable first, then a dead letter; nobody is answered.
+    fn quarantine(&mut self, now: Now, key: Key, arrival: Rc<Arrival>, fault: Fault, fx: &mut Effects) {
+        self.tally.quarantined += 1;
+        self.tally.fault(fault.code);
+        let outcome = Rc::new(self.instant(now, &arrival, Status::Quarantined, fault));
+        let lsn = self.log_quarantined(now, key, &arrival, &outcome, fx);
+        self.hold_answer(now, key, arrival, outcome, lsn, Role::Aside);
+    }
+
+    fn hold_answer(&mut self, now: Now, key: Key, arrival: Rc<Arrival>, outcome: Rc<Outcome>, lsn: Lsn, role: Role) {
+        let asker = if role == Role::Aside { AskerId([0; 16]) } else { asker_of(&arrival) };
+        let fingerprint = arrival.fingerprint;
+        let slot = self.open_job(now, key, arrival, lsn, role);
+        self.known.begin(key, &fingerprint, &asker, slot, true);
+        let job = self.job(slot);
+        job.state = State::Decided;
+        job.outcome = Some(outcome);
+        job.decided = lsn;
+        self.unpublished += 1;
+        self.unfinished.push_back((lsn, slot));
+        self.held.push_back((lsn, Held::Outcome(slot)));
+    }
+
+    /// An outcome decided on the spot, before anything ran.
+    fn instant(&self, now: Now, arrival: &Arrival, status: Status, fault: Fault) -> Outcome {
+        Outcome {
+            status,
+            effect: Effected::None,
+            outputs: bytes::Bytes::new(),
+            fault: Some(fault),
+            tries: 0,
+            received_ms: arrival.received_ms,
+            started_ms: 0,
+            ended_ms: now.wall_ms,
+            ran_us: 0,
+            queue_depth: self.queued(),
+            boot: self.settings.boot,
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! How the machine writes its facts into the journal: one method a frame kind, each numbering its frame.
+
+use super::Shard;
+use crate::audit::{AuditItem, AuditKind, outcome_digest};
+use crate::event::{Effects, Role};
+use crate::ids::{AskerId, Key, Lsn, Now, Text};
+use crate::journal::{AcceptedRef, AnswerRef, Head, MessageRef, ResultRef};
+use crate::outcome::Outcome;
+use crate::step::{Arrival, Origin, Work};
+use crate::tenant::TenantIndex;
+
+/// Until partitions are leased, nobody else can own one.
+const OWNER_EPOCH: u32 = 0;
+
+/// Who asks; zero where nobody could be read.
+pub(super) fn asker_of(arrival: &Arrival) -> AskerId {
+    arrival.asker.as_ref().map_or(AskerId([0; 16]), |asker| asker.id)
+}
+
+fn head(key: Key, arrival: &Arrival) -> Head {
+    Head { key, partition: arrival.partition, owner_epoch: OWNER_EPOCH }
+}
+
+impl Shard {
+    fn number(&mut self) -> Lsn {
+        let lsn = self.next_lsn;
+        self.next_lsn = lsn.next();
+        lsn
+    }
+
+    pub(super) fn log_accepted(&mut self, now: Now, arrival: &Arrival, work: &Work, fx: &mut Effects) -> Lsn {
+        if let Origin::Stream(token) = &arrival.delivery.origin {
+            self.retain.stamp(token.stored_ms);
+        }
+        let fact = AcceptedRef {
+            tenant: &arrival.tenant,
+            fingerprint: &arrival.fingerprint,
+            asker: &asker_of(arrival),
+            effect: work.effect,
+            effect_ceiling: work.effect_ceiling,
+            block: self.block_name(work),
+            config_epoch: self.settings.config_epoch,
+            replay_of: None,
+            deadline_ms: now.wall_ms.saturating_add(work.budget_ms),
+            not_after_ms: work.not_after_ms,
+            received_ms: arrival.received_ms,
+            message: MessageRef::of(arrival),
+        };
+        fx.log.accepted(head(arrival.key, arrival), &fact);
+        fx.log.urgent = true;
+        self.number()
+    }
+
+    pub(super) fn log_started(&mut self, now: Now, slot: u32, fx: &mut Effects) -> Lsn {
+        let job = &self.jobs[slot as usize];
+        fx.log.started(head(job.key, &job.arrival), job.tries, self.settings.boot, now.wall_ms);
+        self.number()
+    }
+
+    pub(super) fn log_retry_at(&mut self, slot: u32, at_ms: u64, fx: &mut Effects) -> Lsn {
+        let job = &self.jobs[slot as usize];
+        fx.log.retry_at(head(job.key, &job.arrival), job.tries + 1, at_ms);
+        self.number()
+    }
+
+    pub(super) fn log_result(&mut self, now: Now, slot: u32, outcome: &Outcome, fx: &mut Effects) -> Lsn {
+        let audit = self.audit(now, self.jobs[slot as usize].tenant, AuditKind::Outcome, outcome);
+        let job = &self.jobs[slot as usize];
+        // A step that an earlier worker accepted and this one cannot read has no block here.
+        let block = job.arrival.work().map_or("", |work| self.block_name(work));
+        let fact = ResultRef {
+            tenant: &job.arrival.tenant,
+            fingerprint: &job.arrival.fingerprint,
+            asker: &asker_of(&job.arrival),
+            block,
+            outcome,
+            audit: &audit,
+        };
+        fx.log.result(head(job.key, &job.arrival), &fact);
+        fx.log.urgent = true;
+        self.number()
+    }
+
+    pub(super) fn log_answer(
+        &mut self,
+        now: Now,
+        key: Key,
+        arrival: &Arrival,
+        outcome: &Outcome,
+        of: Option<Key>,
+        fx: &mut Effects,
+    ) -> Lsn {
+        let audit = self.audit_for(now, &arrival.tenant, AuditKind::Answer, outcome);
+        let fact = AnswerRef {
+            tenant: &arrival.tenant,
+            fingerprint: &arrival.fingerprint,
+            asker: &asker_of(arrival),
+            of,
+            outcome,
+            audit: &audit,
+            message: MessageRef::of(arrival),
+        };
+        fx.log.answer(head(key, arrival), &fact);
+        fx.log.urgent = true;
+        self.number()
+    }
+
+    pub(super) fn log_quarantined(&mut self, now: Now, key: Key, arrival: &Arrival, outcome: &Outcome, fx: &mut Effects) -> Lsn {
+        let audit = self.audit_for(now, &arrival.tenant, AuditKind::Quarantine, outcome);
+        let fact = AnswerRef {
+            tenant: &arrival.tenant,
+            fingerprint: &arrival.fingerprint,
+            asker: &AskerId([0; 16]),
+            of: None,
+            outcome,
+            audit: &audit,
+            message: MessageRef::of(arrival),
+        };
+        fx.log.quarantined(head(key, arrival), &fact);
+        fx.log.urgent = true;
+        self.number()
+    }
+
+    pub(super) fn log_published(&mut self, now: Now, slot: u32, fx: &mut Effects) -> Lsn {
+        let job = &self.jobs[slot as usize];
+        let asker = if job.role == Role::Aside { AskerId([0; 16]) } else { asker_of(&job.arrival) };
+        fx.log.published(head(job.key, &job.arrival), &asker, now.wall_ms);
+        self.number()
+    }
+
+    pub(super) fn log_mark(&mut self, now: Now, fx: &mut Effects) -> Lsn {
+        fx.log.mark(now.wall_ms, self.retain.floor(), self.retain.watermark_ms());
+        self.number()
+    }
+
+    fn block_name(&self, work: &Work) -> &str {
+        self.settings.blocks.get(usize::from(work.block.0)).map_or("", |name| name)
+    }
+
+    fn audit_for(&mut self, now: Now, tenant: &Text, kind: AuditKind, outcome: &Outcome) -> AuditItem {
+        let index = self.tenants.find(tenant);
+        self.audit(now, index, kind, outcome)
+    }
+
+    fn audit(&mut self, now: Now, tenant: TenantIndex, kind: AuditKind, outcome: &Outcome) -> AuditItem {
+        let tenant = self.tenants.get(tenant);
+        tenant.audit_seq += 1;
+        AuditItem {
+            kind,
+            wall_ms: now.wall_ms,
+            tenant_seq: tenant.audit_seq,
+            outcome_digest: outcome_digest(outcome),
+            actor: Text::from_static("worker"),
+            config_epoch: self.settings.config_epoch,
+        }
+    }
+}

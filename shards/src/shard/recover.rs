@@ -1,0 +1,93 @@
+//! At boot: what the journal holds without an end is taken up where it stands, once, before anything else.
+
+use std::rc::Rc;
+
+use super::record::asker_of;
+use super::{Shard, Span, State};
+use crate::event::{Effects, Past, Role};
+use crate::fold::Restored;
+use crate::ids::{AskerId, Key, Now};
+use crate::outcome::{Code, Effected, Fault, Status};
+use crate::planted::{Bug, planted};
+use crate::step::{Arrival, Content, EffectClass};
+
+impl Shard {
+    /// Takes over what a fold of the journal gave. The unfinished keys follow as [`crate::event::Event::Recovered`].
+    pub fn restore(&mut self, restored: Restored, segments: &[Span], now: Now) {
+        self.known = restored.known;
+        self.wall_floor_ms = restored.wall_ms;
+        for (name, seq) in restored.tenants {
+            let index = self.tenants.find(&name);
+            self.tenants.get(index).audit_seq = seq;
+        }
+        self.retain.restore(segments, &restored.newest, restored.floor, restored.watermark_ms, now);
+    }
+
+    pub(super) fn recovered(&mut self, now: Now, key: Key, arrival: Rc<Arrival>, past: Past, fx: &mut Effects) {
+        let asker = if past.role == Role::Aside { AskerId([0; 16]) } else { asker_of(&arrival) };
+        let fingerprint = arrival.fingerprint;
+        let slot = self.open_job(now, key, arrival.clone(), past.accepted, past.role);
+        self.known.begin(key, &fingerprint, &asker, slot, past.role != Role::Step);
+        self.unfinished.push_back((past.accepted, slot));
+        if let Some((lsn, outcome)) = past.outcome {
+            let job = self.job(slot);
+            job.outcome = Some(outcome);
+            job.decided = lsn;
+            self.unpublished += 1;
+            return self.post_outcome(now, slot, fx);
+        }
+        let tenant = self.jobs[slot as usize].tenant;
+        let charge = self.tenants.get(tenant).account.charge_recovered();
+        self.queued += 1;
+        let left_ms = if planted(Bug::ResetDeadline) {
+            arrival.work().map_or(0, |work| work.budget_ms)
+        } else {
+            past.deadline_ms.saturating_sub(now.wall_ms)
+        };
+        let job = self.job(slot);
+        job.charge = Some(charge);
+        job.cautious = true;
+        job.tries = past.tries;
+        job.deadline_us = now.mono_us + left_ms * 1000;
+        let deadline_us = job.deadline_us;
+        self.accepted(now, slot, fx);
+        let work = match &arrival.content {
+            Content::Work(work) => work,
+            // This worker can no longer do what an earlier one accepted.
+            Content::Refusal(fault) | Content::Garbage(fault) => {
+                return self.end_recovered(now, slot, Status::Error, fault.clone(), fx);
+            }
+        };
+        if past.interrupted && work.effect == EffectClass::Unsafe && !planted(Bug::RerunUnsafe) {
+            let fault = Fault::new(Code::Indeterminate, "The worker stopped while the step ran; it may have happened.")
+                .with_effect(Effected::Unknown);
+            return self.end_recovered(now, slot, Status::Error, fault, fx);
+        }
+        if left_ms == 0 {
+            let effect = if past.tries > 0 { self.effect_if_cut(slot) } else { Effected::None };
+            let fault = Fault::new(Code::Timeout, "The step's budget ran out.").with_effect(effect);
+            return self.end_recovered(now, slot, Status::Timeout, fault, fx);
+        }
+        let wait_ms = past.retry_at_ms.map_or(0, |at_ms| at_ms.saturating_sub(now.wall_ms));
+        let job = self.job(slot);
+        // The interrupted try never came to a verdict: it is made again under its own number.
+        job.tries = past.tries - u32::from(past.interrupted);
+        if wait_ms > 0 {
+            job.state = State::Backoff;
+            job.retry_at_us = now.mono_us + wait_ms * 1000;
+            let due_us = job.retry_at_us.min(deadline_us);
+            self.deadlines.arm(slot, due_us);
+        } else {
+            let ticket = self.ticket(slot);
+            self.deadlines.arm(slot, deadline_us);
+            self.lane.push(tenant, ticket, work.priority, now.mono_us / 1000);
+        }
+    }
+
+    fn end_recovered(&mut self, now: Now, slot: u32, status: Status, fault: Fault, fx: &mut Effects) {
+        let mut outcome = self.outcome(now, slot, status, fault.effect, 0);
+        self.tally.fault(fault.code);
+        outcome.fault = Some(fault);
+        self.settle(now, slot, outcome, fx);
+    }
+}

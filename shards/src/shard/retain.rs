@@ -1,0 +1,155 @@
+//! How long the journal remembers: which closed segments may go, and what must be durable before they do.
+//!
+//! A segment goes when it is older than the horizon, or earlier when the journal is over its budget; never while a step in it
+//! has no end, and never before `horizon_min`. Before an early one goes, its newest stream timestamp becomes the watermark:
+//! an unknown key below it may have been forgotten, so it is not run.
+
+use std::collections::VecDeque;
+
+use super::{Held, Shard, State};
+use crate::event::{DiskNews, Effects};
+use crate::ids::{Lsn, Now};
+use crate::planted::{Bug, planted};
+
+const LOOK_EVERY_US: u64 = 1_000_000;
+
+/// A closed segment: the frames from..=to and its bytes on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Its oldest frame.
+    pub from: Lsn,
+    /// Its newest frame.
+    pub to: Lsn,
+    /// Bytes on disk.
+    pub bytes: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Retain {
+    closed: VecDeque<Closed>,
+    bytes: u64,
+    floor: Lsn,
+    watermark_ms: u64,
+    /// The newest stream timestamp in the segment being written.
+    newest_ms: u64,
+    next_look_us: u64,
+    at_floor: bool,
+}
+
+#[derive(Debug)]
+struct Closed {
+    span: Span,
+    closed_ms: u64,
+    newest_ms: u64,
+}
+
+impl Retain {
+    pub(super) fn restore(&mut self, spans: &[Span], newest: &[(Lsn, u64)], floor: Lsn, watermark_ms: u64, now: Now) {
+        self.floor = floor;
+        self.watermark_ms = watermark_ms;
+        for span in spans {
+            let upto = newest.partition_point(|(lsn, _)| *lsn <= span.to);
+            let newest_ms = if upto == 0 { 0 } else { newest[upto - 1].1 };
+            self.bytes += span.bytes;
+            self.closed.push_back(Closed { span: *span, closed_ms: now.wall_ms, newest_ms });
+        }
+    }
+
+    /// A message with this stream timestamp went into the segment being written.
+    pub(super) fn stamp(&mut self, since_ms: u64) {
+        self.newest_ms = self.newest_ms.max(since_ms);
+    }
+
+    pub(super) fn watermark_ms(&self) -> u64 {
+        self.watermark_ms
+    }
+
+    pub(super) fn floor(&self) -> Lsn {
+        self.floor
+    }
+
+    /// The budget is used up and nothing may go yet: new work waits.
+    pub(super) fn at_floor(&self) -> bool {
+        self.at_floor
+    }
+
+    pub(super) fn next_look_us(&self) -> Option<u64> {
+        (!self.closed.is_empty()).then_some(self.next_look_us)
+    }
+}
+
+impl Shard {
+    pub(super) fn disk(&mut self, now: Now, news: DiskNews, fx: &mut Effects) {
+        match news {
+            DiskNews::Full => self.disk_full = true,
+            DiskNews::Room => self.disk_full = false,
+            DiskNews::Closed { from, to, bytes } => {
+                let newest_ms = std::mem::take(&mut self.retain.newest_ms);
+                self.retain.bytes += bytes;
+                let closed = Closed { span: Span { from, to, bytes }, closed_ms: now.wall_ms, newest_ms };
+                self.retain.closed.push_back(closed);
+                self.retain.next_look_us = 0;
+                self.look_at_segments(now, fx);
+            }
+        }
+    }
+
+    /// The oldest frame that a step without an end still needs.
+    fn oldest_needed(&mut self) -> Lsn {
+        while let Some((lsn, slot)) = self.unfinished.front() {
+            let job = &self.jobs[*slot as usize];
+            if job.state != State::Free && job.accepted == *lsn {
+                return *lsn;
+            }
+            self.unfinished.pop_front();
+        }
+        self.next_lsn
+    }
+
+    pub(super) fn look_at_segments(&mut self, now: Now, fx: &mut Effects) {
+        if self.unfinished.len() > 4096 {
+            self.oldest_needed();
+        }
+        if self.retain.closed.is_empty() || now.mono_us < self.retain.next_look_us {
+            return;
+        }
+        self.retain.next_look_us = now.mono_us + LOOK_EVERY_US;
+        let needed = if planted(Bug::PruneLive) { self.next_lsn } else { self.oldest_needed() };
+        let (horizon_ms, min_ms) = (self.settings.limits.horizon_ms, self.settings.limits.horizon_min_ms);
+        let budget = self.settings.limits.journal_bytes_max;
+        let mut below = None;
+        self.retain.at_floor = false;
+        while let Some(oldest) = self.retain.closed.front() {
+            let age_ms = now.wall_ms.saturating_sub(oldest.closed_ms);
+            let over = self.retain.bytes > budget;
+            let due = age_ms > horizon_ms;
+            if !due && !over {
+                break;
+            }
+            if oldest.span.to >= needed || (!due && age_ms < min_ms) {
+                self.retain.at_floor = over;
+                break;
+            }
+            if !due {
+                self.retain.watermark_ms = self.retain.watermark_ms.max(oldest.newest_ms);
+            }
+            self.retain.bytes -= oldest.span.bytes;
+            below = Some(oldest.span.to.next());
+            self.retain.closed.pop_front();
+        }
+        if let Some(below) = below {
+            self.retain.floor = below;
+            let lsn = self.log_mark(now, fx);
+            fx.log.urgent = true;
+            self.held.push_back((lsn, Held::Prune(below)));
+        }
+    }
+
+    /// Forgets keys whose outcome is gone, a bounded number at a time.
+    pub(super) fn forget_finished(&mut self) {
+        let floor = self.retain.floor;
+        if floor > Lsn(0) {
+            self.known.forget_below(floor, 64);
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Between acceptance and outcome: which step starts next, what a verdict means, what time does.
+
+use super::{Held, Shard, State};
+use crate::event::{Effect, Effects, Verdict};
+use crate::ids::{Key, Now, Ticket};
+use crate::outcome::{Code, Effected, Fault, Status};
+use crate::planted::{Bug, planted};
+use crate::retry;
+use crate::step::{EffectClass, Origin, Settle};
+
+impl Shard {
+    /// Starts what may start.
+    pub(super) fn dispatch(&mut self, now: Now, fx: &mut Effects) {
+        while self.running < self.settings.limits.shard_running_max {
+            let tenants = &self.tenants;
+            let Some((tenant, ticket)) = self.lane.pop(|tenant| tenants.peek(tenant).account.may_run()) else { break };
+            if self.current(ticket).is_none_or(|slot| self.jobs[slot as usize].state != State::Queued) {
+                continue;
+            }
+            let slot = ticket.slot;
+            let job = &mut self.jobs[slot as usize];
+            let Some(charge) = job.charge.as_mut() else { continue };
+            self.tenants.get(tenant).account.start(charge);
+            self.queued -= 1;
+            self.running += 1;
+            job.generation += 1;
+            job.tries += 1;
+            job.state = State::Running;
+            job.started_ms = now.wall_ms;
+            job.started_us = now.mono_us;
+            let (try_number, cautious, arrival) = (job.tries, job.cautious, job.arrival.clone());
+            self.tally.started += 1;
+            self.tally.retried += u64::from(try_number > 1);
+            let ticket = self.ticket(slot);
+            let lsn = self.log_started(now, slot, fx);
+            if cautious || self.settings.events {
+                self.held.push_back((lsn, Held::Started(ticket)));
+            }
+            if cautious {
+                fx.log.urgent = true;
+            } else {
+                self.job(slot).at_work = true;
+                fx.list.push(Effect::Run { ticket, arrival, try_number });
+            }
+        }
+        // Entries of steps that went meanwhile: never more than a constant over those that live.
+        if self.lane.len() > 2 * self.queued as usize + 1024 {
+            let jobs = &self.jobs;
+            self.lane.retain(|ticket| {
+                let job = &jobs[ticket.slot as usize];
+                job.state == State::Queued && job.generation == ticket.generation
+            });
+        }
+    }
+
+    /// STARTED is durable: tell it, and start the try if it waited for that.
+    pub(super) fn started(&mut self, now: Now, ticket: Ticket, fx: &mut Effects) {
+        let Some(slot) = self.current(ticket) else { return };
+        self.lifecycle(now, slot, crate::event::Stage::Started, fx);
+        let job = &mut self.jobs[slot as usize];
+        if job.cautious && job.state == State::Running && !job.at_work {
+            job.at_work = true;
+            job.started_us = now.mono_us;
+            fx.list.push(Effect::Run { ticket, arrival: job.arrival.clone(), try_number: job.tries });
+        }
+    }
+
+    pub(super) fn ended(&mut self, now: Now, ticket: Ticket, verdict: Verdict, ran_us: u64, fx: &mut Effects) {
+        let Some(slot) = self.current(ticket) else {
+            self.tally.stale += 1;
+            return;
+        };
+        let job = &mut self.jobs[slot as usize];
+        if job.state != State::Running {
+            // The outcome was decided without waiting for this; only now does the work hold nothing any more.
+            self.tally.stale += 1;
+            job.at_work = false;
+            if planted(Bug::SecondOutcome)
+                && let Some(outcome) = job.outcome.clone()
+            {
+                let mut second = (*outcome).clone();
+                second.status = Status::Ok;
+                self.log_result(now, slot, &second, fx);
+            }
+            if !planted(Bug::LeakSlot) {
+                self.refund(now, slot, fx);
+            }
+            return self.close_job(slot);
+        }
+        job.at_work = false;
+        match verdict {
+            Verdict::Done(outputs) => {
+                let mut outcome = self.outcome(now, slot, Status::Ok, Effected::Applied, ran_us);
+                outcome.outputs = outputs;
+                self.settle(now, slot, outcome, fx);
+            }
+            Verdict::Failed(fault) => self.failed(now, slot, fault, ran_us, fx),
+            Verdict::Stopped => self.stopped(now, slot, Status::Cancelled, ran_us, fx),
+            Verdict::Panicked => {
+                self.tally.panics += 1;
+                let effect = self.effect_if_cut(slot);
+                let fault = Fault::new(Code::InternalError, "The block's own code failed.").with_effect(effect);
+                self.failed(now, slot, fault, ran_us, fx);
+            }
+        }
+    }
+
+    fn failed(&mut self, now: Now, slot: u32, mut fault: Fault, ran_us: u64, fx: &mut Effects) {
+        let job = &mut self.jobs[slot as usize];
+        let Some(work) = job.arrival.work() else { return };
+        if work.effect == EffectClass::Pure {
+            fault.effect = Effected::None;
+        }
+        let left_ms = job.deadline_us.saturating_sub(now.mono_us) / 1000;
+        let delay = retry::next_delay_ms(&work.retry, work.effect, &fault, job.key, job.tries, left_ms);
+        let Some(delay_ms) = delay else {
+            let effect = fault.effect;
+            let mut outcome = self.outcome(now, slot, Status::Error, effect, ran_us);
+            self.tally.fault(fault.code);
+            outcome.fault = Some(fault);
+            return self.settle(now, slot, outcome, fx);
+        };
+        job.state = State::Backoff;
+        job.retry_at_us = now.mono_us + delay_ms * 1000;
+        let due_us = job.retry_at_us.min(job.deadline_us);
+        let tenant = job.tenant;
+        if let Some(charge) = job.charge.as_mut() {
+            self.tenants.get(tenant).account.pause(charge);
+            self.running -= 1;
+            self.queued += 1;
+        }
+        self.deadlines.arm(slot, due_us);
+        self.lane.revive(tenant);
+        let lsn = self.log_retry_at(slot, now.wall_ms + delay_ms, fx);
+        if self.settings.events {
+            self.held.push_back((lsn, Held::Retrying(slot)));
+        }
+    }
+
+    /// Ends a step without a verdict of its own: its budget is over, or somebody stopped it.
+    fn stopped(&mut self, now: Now, slot: u32, status: Status, ran_us: u64, fx: &mut Effects) {
+        let started = self.jobs[slot as usize].tries > 0;
+        let effect = if started { self.effect_if_cut(slot) } else { Effected::None };
+        let fault = match status {
+            Status::Timeout => Fault::new(Code::Timeout, "The step's budget ran out."),
+            _ => Fault::new(Code::CancelledByUser, "The step was cancelled."),
+        };
+        let mut outcome = self.outcome(now, slot, status, effect, ran_us);
+        self.tally.fault(fault.code);
+        outcome.fault = Some(fault.with_effect(effect));
+        self.settle(now, slot, outcome, fx);
+    }
+
+    /// What is known of the effect of a try that was cut in the middle.
+    pub(super) fn effect_if_cut(&self, slot: u32) -> Effected {
+        match self.jobs[slot as usize].arrival.work() {
+            Some(work) if work.effect != EffectClass::Pure => Effected::Unknown,
+            _ => Effected::None,
+        }
+    }
+
+    pub(super) fn cancel(&mut self, now: Now, key: Key, fx: &mut Effects) {
+        let Some(crate::dedup::Place::Job(slot)) = self.known.get(&key).map(|memory| memory.place) else { return };
+        self.cut(now, slot, Status::Cancelled, fx);
+    }
+
+    /// Decides a step now; its work, if it is at work, is told to stop and keeps its slot until it has.
+    fn cut(&mut self, now: Now, slot: u32, status: Status, fx: &mut Effects) {
+        let job = &self.jobs[slot as usize];
+        if !matches!(job.state, State::Queued | State::Running | State::Backoff) {
+            return;
+        }
+        let ran_us = if job.at_work { now.mono_us.saturating_sub(job.started_us) } else { 0 };
+        if job.at_work {
+            fx.list.push(Effect::Stop { ticket: self.ticket(slot) });
+        }
+        self.stopped(now, slot, status, ran_us, fx);
+    }
+
+    pub(super) fn tick(&mut self, now: Now, fx: &mut Effects) {
+        let mut due = std::mem::take(&mut self.due);
+        self.deadlines.expire(now.mono_us, &mut due);
+        for slot in due.drain(..) {
+            let job = &mut self.jobs[slot as usize];
+            if now.mono_us >= job.deadline_us {
+                self.cut(now, slot, Status::Timeout, fx);
+            } else if job.state == State::Backoff {
+                job.state = State::Queued;
+                let (tenant, deadline_us) = (job.tenant, job.deadline_us);
+                let priority = job.arrival.work().map_or(50, |work| work.priority);
+                let ticket = self.ticket(slot);
+                self.deadlines.arm(slot, deadline_us);
+                self.lane.push(tenant, ticket, priority, now.mono_us / 1000);
+            } else {
+                let deadline_us = job.deadline_us;
+                self.deadlines.arm(slot, deadline_us);
+            }
+        }
+        self.due = due;
+        if now.mono_us >= self.waiting_due_us {
+            self.look_at_waiting(now, fx);
+        }
+        if self.live > 0 && now.mono_us >= self.progress_due_us {
+            self.keep_alive(now, fx);
+        }
+        self.look_at_segments(now, fx);
+        self.forget_finished();
+    }
+
+    /// Tells the streams that their deliveries are still at work: all of them at once, once per interval.
+    fn keep_alive(&mut self, now: Now, fx: &mut Effects) {
+        self.progress_due_us = now.mono_us + self.settings.progress_us;
+        for job in self.jobs.iter().filter(|job| job.state != State::Free) {
+            for arrival in std::iter::once(&job.arrival).chain(&job.others) {
+                if let Origin::Stream(token) = &arrival.delivery.origin {
+                    fx.list.push(Effect::Settle { token: token.clone(), how: Settle::Progress });
+                }
+            }
+        }
+    }
+}

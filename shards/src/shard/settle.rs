@@ -1,0 +1,245 @@
+//! From the decision to the proof that it was stored: the outcome is journaled, held until durable, told, and closed.
+
+use std::rc::Rc;
+
+use super::record::asker_of;
+use super::{Held, Shard, State};
+use crate::event::{Effect, Effects, Letter, Post, Role, Stage};
+use crate::ids::{Key, Lsn, Now, Ticket};
+use crate::outcome::{Effected, Outcome, Status};
+use crate::planted::{Bug, planted};
+use crate::step::{Arrival, Origin, Settle};
+
+impl Shard {
+    /// An outcome of this step, decided now.
+    pub(super) fn outcome(&self, now: Now, slot: u32, status: Status, effect: Effected, ran_us: u64) -> Outcome {
+        let job = &self.jobs[slot as usize];
+        Outcome {
+            status,
+            effect,
+            outputs: bytes::Bytes::new(),
+            fault: None,
+            tries: job.tries,
+            received_ms: job.arrival.received_ms,
+            started_ms: job.started_ms,
+            ended_ms: now.wall_ms,
+            ran_us,
+            queue_depth: self.queued(),
+            boot: self.settings.boot,
+        }
+    }
+
+    /// The one outcome of a key: journaled here, told once durable.
+    pub(super) fn settle(&mut self, now: Now, slot: u32, outcome: Outcome, fx: &mut Effects) {
+        let lsn = self.log_result(now, slot, &outcome, fx);
+        let job = &mut self.jobs[slot as usize];
+        let latency_us = now.mono_us.saturating_sub(job.received_us);
+        if let Some(work) = job.arrival.work() {
+            self.tally.outcome(usize::from(work.block.0), outcome.status, latency_us);
+        }
+        job.state = State::Decided;
+        job.outcome = Some(Rc::new(outcome));
+        job.decided = lsn;
+        let at_work = job.at_work;
+        self.unpublished += 1;
+        self.deadlines.disarm(slot);
+        self.held.push_back((lsn, Held::Outcome(slot)));
+        if planted(Bug::AckBeforeDurable) {
+            self.post_outcome(now, slot, fx);
+        }
+        if !at_work {
+            self.refund(now, slot, fx);
+        }
+    }
+
+    /// Gives back what a step held of its tenant's quota.
+    pub(super) fn refund(&mut self, now: Now, slot: u32, fx: &mut Effects) {
+        let job = &mut self.jobs[slot as usize];
+        let Some(charge) = job.charge.take() else { return };
+        let index = job.tenant;
+        if charge.is_running() {
+            self.running -= 1;
+        } else {
+            self.queued -= 1;
+        }
+        let tenant = self.tenants.get(index);
+        tenant.account.refund(charge);
+        let waits = !tenant.waiting.is_empty();
+        self.lane.revive(index);
+        if waits {
+            self.look_at_waiting(now, fx);
+        }
+    }
+
+    /// Everything up to `through` will survive us: let go what waited for it.
+    pub(super) fn durable(&mut self, now: Now, through: Lsn, fx: &mut Effects) {
+        debug_assert!(through < self.next_lsn, "durable before it was written");
+        self.durable = self.durable.max(through);
+        while let Some((lsn, _)) = self.held.front() {
+            if *lsn > through {
+                break;
+            }
+            let Some((_, held)) = self.held.pop_front() else { break };
+            match held {
+                Held::Accepted(slot) => self.accepted(now, slot, fx),
+                Held::Started(ticket) => self.started(now, ticket, fx),
+                Held::Retrying(slot) => self.lifecycle(now, slot, Stage::Retrying, fx),
+                Held::Outcome(slot) => {
+                    if self.jobs[slot as usize].state == State::Decided {
+                        self.post_outcome(now, slot, fx);
+                    }
+                }
+                Held::Prune(below) => fx.list.push(Effect::Prune { below }),
+            }
+        }
+    }
+
+    pub(super) fn accepted(&mut self, now: Now, slot: u32, fx: &mut Effects) {
+        let job = &mut self.jobs[slot as usize];
+        if job.acked || job.state == State::Free {
+            return;
+        }
+        job.acked = true;
+        let arrival = job.arrival.clone();
+        let first = asker_of(&arrival);
+        let others: Vec<_> = job.others.iter().filter(|other| asker_of(other) != first).cloned().collect();
+        self.tell_accepted(now, &arrival, fx);
+        for other in &others {
+            self.tell_accepted(now, other, fx);
+        }
+        self.lifecycle(now, slot, Stage::Accepted, fx);
+    }
+
+    pub(super) fn tell_accepted(&mut self, now: Now, arrival: &Rc<Arrival>, fx: &mut Effects) {
+        if arrival.asker.is_none() {
+            return;
+        }
+        let tenant = self.tenants.find(&arrival.tenant);
+        let overload = self.overload(tenant);
+        let letter = Letter::Ack { accepted: true, fault: None, overload, at_ms: now.wall_ms };
+        fx.list.push(Effect::Post(Post { confirm: None, arrival: arrival.clone(), letter }));
+    }
+
+    /// The outcome is durable: tell everyone who asked for it.
+    pub(super) fn post_outcome(&mut self, now: Now, slot: u32, fx: &mut Effects) {
+        let ticket = self.ticket(slot);
+        let job = &mut self.jobs[slot as usize];
+        job.state = State::Posting;
+        let Some(outcome) = job.outcome.clone() else { return };
+        let (role, arrival, acked) = (job.role, job.arrival.clone(), job.acked);
+        let (same, different): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut job.others).into_iter().partition(|other| shares_letter(&arrival, other));
+        job.others = same;
+        let tenant = job.tenant;
+        let key = job.key;
+        let mut letters = 0;
+        if arrival.asker.is_some() && role != Role::Aside {
+            if !acked {
+                let overload = self.overload(tenant);
+                let accepted = role != Role::Refusal;
+                let fault = if accepted { None } else { outcome.fault.clone() };
+                let letter = Letter::Ack { accepted, fault, overload, at_ms: outcome.received_ms.max(outcome.started_ms) };
+                fx.list.push(Effect::Post(Post { confirm: None, arrival: arrival.clone(), letter }));
+                self.job(slot).acked = true;
+            }
+            let replayed = matches!(role, Role::Replay | Role::Shared);
+            let letter = Letter::Result { outcome: outcome.clone(), replayed };
+            letters += 1;
+            fx.list.push(Effect::Post(Post { confirm: Some(ticket), arrival: arrival.clone(), letter }));
+        }
+        let bad = !matches!(outcome.status, Status::Ok | Status::Cancelled);
+        if bad && !matches!(role, Role::Replay | Role::Shared) && !planted(Bug::NoDeadLetter) {
+            letters += 1;
+            self.tally.dead_letters += 1;
+            let letter = Letter::DeadLetter { outcome: outcome.clone() };
+            fx.list.push(Effect::Post(Post { confirm: Some(ticket), arrival, letter }));
+        }
+        let stage = match (role, outcome.status) {
+            (Role::Replay | Role::Shared, _) => None,
+            (Role::Aside, _) => Some(Stage::DeadLettered),
+            (_, Status::Ok) => Some(Stage::Completed),
+            (_, Status::Cancelled) => Some(Stage::Canceled),
+            _ => Some(Stage::Failed),
+        };
+        if let Some(stage) = stage {
+            self.lifecycle(now, slot, stage, fx);
+        }
+        self.job(slot).unconfirmed = letters;
+        if letters == 0 {
+            self.finish(now, slot, fx);
+        } else if planted(Bug::SettleBeforeConfirm) {
+            self.settle_deliveries(slot, fx);
+        }
+        if !planted(Bug::LoseOtherAsker) {
+            for other in different {
+                self.reply(now, key, other, outcome.clone(), fx);
+            }
+        }
+    }
+
+    pub(super) fn confirmed(&mut self, now: Now, ticket: Ticket, fx: &mut Effects) {
+        let Some(slot) = self.current(ticket) else { return };
+        let job = &mut self.jobs[slot as usize];
+        if job.state != State::Posting || job.unconfirmed == 0 {
+            return;
+        }
+        job.unconfirmed -= 1;
+        if job.unconfirmed == 0 {
+            self.finish(now, slot, fx);
+        }
+    }
+
+    /// Every letter was stored: record it, let the deliveries go, keep only the memory of the key.
+    fn finish(&mut self, now: Now, slot: u32, fx: &mut Effects) {
+        let job = &self.jobs[slot as usize];
+        if job.role != Role::Replay {
+            let (key, arrival, decided, answer) = (job.key, job.arrival.clone(), job.decided, job.role != Role::Step);
+            let aside = job.role == Role::Aside;
+            self.log_published(now, slot, fx);
+            self.unpublished -= 1;
+            let asker = if aside { crate::ids::AskerId([0; 16]) } else { asker_of(&arrival) };
+            if planted(Bug::ForgetOnSettle) {
+                self.known.forget(&key);
+            } else {
+                self.known.finish(key, &arrival.fingerprint, &asker, decided, answer);
+            }
+        }
+        self.settle_deliveries(slot, fx);
+        self.close_job(slot);
+    }
+
+    fn settle_deliveries(&mut self, slot: u32, fx: &mut Effects) {
+        let job = &mut self.jobs[slot as usize];
+        let aside = job.outcome.as_ref().is_some_and(|outcome| outcome.status == Status::Quarantined);
+        let how = if aside { Settle::Term } else { Settle::Ack };
+        let others = std::mem::take(&mut job.others);
+        for arrival in std::iter::once(&job.arrival).chain(&others) {
+            if let Origin::Stream(token) = &arrival.delivery.origin {
+                fx.list.push(Effect::Settle { token: token.clone(), how });
+            }
+        }
+    }
+
+    /// The journal answered: give the outcome to all who wait for it.
+    pub(super) fn probed(&mut self, now: Now, key: Key, found: Option<Rc<Outcome>>, fx: &mut Effects) {
+        let Some(waiting) = self.probing.remove(&key) else { return };
+        for arrival in waiting {
+            match &found {
+                Some(outcome) => self.reply(now, key, arrival, outcome.clone(), fx),
+                // Its segment went while we asked. Whatever it was, it is not run again: its time is over.
+                None => {
+                    let fault = crate::outcome::Fault::new(crate::outcome::Code::Expired, "The job came after its time.");
+                    let answer_key = self.answer_key(&arrival);
+                    if self.known.get(&answer_key).is_none() {
+                        self.answer(now, answer_key, arrival, fault, fx);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether one letter serves both: the same asker, on a subject. A line's reader wants a line for each.
+fn shares_letter(first: &Arrival, other: &Arrival) -> bool {
+    !matches!(other.delivery.origin, Origin::Line(_)) && asker_of(first) == asker_of(other)
+}
