@@ -34,6 +34,11 @@ pub trait Block {
     /// Who it is.
     fn info(&self) -> &'static BlockInfo;
 
+    /// The verdict of a try that needs no waiting, computed at once; `None` if this one must be run.
+    fn instant(&self, _cx: &BlockCx) -> Option<Result<Bytes, Fault>> {
+        None
+    }
+
     /// Runs one try to its end and gives the JSON text of its outputs.
     ///
     /// A cancelled or overdue try is dropped at an await, so a block does nothing between awaits that must not be cut.

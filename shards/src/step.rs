@@ -35,11 +35,22 @@ pub enum Origin {
     Stream(StreamToken),
     /// Read back from the journal at boot: its old delivery, if it had one, is no longer ours to settle.
     Journal {
-        /// Whether it first came from a stream, which will deliver it again.
-        streamed: bool,
+        /// Where it first came from; a stream will deliver it again.
+        source: Source,
         /// When the stream stored it, or we first received it, Unix ms.
         since_ms: u64,
     },
+}
+
+/// The kinds of origins, as the journal tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A line of a file.
+    Line,
+    /// Core NATS.
+    Core,
+    /// A stream.
+    Stream,
 }
 
 /// A JetStream delivery's identity and the subject that settles it.

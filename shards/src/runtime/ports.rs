@@ -31,8 +31,6 @@ pub enum Control {
     Drain,
     /// End now; what is unfinished stays in the journal.
     Stop,
-    /// What the journal says of a key, as JSON text: an array of its frames in order, empty if unknown.
-    Timeline(Key, flume::Sender<Vec<String>>),
 }
 
 /// Shard → edge. Crosses cores.
@@ -115,6 +113,8 @@ pub struct Gauge {
     pub turns: AtomicU64,
     /// The journal's disk is full: nothing new is accepted.
     pub disk_full: AtomicBool,
+    /// Nothing is running, waiting or on its way out.
+    pub idle: AtomicBool,
     /// Recovery is done and the shard takes work.
     pub ready: AtomicBool,
 }

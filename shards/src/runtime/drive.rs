@@ -1,0 +1,277 @@
+//! The loop of one core: wait in one place, then let the machine change, then carry out what it left.
+//!
+//! A turn drains control, news from this core's own tasks, due timers and a bounded part of the inbox; hands the journal what
+//! was written; and sends the edge one batch. Nothing is awaited in between, so a turn's steps share one commit.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::Stream;
+
+use crate::envelope::Envelope;
+use crate::event::{Effect, Effects, Event, Letter, Post};
+use crate::ids::{Key, Lsn, Now};
+use crate::journal::{self, Fact};
+use crate::shard::Shard;
+use crate::step::{Delivery, Settle};
+
+use super::disk::{Disk, DiskError};
+use super::local::{Local, News};
+use super::perform::Perform;
+use super::ports::{Control, Gauge, Inbound, Outbound, Outgoing, Wire};
+use super::rt::{self, Clock};
+
+/// Inbox batches taken in one turn: enough to fill a commit, few enough to keep the turn short.
+const BATCHES_PER_TURN: usize = 8;
+const TALLY_EVERY_US: u64 = 500_000;
+
+/// One core's loop. Lives on its core.
+pub struct Driver<W: Wire> {
+    pub(super) shard: Shard,
+    pub(super) wire: W,
+    pub(super) disk: Rc<Disk>,
+    pub(super) perform: Perform,
+    pub(super) local: Local,
+    pub(super) clock: Clock,
+    pub(super) inbox: flume::Receiver<Inbound>,
+    pub(super) control: flume::Receiver<Control>,
+    pub(super) outbound: flume::Sender<Outbound>,
+    pub(super) envelopes: flume::Sender<Envelope>,
+    pub(super) gauge: Arc<Gauge>,
+    pub(super) index: u16,
+    pub(super) fx: Effects,
+    /// Events that came of carrying out effects, to be applied in the same turn.
+    pub(super) at_once: VecDeque<Event>,
+    pub(super) out: Vec<Outgoing>,
+    pub(super) posted: u64,
+    pub(super) tally_due_us: u64,
+}
+
+/// How a turn ended.
+#[derive(PartialEq, Eq)]
+enum Turn {
+    Quiet,
+    Busy,
+    Stop,
+}
+
+impl<W: Wire> Driver<W> {
+    /// Runs until told to stop.
+    ///
+    /// # Errors
+    /// The journal failed: nothing of the failed batch was told to anyone, and the process must end.
+    pub async fn run(mut self) -> Result<(), DiskError> {
+        let mut inbox = self.inbox.clone().into_stream();
+        let mut control = self.control.clone().into_stream();
+        let mut early = Early::default();
+        loop {
+            match self.turn(&mut early)? {
+                Turn::Stop => return Ok(()),
+                Turn::Busy => {
+                    rt::yield_now().await;
+                    continue;
+                }
+                Turn::Quiet => {}
+            }
+            let now = self.clock.now();
+            let tick_us = self.shard.next_tick_us();
+            let due_us = [tick_us, Some(self.tally_due_us).filter(|_| !self.shard.is_idle())].into_iter().flatten().min();
+            let wait = Duration::from_micros(due_us.map_or(60_000_000, |due_us| due_us.saturating_sub(now.mono_us)));
+            let mut timer = pin!(rt::sleep(wait));
+            let local = &self.local;
+            poll_fn(|cx| {
+                if let Poll::Ready(Some(message)) = std::pin::Pin::new(&mut control).poll_next(cx) {
+                    early.control = Some(message);
+                    return Poll::Ready(());
+                }
+                if let Poll::Ready(Some(message)) = std::pin::Pin::new(&mut inbox).poll_next(cx) {
+                    early.inbound = Some(message);
+                    return Poll::Ready(());
+                }
+                if local.poll_ready(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                timer.as_mut().poll(cx)
+            })
+            .await;
+        }
+    }
+
+    /// One turn. Changes everything, awaits nothing.
+    fn turn(&mut self, early: &mut Early) -> Result<Turn, DiskError> {
+        self.gauge.turns.fetch_add(1, Relaxed);
+        let now = self.clock.now();
+        let mut busy = false;
+        while let Some(message) = early.control.take().or_else(|| self.control.try_recv().ok()) {
+            busy = true;
+            match message {
+                Control::Cancel(key) => self.apply(now, Event::Cancel { key }),
+                Control::Drain => self.apply(now, Event::Drain),
+                Control::Stop => return Ok(Turn::Stop),
+            }
+        }
+        while let Some(news) = self.local.pop() {
+            busy = true;
+            match news {
+                News::Event(event) => self.apply(now, event),
+                News::Quiet => self.shard.mark(now, &mut self.fx),
+                News::Failed(error) => return Err(error),
+            }
+        }
+        if self.shard.next_tick_us().is_some_and(|due_us| due_us <= now.mono_us) {
+            self.apply(now, Event::Tick);
+        }
+        for _ in 0..BATCHES_PER_TURN {
+            let Some(message) = early.inbound.take().or_else(|| self.inbox.try_recv().ok()) else { break };
+            busy = true;
+            self.take_in(now, message);
+        }
+        self.flush(now);
+        Ok(if busy { Turn::Busy } else { Turn::Quiet })
+    }
+
+    fn take_in(&mut self, now: Now, message: Inbound) {
+        match message {
+            Inbound::Deliveries(deliveries) => {
+                for delivery in deliveries {
+                    self.deliver(now, delivery);
+                }
+            }
+            Inbound::Confirmed(tickets) => {
+                for ticket in tickets {
+                    fail::fail_point!("C7", |_| std::process::abort());
+                    self.apply(now, Event::Confirmed { ticket });
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self, now: Now, delivery: Delivery) {
+        let arrival = Rc::new(self.wire.decode(delivery, now));
+        self.apply(now, Event::Arrived(arrival));
+    }
+
+    /// Lets the machine take in one event and carries out what it leaves, and what comes of that at once.
+    pub(super) fn apply(&mut self, now: Now, event: Event) {
+        self.shard.apply(now, event, &mut self.fx);
+        loop {
+            let mut list = std::mem::take(&mut self.fx.list);
+            for effect in list.drain(..) {
+                self.carry_out(effect);
+            }
+            // The list's memory goes back for the next event.
+            self.fx.list = list;
+            let Some(event) = self.at_once.pop_front() else { break };
+            self.shard.apply(now, event, &mut self.fx);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Run { ticket, arrival, try_number } => {
+                if let Some(ended) = self.perform.run(ticket, &arrival, try_number) {
+                    self.at_once.push_back(ended);
+                }
+            }
+            Effect::Stop { ticket } => self.perform.stop(ticket),
+            Effect::Post(post) => self.post(&post),
+            Effect::Settle { token, how } => {
+                if how == Settle::Ack {
+                    fail::fail_point!("C8", |_| std::process::abort());
+                }
+                self.out.push(Outgoing::Settle(token, how));
+            }
+            Effect::Probe { key, lsn } => self.probe(key, lsn),
+            Effect::Prune { below } => self.disk.prune(below),
+        }
+    }
+
+    fn post(&mut self, post: &Post) {
+        match &post.letter {
+            Letter::Ack { .. } => fail::fail_point!("C1", |_| std::process::abort()),
+            Letter::Result { .. } => fail::fail_point!("C6", |_| std::process::abort()),
+            Letter::Lifecycle { .. } | Letter::DeadLetter { .. } => {}
+        }
+        match self.wire.render(post) {
+            Some(parcel) => {
+                self.posted += 1;
+                self.out.push(Outgoing::Parcel(parcel));
+            }
+            // Nobody to tell: that is as good as told.
+            None => {
+                if let Some(ticket) = post.confirm {
+                    self.at_once.push_back(Event::Confirmed { ticket });
+                }
+            }
+        }
+    }
+
+    /// Reads an outcome back from the journal, in a task of its own.
+    fn probe(&mut self, key: Key, lsn: Lsn) {
+        let (disk, local) = (self.disk.clone(), self.local.clone());
+        rt::spawn("probe", async move {
+            match disk.probe(lsn).await {
+                Ok(frame) => {
+                    let found = frame.and_then(|bytes| outcome_of(&bytes, key));
+                    local.push(News::Event(Event::Probed { key, found: found.map(Rc::new) }));
+                }
+                Err(error) => local.push(News::Failed(error)),
+            }
+        });
+    }
+
+    fn flush(&mut self, now: Now) {
+        if self.fx.log.frames > 0 {
+            fail::fail_point!("C0", |_| std::process::abort());
+            self.disk.append(&mut self.fx.log);
+        }
+        if !self.out.is_empty() {
+            let items = std::mem::take(&mut self.out);
+            // The edge is gone only when the process ends; what is unsent then is sent after the next boot.
+            let _ = self.outbound.send(Outbound { shard: self.index, items });
+        }
+        self.gauge.free.store(self.shard.free_slots(), Relaxed);
+        self.gauge.queued.store(self.shard.queued(), Relaxed);
+        self.gauge.running.store(self.shard.running(), Relaxed);
+        self.gauge.unpublished.store(self.shard.unpublished(), Relaxed);
+        self.gauge.idle.store(self.shard.is_idle(), Relaxed);
+        self.gauge.disk_full.store(self.shard.disk_full(), Relaxed);
+        if now.mono_us >= self.tally_due_us {
+            self.tally_due_us = now.mono_us + TALLY_EVERY_US;
+            self.send_tally();
+        }
+    }
+
+    fn send_tally(&mut self) {
+        let mut tally = Box::new(self.shard.tally());
+        let disk = self.disk.counts();
+        (tally.fsyncs, tally.journal_bytes, tally.journal_frames) = (disk.fsyncs, disk.bytes, disk.frames);
+        tally.posted = self.posted;
+        // A full inbox only means that an older tally has not been read yet.
+        let _ = self.envelopes.try_send(Envelope::Tally { shard: self.index, tally });
+    }
+}
+
+/// What a wait took out of the channels before the turn.
+#[derive(Default)]
+struct Early {
+    control: Option<Control>,
+    inbound: Option<Inbound>,
+}
+
+/// The outcome that a frame holds for this key.
+pub(super) fn outcome_of(bytes: &bytes::Bytes, key: Key) -> Option<crate::outcome::Outcome> {
+    let frame = journal::decode(bytes).ok()?;
+    match frame.fact {
+        _ if frame.key != key => None,
+        Fact::Result(fact) => Some(fact.outcome),
+        Fact::Answer(fact) | Fact::Quarantined(fact) => Some(fact.outcome),
+        _ => None,
+    }
+}

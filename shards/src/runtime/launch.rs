@@ -1,0 +1,241 @@
+//! Starts the shards: a pinned thread each, with an executor, an open journal, and everything unfinished taken up again.
+
+use std::fmt::Display;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use glommio::{LocalExecutorBuilder, Placement};
+use thiserror::Error;
+
+use crate::event::{Effects, Event, Past};
+use crate::fold::{Fold, Unfinished};
+use crate::ids::Lsn;
+use crate::journal::{self, Fact, Message};
+use crate::shard::{Shard, ShardSettings};
+use crate::step::{Delivery, Origin, Source};
+
+use super::disk::{Disk, DiskError, DiskSettings};
+use super::drive::{Driver, outcome_of};
+use super::local::Local;
+use super::perform::Perform;
+use super::ports::Wire;
+use super::seat::{Boot, Seat};
+
+/// Registered buffers of one ring: it counts against the memlock limit, which is small on many systems.
+const IO_MEMORY_BYTES: usize = 256 << 10;
+/// How long a task may run before others get their turn.
+const PREEMPT: Duration = Duration::from_millis(1);
+
+/// Why a shard could not start or go on.
+#[derive(Debug, Error)]
+pub enum ShardError {
+    /// The journal.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The executor.
+    #[error("shard {shard} cannot start on core {core}: {cause}. {cure}")]
+    Executor {
+        /// Which shard.
+        shard: u16,
+        /// Which core.
+        core: usize,
+        /// What the system said.
+        cause: String,
+        /// What to do.
+        cure: &'static str,
+    },
+    /// A shard's thread ended by a panic.
+    #[error("shard {shard} panicked: {said}")]
+    Panicked {
+        /// Which shard.
+        shard: u16,
+        /// What it said.
+        said: String,
+    },
+}
+
+/// What a shard says when its thread ends.
+#[derive(Debug)]
+pub struct Exit {
+    /// Which shard.
+    pub shard: u16,
+    /// How.
+    pub result: Result<(), ShardError>,
+}
+
+/// What a shard found in its journal.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Found {
+    /// Which shard.
+    pub shard: u16,
+    /// Which start this is.
+    pub boot: u32,
+    /// Frames read.
+    pub frames: u64,
+    /// Outcomes remembered.
+    pub outcomes: u64,
+    /// Steps accepted earlier and not finished.
+    pub open: u64,
+    /// Outcomes not known as published.
+    pub unpublished: u64,
+}
+
+/// Starts one shard on its core. `found` hears what the journal held, `exits` how the thread ended; both exactly once at most.
+///
+/// # Errors
+/// The thread could not be started.
+pub fn launch<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>, exits: flume::Sender<Exit>) -> Result<(), ShardError> {
+    let (shard, core) = (seat.shard, seat.core);
+    let body = move || {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| on_core(seat, found)));
+        let result = result.unwrap_or_else(|panic| {
+            Err(ShardError::Panicked { shard, said: super::rt::panic_text(panic.as_ref()).to_owned() })
+        });
+        let _ = exits.send(Exit { shard, result });
+    };
+    let thread = std::thread::Builder::new().name(format!("shard-{shard}"));
+    thread.spawn(body).map_err(|error| executor_error(shard, core, &error))?;
+    Ok(())
+}
+
+fn on_core<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<(), ShardError> {
+    let (shard, core) = (seat.shard, seat.core);
+    let executor = LocalExecutorBuilder::new(Placement::Fixed(core))
+        .name(&seat.thread_name())
+        .io_memory(IO_MEMORY_BYTES)
+        .preempt_timer(PREEMPT)
+        .make()
+        .map_err(|error| executor_error(shard, core, &error))?;
+    executor.run(async move {
+        let driver = open(seat, found).await?;
+        Ok(driver.run().await?)
+    })
+}
+
+fn executor_error(shard: u16, core: usize, error: &dyn Display) -> ShardError {
+    let cause = error.to_string();
+    let cure = if cause.contains("Operation not permitted") || cause.contains("os error 1)") {
+        "io_uring is forbidden here, often by a container's seccomp profile: allow io_uring_setup, io_uring_enter and io_uring_register, or set the sysctl kernel.io_uring_disabled to 0."
+    } else if cause.contains("emory") || cause.contains("os error 12)") {
+        "Locked memory is too small for the ring: raise the memlock limit (ulimit -l, LimitMEMLOCK= in a systemd unit) to 8 MiB or more."
+    } else {
+        "endstation needs Linux 5.8 or newer with io_uring."
+    };
+    ShardError::Executor { shard, core, cause, cure }
+}
+
+/// Opens the journal and takes up where it ends.
+async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Driver<W>, ShardError> {
+    let local = Local::default();
+    let settings = DiskSettings {
+        dir: seat.dir.clone(),
+        shard: seat.shard,
+        shards: seat.shards,
+        worker_id: seat.worker_id.clone(),
+        salt: seat.salt.clone(),
+        segment_bytes: seat.segment_bytes,
+    };
+    let mut fold = Fold::default();
+    let opened = Disk::open(settings, local.clone(), |lsn, frame| fold.frame(lsn, frame)).await?;
+    let restored = fold.finish();
+    let boot = Boot { shard: seat.shard, boot: opened.boot };
+    let furniture = (seat.furnish)(boot);
+    let now = seat.clock.now();
+    let unfinished = restored.unfinished.clone();
+    let report = Found {
+        shard: seat.shard,
+        boot: opened.boot,
+        frames: opened.records,
+        outcomes: restored.known.len() as u64,
+        open: unfinished.iter().filter(|one| one.result.is_none()).count() as u64,
+        unpublished: unfinished.iter().filter(|one| one.result.is_some()).count() as u64,
+    };
+    let settings = ShardSettings {
+        shard: seat.shard,
+        boot: opened.boot,
+        limits: seat.limits,
+        salt: seat.salt,
+        blocks: seat.block_names,
+        events: seat.events,
+        progress_us: seat.progress_us,
+        config_epoch: 0,
+    };
+    let mut shard = Shard::new(settings, opened.next_lsn);
+    shard.restore(restored, &opened.segments, now);
+    let disk = Rc::new(opened.disk);
+    let mut driver = Driver {
+        shard,
+        wire: furniture.wire,
+        disk: disk.clone(),
+        perform: Perform::new(furniture.blocks, furniture.blobs, seat.clock, local.clone()),
+        local,
+        clock: seat.clock,
+        inbox: seat.inbox,
+        control: seat.control,
+        outbound: seat.outbound,
+        envelopes: seat.envelopes,
+        gauge: seat.gauge,
+        index: seat.shard,
+        fx: Effects::default(),
+        at_once: Default::default(),
+        out: Vec::new(),
+        posted: 0,
+        tally_due_us: 0,
+    };
+    for one in unfinished {
+        recover(&mut driver, &disk, &one).await?;
+    }
+    driver.gauge.free.store(driver.shard.free_slots(), Relaxed);
+    driver.gauge.ready.store(true, Relaxed);
+    // Nobody listens where nobody wants to know.
+    let _ = found.send(report);
+    Ok(driver)
+}
+
+/// Reads one unfinished key's message and outcome again and hands them to the machine.
+async fn recover<W: Wire>(driver: &mut Driver<W>, disk: &Disk, one: &Unfinished) -> Result<(), DiskError> {
+    let now = driver.clock.now();
+    let Some(delivery) = message_at(disk, one.message).await? else {
+        tracing::error!(key = %one.key, lsn = one.message.0, "the journal holds no message for an unfinished key");
+        return Ok(());
+    };
+    let arrival = Rc::new(driver.wire.decode(delivery, now));
+    let outcome = match one.result {
+        Some(lsn) => disk.probe(lsn).await?.and_then(|bytes| outcome_of(&bytes, one.key)).map(|outcome| (lsn, Rc::new(outcome))),
+        None => None,
+    };
+    let past = Past {
+        accepted: one.message,
+        tries: one.tries,
+        interrupted: one.interrupted,
+        retry_at_ms: one.retry_at_ms,
+        deadline_ms: one.deadline_ms,
+        outcome,
+        role: one.role,
+    };
+    driver.apply(now, Event::Recovered { key: one.key, arrival, past });
+    super::rt::yield_if_needed().await;
+    Ok(())
+}
+
+async fn message_at(disk: &Disk, lsn: Lsn) -> Result<Option<Delivery>, DiskError> {
+    let Some(bytes) = disk.probe(lsn).await? else { return Ok(None) };
+    let message = match journal::decode(&bytes).map(|frame| frame.fact) {
+        Ok(Fact::Accepted(fact)) => fact.message,
+        Ok(Fact::Answer(fact) | Fact::Quarantined(fact)) => fact.message,
+        Ok(_) | Err(_) => return Ok(None),
+    };
+    Ok(Some(delivery_of(message)))
+}
+
+/// A message as it came, but for its delivery: that is no longer ours to settle.
+pub fn delivery_of(message: Message) -> Delivery {
+    let source = match message.source {
+        1 => Source::Line,
+        3 => Source::Stream,
+        _ => Source::Core,
+    };
+    let origin = Origin::Journal { source, since_ms: message.since_ms };
+    Delivery { origin, subject: message.subject, headers: message.headers, body: message.body }
+}

@@ -1,0 +1,108 @@
+//! Which core does what: the configured lists, checked against what this process may use, or a sensible default.
+
+use thiserror::Error;
+
+/// Cores by role. Shared, never changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// One shard for each, in order.
+    pub shards: Vec<usize>,
+    /// The edge thread's; may overlap the shards' on small machines.
+    pub edge: Vec<usize>,
+}
+
+/// Why a layout cannot be had.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum LayoutError {
+    /// A core is named that this process may not run on.
+    #[error("cores.{role} names core {core}, but this process may use only {allowed:?}; change the list or the process's CPU affinity")]
+    NotAllowed {
+        /// Which list.
+        role: &'static str,
+        /// Which core.
+        core: usize,
+        /// What is allowed.
+        allowed: Vec<usize>,
+    },
+    /// A core is named twice.
+    #[error("cores.shards names core {core} twice; each shard needs its own")]
+    Twice {
+        /// Which core.
+        core: usize,
+    },
+    /// A list is empty.
+    #[error("cores.{role} is empty; name at least one core or leave it out")]
+    Empty {
+        /// Which list.
+        role: &'static str,
+    },
+    /// The system does not say which cores there are.
+    #[error("the system does not tell which cores this process may use")]
+    Unknown,
+}
+
+impl Layout {
+    /// The cores this process may use, in order.
+    pub fn allowed() -> Vec<usize> {
+        let mut cores: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+        cores.sort_unstable();
+        cores
+    }
+
+    /// Resolves the configured lists against `allowed`. Without lists the first core is the edge's and all others are
+    /// shards; a machine with one core uses it for both.
+    ///
+    /// # Errors
+    /// Which list breaks which rule.
+    pub fn resolve(shards: Option<&[usize]>, edge: Option<&[usize]>, allowed: &[usize]) -> Result<Layout, LayoutError> {
+        let first = *allowed.first().ok_or(LayoutError::Unknown)?;
+        let edge = edge.map_or_else(|| vec![first], <[usize]>::to_vec);
+        let shards = match shards {
+            Some(shards) => shards.to_vec(),
+            None => {
+                let rest: Vec<usize> = allowed.iter().copied().filter(|core| !edge.contains(core)).collect();
+                if rest.is_empty() { vec![first] } else { rest }
+            }
+        };
+        for (role, cores) in [("shards", &shards), ("edge", &edge)] {
+            if cores.is_empty() {
+                return Err(LayoutError::Empty { role });
+            }
+            if let Some(core) = cores.iter().copied().find(|core| !allowed.contains(core)) {
+                return Err(LayoutError::NotAllowed { role, core, allowed: allowed.to_vec() });
+            }
+        }
+        let mut seen = shards.clone();
+        seen.sort_unstable();
+        if let Some(pair) = seen.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(LayoutError::Twice { core: pair[0] });
+        }
+        Ok(Layout { shards, edge })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(shards: &[usize], edge: &[usize]) -> Result<Layout, LayoutError> {
+        Ok(Layout { shards: shards.to_vec(), edge: edge.to_vec() })
+    }
+
+    #[test]
+    fn the_default_leaves_one_core_to_the_edge_and_works_on_one() {
+        assert_eq!(Layout::resolve(None, None, &[3]), layout(&[3], &[3]));
+        assert_eq!(Layout::resolve(None, None, &[0, 1]), layout(&[1], &[0]));
+        assert_eq!(Layout::resolve(None, Some(&[2]), &[0, 1, 2]), layout(&[0, 1], &[2]));
+    }
+
+    #[test]
+    fn a_list_that_breaks_a_rule_is_named() {
+        let allowed = vec![0, 1];
+        let bad = LayoutError::NotAllowed { role: "shards", core: 7, allowed: allowed.clone() };
+        assert_eq!(Layout::resolve(Some(&[0, 7]), None, &allowed), Err(bad));
+        assert_eq!(Layout::resolve(Some(&[1, 1]), None, &allowed), Err(LayoutError::Twice { core: 1 }));
+        assert_eq!(Layout::resolve(Some(&[]), None, &allowed), Err(LayoutError::Empty { role: "shards" }));
+        assert_eq!(Layout::resolve(None, None, &[]), Err(LayoutError::Unknown));
+    }
+}
