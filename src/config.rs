@@ -1,1 +1,305 @@
-//! stub
+//! The configuration as written: what the file, the environment and the command line say, with where each word stands.
+//!
+//! Nothing here is checked beyond its name: a [`Layer`] is one place that says something, and the first layer that names
+//! a key decides. What the words mean is [`crate::settings`]' business, and nothing else reads this.
+
+mod error;
+mod older;
+mod rules;
+mod subject;
+mod units;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+pub use error::{ConfigError, ConfigFault};
+pub(crate) use rules::{Rule, choice, core_list, duration, flag, name, number, path, servers, size, socket, text};
+pub(crate) use subject::{overlap, subject, subjects};
+pub(crate) use units::{bytes_text, duration_text};
+
+/// The file that is read where none is named and it is there.
+pub const FILE: &str = "endstation.toml";
+/// What environment variables of ours begin with; the rest is `SECTION__KEY`.
+pub const PREFIX: &str = "ENDSTATION__";
+
+/// One value as written, if it is.
+pub(crate) type Leaf = Option<Spanned<toml::Value>>;
+
+/// Everything one layer may say. `examples/endstation.toml` explains each key.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Written {
+    pub(crate) storage: Storage,
+    pub(crate) journal: Journal,
+    pub(crate) events: Events,
+    pub(crate) nats: Nats,
+    pub(crate) limits: Limits,
+    pub(crate) cores: Cores,
+    pub(crate) ops: Ops,
+    pub(crate) worker: Worker,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) log: Log,
+}
+
+/// `[storage]`: where things are kept.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Storage {
+    pub(crate) dir: Leaf,
+    pub(crate) blobs_dir: Leaf,
+}
+
+/// `[journal]`: how much is remembered.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Journal {
+    pub(crate) bytes_max: Leaf,
+    pub(crate) horizon: Leaf,
+    pub(crate) horizon_min: Leaf,
+}
+
+/// `[events]`: what observers get.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Events {
+    pub(crate) enabled: Leaf,
+}
+
+/// `[nats]`: where work comes from and answers go.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Nats {
+    pub(crate) url: Leaf,
+    pub(crate) mode: Leaf,
+    pub(crate) provision: Leaf,
+    pub(crate) replicas: Leaf,
+    pub(crate) assign_subjects: Leaf,
+    pub(crate) ack_subject: Leaf,
+    pub(crate) result_subject: Leaf,
+    pub(crate) heartbeat_subject: Leaf,
+    pub(crate) dlq_subject: Leaf,
+    pub(crate) events_prefix: Leaf,
+    pub(crate) heartbeat: Leaf,
+    pub(crate) ack_wait: Leaf,
+    pub(crate) durable: Leaf,
+    pub(crate) creds: Leaf,
+    pub(crate) nkey: Leaf,
+    pub(crate) user: Leaf,
+    pub(crate) password: Leaf,
+    pub(crate) token: Leaf,
+    pub(crate) tls: Tls,
+}
+
+/// `[nats.tls]`: transport security.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Tls {
+    pub(crate) required: Leaf,
+    pub(crate) ca: Leaf,
+    pub(crate) cert: Leaf,
+    pub(crate) key: Leaf,
+}
+
+/// `[limits]`: how much at once.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Limits {
+    pub(crate) tenant_running: Leaf,
+    pub(crate) tenant_queued: Leaf,
+    pub(crate) shard_running: Leaf,
+    pub(crate) shard_queued: Leaf,
+    pub(crate) shard_held_bytes: Leaf,
+    pub(crate) process_running: Leaf,
+    pub(crate) payload_bytes: Leaf,
+    pub(crate) inline_result_bytes: Leaf,
+    pub(crate) unpublished: Leaf,
+    pub(crate) default_budget: Leaf,
+    pub(crate) on_overload: Leaf,
+}
+
+/// `[cores]`: who runs where.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Cores {
+    pub(crate) shards: Leaf,
+    pub(crate) edge: Leaf,
+}
+
+/// `[ops]`: what operators see.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Ops {
+    pub(crate) bind: Leaf,
+}
+
+/// `[worker]`: who it is.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Worker {
+    pub(crate) id: Leaf,
+    pub(crate) key_salt: Leaf,
+}
+
+/// `[shutdown]`: how it stops.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Shutdown {
+    pub(crate) grace: Leaf,
+}
+
+/// `[log]`: what it says.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Log {
+    pub(crate) level: Leaf,
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody said anything.
+    Default,
+    /// A file.
+    File {
+        /// As it was named.
+        path: String,
+        /// From 1.
+        line: usize,
+    },
+    /// An environment variable, by name.
+    Env(String),
+    /// A command-line flag, with its dashes.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::File { path, line } => write!(f, "file {path}:{line}"),
+            Origin::Env(name) => write!(f, "env {name}"),
+            Origin::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+/// One place that says something: the file with all its keys, or one variable or flag with its one key.
+pub(crate) struct Layer {
+    written: Written,
+    source: Source,
+}
+
+enum Source {
+    File { path: String, text: String },
+    Word(Origin),
+}
+
+impl Layer {
+    /// What this layer says of a key, and where.
+    pub(crate) fn find(&self, leaf: fn(&Written) -> &Leaf) -> Option<(&toml::Value, Origin)> {
+        let spanned = leaf(&self.written).as_ref()?;
+        let origin = match &self.source {
+            Source::File { path, text } => Origin::File { path: path.clone(), line: line(text, spanned.span().start) },
+            Source::Word(origin) => origin.clone(),
+        };
+        Some((spanned.get_ref(), origin))
+    }
+
+    fn file(path: &str, text: &str) -> Result<Layer, ConfigFault> {
+        match toml::from_str(text) {
+            Ok(written) => Ok(Layer { written, source: Source::File { path: path.to_owned(), text: text.to_owned() } }),
+            Err(error) => {
+                let span = error.span().unwrap_or_default();
+                let origin = Origin::File { path: path.to_owned(), line: line(text, span.start) };
+                Err(match unknown_field(error.message()) {
+                    Some((field, known)) => {
+                        let key = DeTable::parse(text).ok().and_then(|table| key_at(table.get_ref(), &span));
+                        ConfigFault::UnknownKey { key: key.unwrap_or_else(|| field.to_owned()), origin, known }
+                    }
+                    None => ConfigFault::Syntax { what: error.message().to_owned(), origin },
+                })
+            }
+        }
+    }
+
+    /// A variable or flag is read as a one-line file, so that one schema serves all.
+    fn word(key: &str, value: &str, origin: Origin) -> Result<Layer, ConfigFault> {
+        let unknown = |known| ConfigFault::UnknownKey { key: key.to_owned(), origin: origin.clone(), known };
+        let bare = |part: &str| !part.is_empty() && part.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+        if !key.split('.').all(bare) {
+            return Err(unknown(String::new()));
+        }
+        let line = format!("{key} = {}", toml::Value::from(value));
+        match toml::from_str(&line) {
+            Ok(written) => Ok(Layer { written, source: Source::Word(origin) }),
+            Err(error) => Err(unknown(unknown_field(error.message()).map(|(_, known)| known).unwrap_or_default())),
+        }
+    }
+}
+
+/// All layers, the one that decides first in front; and everything that has no place in them.
+pub(crate) fn layers(
+    file: Option<(&str, &str)>,
+    env: impl Iterator<Item = (String, String)>,
+    flags: &[(&str, &str, &str)],
+) -> (Vec<Layer>, Vec<ConfigFault>) {
+    let env: BTreeMap<String, String> = env.collect();
+    let flags = flags.iter().map(|(key, value, name)| Layer::word(key, value, Origin::Flag((*name).to_owned())));
+    let ours = env.iter().filter_map(|(name, value)| {
+        let rest = name.strip_prefix(PREFIX)?;
+        // Only the upper-case spelling is a key's name; another must not quietly do nothing.
+        let upper = !rest.is_empty() && !rest.bytes().any(|b| b.is_ascii_lowercase());
+        let key = if upper { rest.to_lowercase().replace("__", ".") } else { name.clone() };
+        Some(Layer::word(&key, value, Origin::Env(name.clone())))
+    });
+    // An older variable that is empty was never set: start scripts pass them on blindly.
+    let older = older::NAMES.iter().filter_map(|(name, key, form)| {
+        let value = env.get(*name).filter(|value| !value.is_empty())?;
+        Some(Layer::word(key, &older::modern(*form, value), Origin::Env((*name).to_owned())))
+    });
+    let file = file.map(|(path, text)| Layer::file(path, text));
+
+    let (mut layers, mut faults) = (Vec::new(), Vec::new());
+    for layer in flags.chain(ours).chain(older).chain(file) {
+        match layer {
+            Ok(layer) => layers.push(layer),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    (layers, faults)
+}
+
+/// The environment of this process; variables that are not UTF-8 cannot be ours.
+pub fn process_env() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+fn line(text: &str, offset: usize) -> usize {
+    1 + text.bytes().take(offset).filter(|b| *b == b'\n').count()
+}
+
+/// The field and the list of known ones out of serde's message for a field that is not in the structure.
+fn unknown_field(message: &str) -> Option<(&str, String)> {
+    let (field, rest) = message.strip_prefix("unknown field `")?.split_once('`')?;
+    let known = rest.split_once("expected ").map_or("", |(_, known)| known).trim_start_matches("one of ");
+    Some((field, known.replace('`', "")))
+}
+
+/// The dotted name of the key that is written at `span`.
+fn key_at(table: &DeTable<'_>, span: &Range<usize>) -> Option<String> {
+    table.iter().find_map(|(key, value)| {
+        let name = key.get_ref();
+        if key.span() == *span {
+            return Some(name.to_string());
+        }
+        match value.get_ref() {
+            DeValue::Table(inner) => key_at(inner, span).map(|rest| format!("{name}.{rest}")),
+            _ => None,
+        }
+    })
+}

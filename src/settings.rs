@@ -1,13 +1,149 @@
 //! The configuration as resolved: checked, complete, with a small struct for each part of the worker.
 //!
-//! Nothing below the wiring sees the configuration as written ([`crate::config`]).
+//! Nothing below the wiring sees the configuration as written ([`crate::config`]). Of two places that name a key the
+//! first of these decides: flag, `ENDSTATION__SECTION__KEY`, a variable of the older worker, file, default.
 
-use std::path::PathBuf;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use shards::ids::Salt;
+use shards::limits::Limits;
+
+use crate::config::{ConfigError, ConfigFault, FILE, Origin};
+
+/// Everything the worker is told, checked. Shared, never changes while the process runs.
+#[derive(Clone)]
+pub struct Settings {
+    /// Who this worker is: one part of a subject.
+    pub worker_id: String,
+    /// The deployment's secret as written; [`Settings::salt`] makes the salt of it. None: agreed on or made up at start.
+    pub key_salt: Option<String>,
+    /// Where the journal is kept.
+    pub storage_dir: PathBuf,
+    /// Where the tenants' blobs are kept; created if missing.
+    pub blobs_dir: PathBuf,
+    /// How to talk to NATS.
+    pub nats: NatsSettings,
+    /// The bounds of one shard, but for `journal_bytes_max`, which all shards share: see [`Settings::shard_limits`].
+    pub limits: Limits,
+    /// Who runs where.
+    pub cores: CoreSettings,
+    /// Steps that may run at once in this process, over all shards.
+    pub running_max_process: Option<u32>,
+    /// Whether observers get lifecycle events.
+    pub events: bool,
+    /// Where health and metrics are served.
+    pub ops_bind: SocketAddr,
+    /// How long a stopping worker lets running steps end, in milliseconds.
+    pub grace_ms: u64,
+    /// The least important log lines that are written.
+    pub log_level: tracing::Level,
+    rows: Vec<Row>,
+}
+
+/// Which cores do what; none: what the machine has. Shared, never changes.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct CoreSettings {
+    /// One shard on each.
+    pub shards: Option<Vec<usize>>,
+    /// The edge threads.
+    pub edge: Option<Vec<usize>>,
+}
+
+/// One key as it was decided. Shared, never changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The key, dotted.
+    pub key: &'static str,
+    /// Its value as written, or as derived where nothing was written; secrets are hidden.
+    pub value: String,
+    /// Who decided it.
+    pub origin: Origin,
+}
+
+impl Settings {
+    /// Reads `file` (`./endstation.toml` where none is named and it is there) and settles every key.
+    ///
+    /// `flags` are (key, value, name of the flag). Relative paths mean the working directory, wherever they are written.
+    ///
+    /// # Errors
+    /// Everything that is wrong, all at once.
+    pub fn load(
+        file: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+        flags: &[(&str, &str, &str)],
+    ) -> Result<Settings, ConfigError> {
+        let path = file.or_else(|| Some(Path::new(FILE)).filter(|path| path.exists()));
+        let name = path.map(|path| path.display().to_string()).unwrap_or_default();
+        let text = path.map(std::fs::read_to_string).transpose().map_err(|error| {
+            let fault = ConfigFault::Unreadable { path: name.clone(), why: error.to_string() };
+            ConfigError { faults: vec![fault] }
+        })?;
+        resolve::settings(text.as_deref().map(|text| (name.as_str(), text)), env, flags)
+    }
+
+    /// Every key with its value (secrets hidden) and who decided it, section by section.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// The salt that `key_salt` stands for: 64 hexadecimal digits are taken as they are, any other text is hashed.
+    pub fn salt(&self) -> Option<Salt> {
+        let text = self.key_salt.as_deref()?;
+        Some(Salt(hex_32(text).unwrap_or_else(|| Sha256::digest(text.as_bytes()).into())))
+    }
+
+    /// The bounds of shard `index` of `shards`: its part of what the whole process may run, and of the journal's bytes.
+    ///
+    /// A shard that may run nothing would strand its tenants, so each gets at least one: with more shards than
+    /// `running_max_process` the process may run one step a shard.
+    pub fn shard_limits(&self, index: usize, shards: usize) -> Limits {
+        let mut limits = self.limits.clone();
+        let shards = shards.max(1);
+        if let Some(all) = self.running_max_process {
+            let shards = u32::try_from(shards).unwrap_or(u32::MAX);
+            let part = all / shards + u32::from((index as u64) < u64::from(all % shards));
+            limits.shard_running_max = limits.shard_running_max.min(part.max(1));
+        }
+        limits.journal_bytes_max /= shards as u64;
+        limits
+    }
+}
+
+impl Default for Settings {
+    /// What a worker does that is told nothing.
+    fn default() -> Self {
+        resolve::settings(None, std::iter::empty(), &[]).expect("the defaults satisfy their own rules; a test says so")
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.rows.iter().map(|row| (row.key, &row.value))).finish()
+    }
+}
+
+fn hex_32(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
 
 /// How the edge talks to NATS. Shared, never changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatsSettings {
-    /// Comma-separated server URLs.
+    /// Comma-separated server URLs, without users, passwords and tokens: those are in `auth`.
     pub url: String,
     /// JetStream, core, or whichever a subject has.
     pub mode: NatsMode,

@@ -1,1 +1,24 @@
-//! x
+//! The native wire messages: what a step, its outcome, and everything said on the way look like to other programs.
+//!
+//! The sources are `beamline/worker/v1/*.proto` beside this crate. The Rust code under `src/generated/` is made from them
+//! and committed, so that building needs no protobuf compiler; `tests/generated.rs` fails where the two differ.
+//! Field comments in the sources say units and defaults; they are this crate's documentation too.
+//!
+//! This is wire form only. What the messages mean, and which of their values are valid, is decided in the root crate
+//! (`edge/wire`), which alone names both these types and the worker's own. The gRPC service is described in
+//! `service.proto`, its messages are here, its Rust traits are not generated yet.
+
+/// Everything under the protobuf package `beamline`.
+pub mod beamline {
+    /// Everything under the protobuf package `beamline.worker`.
+    pub mod worker {
+        /// Version 1 of the messages: fields may be added, never renumbered or given another meaning.
+        // `include!` and not `mod`: the formatter would rewrite a module's file.
+        #[allow(missing_docs, clippy::all)]
+        pub mod v1 {
+            include!("generated/beamline.worker.v1.rs");
+        }
+    }
+}
+
+pub use beamline::worker::v1;
