@@ -21,7 +21,7 @@ use crate::journal::{self, Fact};
 use crate::shard::Shard;
 use crate::step::{Delivery, Settle};
 
-use super::disk::{Disk, DiskError};
+use super::disk::{self, Disk, DiskError};
 use super::local::{Local, News};
 use super::perform::Perform;
 use super::ports::{Control, Gauge, Inbound, Outbound, Outgoing, Wire};
@@ -35,7 +35,7 @@ const TALLY_EVERY_US: u64 = 500_000;
 pub struct Driver<W: Wire> {
     pub(super) shard: Shard,
     pub(super) wire: W,
-    pub(super) disk: Rc<Disk>,
+    pub(super) disk: Disk,
     pub(super) perform: Perform,
     pub(super) local: Local,
     pub(super) clock: Clock,
@@ -120,8 +120,10 @@ impl<W: Wire> Driver<W> {
             busy = true;
             match news {
                 News::Event(event) => self.apply(now, event),
-                News::Quiet => self.shard.mark(now, &mut self.fx),
-                News::Failed(error) => return Err(error),
+                News::Disk(disk::News::Durable { through }) => self.apply(now, Event::Durable { through }),
+                News::Disk(disk::News::Disk(news)) => self.apply(now, Event::Disk(news)),
+                News::Disk(disk::News::MarkDue) => self.mark(now),
+                News::Disk(disk::News::Failed(error)) => return Err(error),
             }
         }
         if self.shard.next_tick_us().is_some_and(|due_us| due_us <= now.mono_us) {
@@ -134,6 +136,13 @@ impl<W: Wire> Driver<W> {
         }
         self.flush(now);
         Ok(if busy { Turn::Busy } else { Turn::Quiet })
+    }
+
+    /// A mark goes in a log of its own, so that the disk can tell it from news that want one.
+    fn mark(&mut self, now: Now) {
+        if self.fx.log.frames == 0 {
+            self.shard.mark(now, &mut self.fx);
+        }
     }
 
     fn take_in(&mut self, now: Now, message: Inbound) {
@@ -221,7 +230,7 @@ impl<W: Wire> Driver<W> {
                     let found = frame.and_then(|bytes| outcome_of(&bytes, key));
                     local.push(News::Event(Event::Probed { key, found: found.map(Rc::new) }));
                 }
-                Err(error) => local.push(News::Failed(error)),
+                Err(error) => local.push(News::Disk(disk::News::Failed(error))),
             }
         });
     }

@@ -17,7 +17,7 @@ use crate::step::{Delivery, Origin, Source};
 
 use super::disk::{Disk, DiskError, DiskSettings};
 use super::drive::{Driver, outcome_of};
-use super::local::Local;
+use super::local::{Local, News};
 use super::perform::Perform;
 use super::ports::Wire;
 use super::seat::{Boot, Seat};
@@ -109,7 +109,18 @@ fn on_core<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<(), Sh
         .map_err(|error| executor_error(shard, core, &error))?;
     executor.run(async move {
         let driver = open(seat, found).await?;
-        Ok(driver.run().await?)
+        let (disk, local) = (driver.disk.clone(), driver.local.clone());
+        super::rt::spawn("journal", disk.clone().run());
+        let relayed = disk.clone();
+        super::rt::spawn("journal news", async move {
+            loop {
+                local.push(News::Disk(relayed.news().await));
+            }
+        });
+        driver.run().await?;
+        // What was appended is written; what was not told yet is told after the next boot.
+        disk.close().await;
+        Ok(())
     })
 }
 
@@ -130,6 +141,7 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
     let local = Local::default();
     let settings = DiskSettings {
         dir: seat.dir.clone(),
+        generation: 1,
         shard: seat.shard,
         shards: seat.shards,
         worker_id: seat.worker_id.clone(),
@@ -137,7 +149,7 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
         segment_bytes: seat.segment_bytes,
     };
     let mut fold = Fold::default();
-    let opened = Disk::open(settings, local.clone(), |lsn, frame| fold.frame(lsn, frame)).await?;
+    let opened = Disk::open(settings, |lsn, frame| fold.frame(lsn, frame)).await?;
     let restored = fold.finish();
     let boot = Boot { shard: seat.shard, boot: opened.boot };
     let furniture = (seat.furnish)(boot);
@@ -163,7 +175,7 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
     };
     let mut shard = Shard::new(settings, opened.next_lsn);
     shard.restore(restored, &opened.segments, now);
-    let disk = Rc::new(opened.disk);
+    let disk = opened.disk;
     let mut driver = Driver {
         shard,
         wire: furniture.wire,

@@ -7,17 +7,15 @@ use std::task::{Context, Poll, Waker};
 
 use crate::event::Event;
 
-use super::disk::DiskError;
+use super::disk;
 
 /// News from a task on this core.
 #[derive(Debug)]
 pub enum News {
     /// For the machine.
     Event(Event),
-    /// The journal is idle after a commit: a MARK now lets a reader tell a torn tail from damage.
-    Quiet,
-    /// The journal failed. Nothing more may be promised; the process ends.
-    Failed(DiskError),
+    /// From the journal's disk.
+    Disk(disk::News),
 }
 
 /// The queue.
