@@ -57,8 +57,9 @@ impl LocalBlobs {
     pub fn open(root: &Path, shard: u16) -> io::Result<Self> {
         if !root.is_dir() {
             std::fs::create_dir_all(root)?;
-            if let Some(parent) = root.canonicalize()?.parent() {
-                File::open(parent)?.sync_all()?;
+            // What cannot be opened up there was not made here.
+            for folder in root.canonicalize()?.ancestors().skip(1).map_while(|above| File::open(above).ok()) {
+                folder.sync_all()?;
             }
         }
         let root = OwnedFd::from(File::open(root)?);
@@ -200,17 +201,17 @@ enum Placed {
 }
 
 /// Gives a written file its name, in one step.
-fn place(temporary: Temporary, parent: &OwnedFd, name: &str, overwrite: bool) -> Result<Placed, Fault> {
+fn place(mut temporary: Temporary, parent: &OwnedFd, name: &str, overwrite: bool) -> Result<Placed, Fault> {
     match temporary.rename(parent, name, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(Placed::New),
-        Err((_, Errno::EXIST)) if !overwrite => Ok(Placed::Taken),
-        Err((temporary, Errno::EXIST)) => {
+        Err(Errno::EXIST) if !overwrite => Ok(Placed::Taken),
+        Err(Errno::EXIST) => {
             // A link would be replaced, not followed; but a path that passes one is refused throughout.
             exists(parent, name)?;
-            temporary.rename(parent, name, RenameFlags::empty()).map_err(|(_, error)| Refusal::from(error))?;
+            temporary.rename(parent, name, RenameFlags::empty()).map_err(Refusal::from)?;
             Ok(Placed::Over)
         }
-        Err((_, error)) => Err(Refusal::from(error)),
+        Err(error) => Err(Refusal::from(error)),
     }
 }
 

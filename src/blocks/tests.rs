@@ -24,8 +24,11 @@ mod runs;
 /// Runs `test` on a core of its own, with a root for blobs.
 pub(super) fn on_a_shard<F: Future<Output = ()>>(test: impl FnOnce(Rc<LocalBlobs>, std::path::PathBuf) -> F) {
     let root = tempfile::tempdir().expect("a folder for the test");
-    let executor =
-        LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10).make().expect("this kernel lets us use io_uring");
+    let executor = LocalExecutorBuilder::new(Placement::Unbound)
+        .io_memory(64 << 10)
+        .preempt_timer(std::time::Duration::from_millis(1))
+        .make()
+        .expect("this kernel lets us use io_uring");
     let path = root.path().to_owned();
     executor.run(async move {
         let blobs = Rc::new(LocalBlobs::open(&path, 0).expect("a root for blobs"));

@@ -101,8 +101,8 @@ impl Temporary {
         }
     }
 
-    /// Moves it to `name` in `parent`, or gives it back.
-    pub(super) fn rename(mut self, parent: &OwnedFd, name: &str, flags: RenameFlags) -> Result<(), (Self, Errno)> {
+    /// Moves it to `name` in `parent`. Nothing is awaited.
+    pub(super) fn rename(&mut self, parent: &OwnedFd, name: &str, flags: RenameFlags) -> Result<(), Errno> {
         match persist(|| rustix::fs::renameat_with(&*self.folder, self.name.as_str(), parent, name, flags)) {
             Ok(()) => {
                 self.renamed = true;
@@ -111,9 +111,8 @@ impl Temporary {
             // A file system that knows no flags: a second name is given only if it is free, and the first goes with `self`.
             Err(Errno::INVAL | Errno::NOSYS) if flags == RenameFlags::NOREPLACE => {
                 rustix::fs::linkat(&*self.folder, self.name.as_str(), parent, name, AtFlags::empty())
-                    .map_err(|error| (self, error))
             }
-            Err(error) => Err((self, error)),
+            Err(error) => Err(error),
         }
     }
 }

@@ -90,7 +90,7 @@ fn a_long_hash_lets_others_run() {
         }
         *done.borrow_mut() = true;
         other.await;
-        assert!(*ticks.borrow() >= 2, "the other task ran {} times", ticks.borrow());
+        assert!(*ticks.borrow() >= 10, "the other task ran {} times", ticks.borrow());
     });
 }
 
@@ -98,9 +98,9 @@ fn a_long_hash_lets_others_run() {
 fn what_was_put_is_got_back() {
     on_a_shard(|blobs, root| async move {
         let put = run(&blobs, "fs.blob_put", json!({ "path": "a/ü.txt", "content": "grüße\n\"\u{1}" })).await.expect("put");
-        assert_eq!((&put["path"], &put["size"], &put["created"]), (&json!("a/ü.txt"), &json!(11), &json!(true)));
+        assert_eq!((&put["path"], &put["size"], &put["created"]), (&json!("a/ü.txt"), &json!(10), &json!(true)));
         let got = run(&blobs, "fs.get", json!({ "path": "a/ü.txt" })).await.expect("get");
-        let expected = json!({ "path": "a/ü.txt", "size": 11, "content": "grüße\n\"\u{1}", "bytes": "Z3LDvMOfZQoiAQ==" });
+        let expected = json!({ "path": "a/ü.txt", "size": 10, "content": "grüße\n\"\u{1}", "bytes": "Z3LDvMOfZQoiAQ==" });
         assert_eq!(got, expected);
         assert_eq!(files(&root), [format!("{}/a/ü.txt", folder_of("acme"))]);
 
