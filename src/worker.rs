@@ -4,6 +4,7 @@
 
 mod identity;
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -44,7 +45,7 @@ pub enum WorkerError {
     #[error(transparent)]
     Shard(#[from] ShardError),
     /// The tenants' blobs.
-    #[error("blobs at {0}: {1}", .path.display())]
+    #[error("blobs at {path}: {source}", path = .path.display())]
     Blobs {
         /// The folder.
         path: PathBuf,
@@ -171,20 +172,18 @@ impl Worker {
     }
 
     fn wait_until_open(&mut self, found: &flume::Receiver<Found>) -> Result<(), WorkerError> {
+        let started = Instant::now();
         let mut patience = OPEN_PATIENCE;
         while self.found.len() < self.gauges.len() {
-            let heard = flume::Selector::new()
-                .recv(found, |found| found.ok().map(Ok))
-                .recv(&self.exits, |exit| exit.ok().map(Err))
-                .wait_timeout(patience);
-            match heard {
-                Ok(Some(Ok(found))) => self.found.push(found),
-                Ok(Some(Err(exit))) => return Err(early(exit)),
-                Ok(None) => return Err(WorkerError::Ended(0)),
-                Err(_) => {
-                    tracing::warn!(waited_s = patience.as_secs(), "the journal is still being read");
-                    patience *= 2;
-                }
+            if let Ok(found) = found.recv_timeout(Duration::from_millis(20)) {
+                self.found.push(found);
+            }
+            if let Ok(exit) = self.exits.try_recv() {
+                return Err(early(exit));
+            }
+            if started.elapsed() > patience {
+                tracing::warn!(waited_s = patience.as_secs(), "the journal is still being read");
+                patience *= 2;
             }
         }
         self.found.sort_by_key(|found| found.shard);
@@ -270,7 +269,7 @@ pub fn lookup(name: &str, inputs: &[u8], dev: bool) -> Result<FoundBlock, shards
 /// A random secret, for a deployment that has none yet.
 pub fn random_salt() -> Salt {
     let mut bytes = [0; 32];
-    // A kernel that has io_uring has getrandom, and it does not fail once booted.
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).expect("the kernel gives random bytes");
+    let mut source = std::fs::File::open("/dev/urandom").expect("every Linux has /dev/urandom");
+    source.read_exact(&mut bytes).expect("/dev/urandom never ends");
     Salt(bytes)
 }

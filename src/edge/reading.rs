@@ -94,8 +94,8 @@ impl<'a> Heads<'a> {
                 9 if name.eq_ignore_ascii_case("tenant_id") => &mut heads.tenant,
                 10 if name.eq_ignore_ascii_case("x-trace-id") => &mut heads.x_trace,
                 11 if name.eq_ignore_ascii_case("traceparent") => &mut heads.traceparent,
-                18 if name.eq_ignore_ascii_case("endstation-attempt") => &mut heads.attempt,
-                24 if name.eq_ignore_ascii_case("endstation-assignment-id") => &mut heads.assignment,
+                18 if name.eq_ignore_ascii_case(super::wire::HEADER_ATTEMPT) => &mut heads.attempt,
+                24 if name.eq_ignore_ascii_case(super::wire::HEADER_ASSIGNMENT) => &mut heads.assignment,
                 _ => continue,
             };
             slot.get_or_insert(value);

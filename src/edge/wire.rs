@@ -16,7 +16,7 @@ use shards::limits::Limits;
 use shards::map::partition;
 use shards::outcome::{Code, Fault, Outcome, Status};
 use shards::runtime::ports::{About, Outlet, Parcel, Wire};
-use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Headers, Origin, Profile, Work};
+use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Headers, Origin, Profile, Work, Source};
 
 use crate::edge::fingerprint::{Canon, field};
 use crate::edge::reading::{Ask, Heads, Mail, Reading, Unreadable, is_assignment};
@@ -92,6 +92,11 @@ impl WireSettings {
     }
 }
 
+/// Names a line's assignment; honoured on lines alone.
+pub const HEADER_ASSIGNMENT: &str = "endstation-assignment-id";
+/// Names a line's attempt; honoured on lines alone.
+pub const HEADER_ATTEMPT: &str = "endstation-attempt";
+
 /// The translation between messages and the machine's types. Lives on its core.
 #[derive(Debug)]
 pub struct EdgeWire {
@@ -108,7 +113,7 @@ pub fn line_subject(name: &str) -> Text {
 fn is_line(delivery: &Delivery) -> bool {
     match delivery.origin {
         Origin::Line(_) => true,
-        Origin::Journal { streamed, .. } => !streamed && delivery.subject.starts_with(LINE_SUBJECT_PREFIX),
+        Origin::Journal { source, .. } => source == Source::Line,
         Origin::Core | Origin::Stream(_) => false,
     }
 }

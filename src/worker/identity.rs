@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use shards::ids::Salt;
-use shards::journal::segment::SegmentHead;
+use shards::runtime::disk::inspect;
 
 use crate::settings::Settings;
 
@@ -16,18 +16,11 @@ pub struct Identity {
     pub salt: Salt,
 }
 
-/// What the journal in `dir` says of its worker; `None` where there is no journal yet or it cannot be read. A journal that
-/// cannot be read is found out when it is opened, with its own error.
+/// What the journal in `dir` says of its worker; `None` where there is none yet. One that cannot be read is found out when
+/// it is opened, with its own error.
 pub fn stored(dir: &Path) -> Option<Identity> {
-    let mut segments: Vec<_> = std::fs::read_dir(dir.join("1").join("0")).ok()?.flatten().map(|entry| entry.path()).collect();
-    segments.sort();
-    segments.iter().find_map(|path| {
-        use std::io::Read;
-        let mut head = vec![0; shards::journal::segment::SEGMENT_HEAD_BYTES];
-        std::fs::File::open(path).ok()?.read_exact(&mut head).ok()?;
-        let head = SegmentHead::decode(&head).ok()?;
-        Some(Identity { worker_id: head.worker_id, salt: head.salt })
-    })
+    let head = inspect(dir).ok()??;
+    Some(Identity { worker_id: head.worker_id, salt: head.salt })
 }
 
 impl Identity {

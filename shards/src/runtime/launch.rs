@@ -11,9 +11,9 @@ use thiserror::Error;
 use crate::event::{Effects, Event, Past};
 use crate::fold::{Fold, Unfinished};
 use crate::ids::Lsn;
-use crate::journal::{self, Fact, Message};
+use crate::journal::{self, Fact};
 use crate::shard::{Shard, ShardSettings};
-use crate::step::{Delivery, Origin, Source};
+use crate::step::Delivery;
 
 use super::disk::{Disk, DiskError, DiskSettings};
 use super::drive::{Driver, outcome_of};
@@ -238,16 +238,5 @@ async fn message_at(disk: &Disk, lsn: Lsn) -> Result<Option<Delivery>, DiskError
         Ok(Fact::Answer(fact) | Fact::Quarantined(fact)) => fact.message,
         Ok(_) | Err(_) => return Ok(None),
     };
-    Ok(Some(delivery_of(message)))
-}
-
-/// A message as it came, but for its delivery: that is no longer ours to settle.
-pub fn delivery_of(message: Message) -> Delivery {
-    let source = match message.source {
-        1 => Source::Line,
-        3 => Source::Stream,
-        _ => Source::Core,
-    };
-    let origin = Origin::Journal { source, since_ms: message.since_ms };
-    Delivery { origin, subject: message.subject, headers: message.headers, body: message.body }
+    Ok(Some(message.into_delivery()))
 }
