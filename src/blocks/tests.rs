@@ -5,7 +5,10 @@ use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use glommio::{LocalExecutorBuilder, Placement};
@@ -26,14 +29,43 @@ pub(super) fn on_a_shard<F: Future<Output = ()>>(test: impl FnOnce(Rc<LocalBlobs
     let root = tempfile::tempdir().expect("a folder for the test");
     let executor = LocalExecutorBuilder::new(Placement::Unbound)
         .io_memory(64 << 10)
-        .preempt_timer(std::time::Duration::from_millis(1))
+        .preempt_timer(Duration::from_millis(1))
         .make()
         .expect("this kernel lets us use io_uring");
     let path = root.path().to_owned();
     executor.run(async move {
+        let prodder = Prodder::start().await;
         let blobs = Rc::new(LocalBlobs::open(&path, 0).expect("a root for blobs"));
         test(blobs, path).await;
+        prodder.stop();
     });
+}
+
+/// Wakes the executor from outside now and then. An executor of glommio 0.9.0 that is preempted before it ran anything
+/// takes that for idleness and parks with work to do (glommio/glommio pull request 53).
+struct Prodder {
+    done: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Prodder {
+    async fn start() -> Self {
+        let waker = std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+        let done = Arc::new(AtomicBool::new(false));
+        let told = done.clone();
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                waker.wake_by_ref();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Prodder { done, thread }
+    }
+
+    fn stop(self) {
+        self.done.store(true, Ordering::Relaxed);
+        self.thread.join().expect("it only sleeps and wakes");
+    }
 }
 
 /// A step of `tenant` for the block `name`, checked as at the edge and executed as on a shard.

@@ -1,6 +1,6 @@
 //! What the blocks give back, and what is left of one that is dropped midway.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::*;
 
