@@ -25,13 +25,10 @@ const BACKOFF_MS_MAX: u64 = 60_000;
 const PRIORITY_DEFAULT: u64 = 50;
 
 fields! {
-    /// The older worker's wrapping.
-    Envelope { version: "version", kind: "kind", data: "data", assignment_id: "assignment_id" }
-}
-
-fields! {
-    /// An ExecAssignment.
+    /// An ExecAssignment, or the older worker's envelope around one.
     Assignment {
+        kind: "kind",
+        data: "data",
         version: "version",
         assignment_id: "assignment_id",
         request_id: "request_id",
@@ -81,22 +78,22 @@ fields! {
 pub(super) fn read<'a>(mail: &mut Mail<'a>) -> Result<Reading<'a>, Unreadable> {
     let body: &'a Text = mail.body;
     let mut faults = Faults(mail.fault.take());
-    let mut text: &'a str = body;
-    let envelope = Envelope::read(body);
-    let wrapped = envelope.assignment_id.is_none() && envelope.data.is_some_and(json::is_object);
-    if wrapped {
-        text = envelope.data.unwrap_or(text);
-        if envelope.twice.is_some() {
+    let mut top = Assignment::read(body);
+    faults.depth(top.depth);
+    let mut wrapped = false;
+    if let (None, Some(data)) = (top.assignment_id, top.data.filter(|raw| json::is_object(raw))) {
+        wrapped = true;
+        if top.twice.is_some() {
             return Err(Unreadable::new(twice("")));
         }
-        if envelope.kind != Some("\"exec_assign\"") {
+        if top.kind != Some("\"exec_assign\"") {
             faults.add(wrong_value("/kind"));
         }
-        if !matches!(envelope.version, Some("\"v1\"" | "\"1\"")) {
+        if !matches!(top.version, Some("\"v1\"" | "\"1\"")) {
             faults.add(wrong_form("/version"));
         }
+        top = Assignment::read(data);
     }
-    let top = Assignment::read(text);
     if let Some(name) = top.twice {
         let fault = twice(&format!("/{name}"));
         if matches!(name, "assignment_id" | "tenant_id") {
@@ -191,7 +188,7 @@ fn job<'a>(mail: &Mail<'_>, raw: Option<&'a str>, faults: &mut Faults) -> (Text,
     let job = Job::read(raw);
     let name = faults.take(mail.required(job.name, "/job/type")).unwrap_or_default();
     if let Some(key) = job.twice {
-        faults.add(twice(if key == "name" { "/job/type" } else { "/job" }));
+        faults.add(twice(&format!("/job/{key}")));
     }
     if job.payload_ref.is_some() {
         // It would win over a payload; nothing here can fetch it.

@@ -10,7 +10,7 @@ use shards::ids::Fingerprint;
 use shards::limits::JSON_DEPTH_MAX;
 use shards::outcome::{Code, Fault};
 
-use crate::edge::json::{byte, hex4, literal_end, space_end};
+use crate::edge::json::{byte, hex4, literal_end, plain_end, space_end};
 use crate::edge::pen::Pen;
 
 /// Buffers above this are given back after a large message, in bytes.
@@ -186,10 +186,9 @@ impl Canon {
         self.out.extend_from_slice(b"s\0\0\0\0");
         let mut at = at + 1;
         loop {
-            let rest = bytes.get(at..).unwrap_or_default();
-            let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(rest.len());
-            self.out.extend_from_slice(&rest[..plain]);
-            at += plain;
+            let end = plain_end(bytes, at);
+            self.out.extend_from_slice(bytes.get(at..end).unwrap_or_default());
+            at = end;
             if byte(bytes, at) != b'\\' {
                 break;
             }

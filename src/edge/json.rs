@@ -16,29 +16,7 @@ pub(super) fn valid(text: &str) -> bool {
 /// Whether valid `text` nests arrays and objects deeper than [`JSON_DEPTH_MAX`].
 pub(super) fn too_deep(text: &str) -> bool {
     let bytes = text.as_bytes();
-    // Counting vectorises and settles nearly every message.
-    if bytes.iter().filter(|byte| matches!(byte, b'{' | b'[')).count() <= JSON_DEPTH_MAX {
-        return false;
-    }
-    let (mut at, mut depth) = (0, 0_usize);
-    while at < bytes.len() {
-        match bytes[at] {
-            b'"' => {
-                at = string_end(bytes, at).0;
-                continue;
-            }
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > JSON_DEPTH_MAX {
-                    return true;
-                }
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        at += 1;
-    }
-    false
+    value_end(bytes, space_end(bytes, 0)).1 > JSON_DEPTH_MAX
 }
 
 /// Whether valid `text` has a `\u` escape that is half a surrogate pair: strict readers refuse it.
@@ -69,7 +47,7 @@ pub(super) fn has_lone_surrogate(text: &str) -> bool {
 /// The members of the object that valid `text` is, or `None` if it is something else.
 pub(super) fn members(text: &str) -> Option<Members<'_>> {
     let at = space_end(text.as_bytes(), 0);
-    (byte(text.as_bytes(), at) == b'{').then_some(Members { text, at: at + 1 })
+    (byte(text.as_bytes(), at) == b'{').then_some(Members { text, at: at + 1, deepest: 0 })
 }
 
 /// Whether the value `raw` is an object.
@@ -81,6 +59,14 @@ pub(super) fn is_object(raw: &str) -> bool {
 pub(super) struct Members<'a> {
     text: &'a str,
     at: usize,
+    deepest: usize,
+}
+
+impl Members<'_> {
+    /// How deeply the object nests arrays and objects as far as it was walked, itself included.
+    pub(super) fn depth(&self) -> usize {
+        self.deepest + 1
+    }
 }
 
 impl<'a> Iterator for Members<'a> {
@@ -104,7 +90,8 @@ impl<'a> Iterator for Members<'a> {
         };
         at = space_end(bytes, key_end);
         let start = space_end(bytes, at + 1);
-        let end = value_end(bytes, start);
+        let (end, depth) = value_end(bytes, start);
+        self.deepest = self.deepest.max(depth);
         self.at = end;
         Some((key, self.text.get(start..end)?))
     }
@@ -154,49 +141,65 @@ pub(super) fn space_end(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Where the string that opens at `at` ends (behind its quote), and whether it is free of escapes.
-pub(super) fn string_end(bytes: &[u8], at: usize) -> (usize, bool) {
-    let mut at = at + 1;
-    let mut plain = true;
-    loop {
-        match bytes.get(at) {
-            Some(b'"') => return (at + 1, plain),
-            Some(b'\\') => {
-                plain = false;
-                at += 2;
-            }
-            Some(_) => at += 1,
-            None => return (bytes.len(), false),
+/// The first quote or backslash from `at` on, or the end: eight bytes at a time.
+pub(super) fn plain_end(bytes: &[u8], mut at: usize) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // Marks the bytes of `word` that are zero; only marks above the first such byte may be wrong.
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
+    while let Some(eight) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*eight);
+        let marks = zeros(word ^ (ONES * b'"' as u64)) | zeros(word ^ (ONES * b'\\' as u64));
+        if marks != 0 {
+            return at + marks.trailing_zeros() as usize / 8;
         }
+        at += 8;
     }
+    while !matches!(bytes.get(at), None | Some(b'"' | b'\\')) {
+        at += 1;
+    }
+    at.min(bytes.len())
 }
 
-/// Where the value that begins at `at` ends; always beyond `at` while there is text.
-pub(super) fn value_end(bytes: &[u8], mut at: usize) -> usize {
+/// Where the string that opens at `at` ends (behind its quote), and whether it is free of escapes.
+pub(super) fn string_end(bytes: &[u8], at: usize) -> (usize, bool) {
+    let mut at = plain_end(bytes, at + 1);
+    let mut plain = true;
+    while byte(bytes, at) == b'\\' {
+        plain = false;
+        at = plain_end(bytes, at + 2);
+    }
+    if at < bytes.len() { (at + 1, plain) } else { (bytes.len(), false) }
+}
+
+/// Where the value that begins at `at` ends, always beyond `at` while there is text; and how deeply it nests.
+fn value_end(bytes: &[u8], mut at: usize) -> (usize, usize) {
     match byte(bytes, at) {
-        b'"' => string_end(bytes, at).0,
+        b'"' => (string_end(bytes, at).0, 0),
         b'{' | b'[' => {
-            let mut depth = 0_usize;
+            let (mut depth, mut deepest) = (0_usize, 0);
             while at < bytes.len() {
                 match bytes[at] {
                     b'"' => {
                         at = string_end(bytes, at).0;
                         continue;
                     }
-                    b'{' | b'[' => depth += 1,
+                    b'{' | b'[' => {
+                        depth += 1;
+                        deepest = deepest.max(depth);
+                    }
                     b'}' | b']' => {
                         depth -= 1;
                         if depth == 0 {
-                            return at + 1;
+                            return (at + 1, deepest);
                         }
                     }
                     _ => {}
                 }
                 at += 1;
             }
-            bytes.len()
+            (bytes.len(), deepest)
         }
-        _ => literal_end(bytes, at),
+        _ => (literal_end(bytes, at), 0),
     }
 }
 
@@ -215,28 +218,32 @@ pub(super) fn hex4(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// A struct of raw values picked from an object by name. `null` is absent; a name that comes twice is remembered.
 macro_rules! fields {
-    ($(#[$doc:meta])* $name:ident { $($field:ident: $($key:literal)|+),* $(,)? }) => {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $first:literal $(| $key:literal)*),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Default)]
         struct $name<'a> {
             $($field: Option<&'a str>,)*
             /// The first name that came twice.
             twice: Option<&'static str>,
+            /// How deeply the object nests.
+            depth: usize,
         }
 
         impl<'a> $name<'a> {
             /// Picks them from the object that `raw` is; nothing from any other value.
             fn read(raw: &'a str) -> Self {
                 let mut found = Self::default();
-                for (key, value) in $crate::edge::json::members(raw).into_iter().flatten() {
+                let Some(mut members) = $crate::edge::json::members(raw) else { return found };
+                while let Some((key, value)) = members.next() {
                     let (slot, name) = match key.as_ref() {
-                        $($($key)|+ => (&mut found.$field, stringify!($field)),)*
+                        $($first $(| $key)* => (&mut found.$field, $first),)*
                         _ => continue,
                     };
                     if slot.replace(value).is_some() {
                         found.twice.get_or_insert(name);
                     }
                 }
+                found.depth = found.depth.max(members.depth());
                 $(found.$field = found.$field.filter(|raw| *raw != "null");)*
                 found
             }
@@ -289,6 +296,26 @@ mod tests {
         assert!(!too_deep(&format!("[\"{}\"]", "[".repeat(500))));
         assert!(!too_deep(&format!("[{}1]", "[],".repeat(500))));
         assert!(valid(&deep(200_000)), "validity does not recurse");
+    }
+
+    #[test]
+    fn strings_end_at_their_own_quote_wherever_it_lies() {
+        for filler in 0..40 {
+            let text = "x".repeat(filler);
+            let quoted = format!("\"{text}\"rest, \\ and \"more\"");
+            assert_eq!(string_end(quoted.as_bytes(), 0), (filler + 2, true));
+            for escape in ["\\\"", "\\\\", "\\u0022"] {
+                for at in 0..=filler {
+                    let quoted = format!("\"{}{escape}{}\", \"", &text[..at], &text[at..]);
+                    assert_eq!(string_end(quoted.as_bytes(), 0), (filler + escape.len() + 2, false), "{quoted}");
+                }
+            }
+            // Not valid, but must not run past the end.
+            assert_eq!(string_end(format!("\"{text}").as_bytes(), 0), (filler + 1, false));
+            assert_eq!(string_end(format!("\"{text}\\").as_bytes(), 0), (filler + 2, false));
+            let odd = "\u{a2}\u{dc}\u{22a2}".repeat(filler);
+            assert_eq!(string_end(format!("\"{odd}\"").as_bytes(), 0), (odd.len() + 2, true), "high bytes are no quotes");
+        }
     }
 
     #[test]

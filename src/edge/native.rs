@@ -90,6 +90,7 @@ pub(super) fn read<'a>(mail: &mut Mail<'a>) -> Result<Reading<'a>, Unreadable> {
     let mut faults = Faults(mail.fault.take());
     let body: &'a Text = mail.body;
     let step = Step::read(body);
+    faults.depth(step.depth);
     let context = Context::read(step.context.unwrap_or_default());
     if let Some(name) = context.twice {
         return Err(Unreadable::new(twice(&format!("/context/{name}"))));

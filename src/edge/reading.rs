@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use shards::ids::Text;
-use shards::limits::{ID_BYTES_MAX, Limits};
+use shards::limits::{ID_BYTES_MAX, JSON_DEPTH_MAX, Limits};
 use shards::outcome::{Code, Fault};
 use shards::step::{EffectClass, Headers, Profile, RetryPolicy};
 
@@ -159,6 +159,13 @@ impl Mail<'_> {
 pub(super) struct Faults(pub(super) Option<Fault>);
 
 impl Faults {
+    /// Notes nesting that is deeper than a message may have.
+    pub(super) fn depth(&mut self, depth: usize) {
+        if depth > JSON_DEPTH_MAX {
+            self.add(Fault::new(Code::InvalidFormat, "the message is nested too deeply"));
+        }
+    }
+
     /// The value, or none after noting the fault.
     pub(super) fn take<T>(&mut self, result: Result<T, Fault>) -> Option<T> {
         match result {

@@ -159,8 +159,6 @@ impl EdgeWire {
         let fault = if body.len() as u64 > limits.payload_bytes_max {
             let details = format!(r#"{{"size_bytes":{},"payload_bytes_max":{}}}"#, body.len(), limits.payload_bytes_max);
             Some(Fault::new(Code::InvalidInput, "the message is larger than this worker takes").with_details(details))
-        } else if json::too_deep(&body) {
-            Some(Fault::new(Code::InvalidFormat, "the message is nested too deeply"))
         } else {
             None
         };
@@ -401,3 +399,12 @@ fn message_id(kind: char, asker: AskerId) -> String {
 fn raw_fingerprint(body: &[u8]) -> Fingerprint {
     Fingerprint(Sha256::digest(body).into())
 }
+
+#[cfg(test)]
+mod decode_tests;
+#[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
+mod render_tests;
+#[cfg(test)]
+mod sample;
