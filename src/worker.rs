@@ -19,6 +19,7 @@ use shards::runtime::layout::{Layout, LayoutError};
 use shards::runtime::ports::{Control, Gauge, Inbound, Outbound};
 use shards::runtime::rt::Clock;
 use shards::runtime::seat::{Furniture, Seat};
+use shards::runtime::watchdog::watch;
 use thiserror::Error;
 
 use crate::blocks;
@@ -167,6 +168,10 @@ impl Worker {
             keeper: Some(Keeper::new(envelopes, count)),
             _lock: lock,
         };
+        let watched = worker.gauges.iter().cloned().zip(worker.inboxes.iter().cloned()).collect();
+        if let Err(error) = watch(watched) {
+            tracing::warn!(%error, "no watchdog: a shard that stalls is not prodded");
+        }
         worker.wait_until_open(&found_from)?;
         Ok(worker)
     }

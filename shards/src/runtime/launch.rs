@@ -25,7 +25,7 @@ use super::seat::{Boot, Seat};
 /// Registered buffers of one ring: it counts against the memlock limit, which is small on many systems.
 const IO_MEMORY_BYTES: usize = 256 << 10;
 /// How long a task may run before others get their turn.
-const PREEMPT: Duration = Duration::from_millis(1);
+const PREEMPT: Duration = Duration::from_millis(2);
 
 /// Why a shard could not start or go on.
 #[derive(Debug, Error)]

@@ -63,7 +63,7 @@ struct Feeder<'a, 'b> {
 ///
 /// # Errors
 /// The input cannot be read, the output cannot be written, or a shard failed. What was accepted is in the journal.
-pub fn feed(
+pub(super) fn feed(
     worker: &mut Worker,
     file: &str,
     mut input: impl BufRead,
