@@ -2,14 +2,62 @@
 //!
 //! A segment file is a header and then batches; a batch is a checksummed run of frames made durable together; a frame is one
 //! fact about one key. Frames are tagged fields, so that a reader skips what it does not know where that is allowed.
-//! The meaning of the facts is in [`crate::fold`] and [`crate::shard`].
+//! The meaning of the facts is in [`crate::fold`] and [`crate::shard`]. All numbers are little-endian.
+//!
+//! | frame ([`codec`], [`view`]) | bytes |
+//! |---|---|
+//! | length of the whole frame | u32 |
+//! | kind, see [`Kind`] | u8 |
+//! | flags: bit 0 *skippable*: who does not know the kind may pass over it, else must not start | u8 |
+//! | partition | u16 |
+//! | owner epoch | u32 |
+//! | key | 16 |
+//! | fields, each: tag u8, length as LEB128, bytes; unknown tags are passed over | … |
+//!
+//! Tags have one meaning over all kinds ([`tag`]). Numbers in fields are u8, u32 or u64 by their length. The audit item is one
+//! field: a version byte (1), then tagged fields of its own numbering ([`audit_tag`]).
+//!
+//! | batch ([`batch`]), at a multiple of 8 | bytes |
+//! |---|---|
+//! | magic, different in every segment | u32 |
+//! | frames | u32 |
+//! | length of the frames, without padding | u32 |
+//! | crc32c over the segment's id, this header without the crc, the frames, the padding | u32 |
+//! | batch number, from 1 in every segment | u64 |
+//! | lsn of the first frame; the others follow | u64 |
+//! | newest lsn that was durable when this was written | u64 |
+//! | frames, padded with zeros to a multiple of 8 | … |
+//!
+//! Because magic and crc depend on the segment's random id, nobody can send a message that looks like a batch.
+//!
+//! | segment header ([`segment`]), 4096 bytes | bytes |
+//! |---|---|
+//! | magic `ENDSTJNL` | 8 |
+//! | format version (this is 1), oldest version that may read it | u16, u16 |
+//! | shard, shard count | u16, u16 |
+//! | generation, feature bits, segment id, sequence, first lsn, created (Unix ms) | u64 each |
+//! | boot: which start of this worker made the segment | u32 |
+//! | worker id: length, then up to 256 bytes | u16, 256 |
+//! | key salt, and the first 8 bytes of its BLAKE3 | 32, 8 |
+//! | zeros | … |
+//! | crc32c over all before | u32 |
+//!
+//! **Torn or damaged.** A writer has one batch in flight and writes the next only when it is durable; the header is durable
+//! before the first batch. So a bad batch with a later good one behind it that was written when the bad one was already
+//! durable is damage, and is reported; a bad one at the very end is a write that never finished, and is cut ([`scan`]).
+
+pub mod codec;
+pub mod view;
 
 use bytes::Bytes;
 
 use crate::audit::AuditItem;
 use crate::ids::{AskerId, Fingerprint, Key, Lsn, Partition, Text};
 use crate::outcome::Outcome;
-use crate::step::{Delivery, EffectClass};
+use crate::step::{Delivery, EffectClass, Origin};
+
+pub use codec::{AcceptedRef, AnswerRef, CodecError, Head, MessageRef, ResultRef, decode};
+pub use view::{FrameView, Peek};
 
 /// Frame kinds. The numbers are for ever; those without a [`Fact`] are reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +91,89 @@ pub enum Kind {
     Mark = 13,
     /// Reserved.
     Config = 14,
+}
+
+impl Kind {
+    /// The kind with this number, reserved ones included.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            1 => Kind::Accepted,
+            2 => Kind::Answer,
+            3 => Kind::Started,
+            4 => Kind::RetryAt,
+            5 => Kind::Parked,
+            6 => Kind::Signal,
+            7 => Kind::Released,
+            8 => Kind::Cancel,
+            9 => Kind::Result,
+            10 => Kind::Published,
+            11 => Kind::Quarantined,
+            12 => Kind::Tenant,
+            13 => Kind::Mark,
+            14 => Kind::Config,
+            _ => return None,
+        })
+    }
+
+    /// Whether this version gives it a [`Fact`].
+    pub fn known(self) -> bool {
+        !matches!(self, Kind::Parked | Kind::Signal | Kind::Released | Kind::Cancel | Kind::Tenant | Kind::Config)
+    }
+}
+
+/// Field tags, one numbering over all kinds. For ever.
+pub mod tag {
+    #![allow(missing_docs, reason = "each is the field of that name")]
+    pub const TENANT: u8 = 1;
+    pub const FINGERPRINT: u8 = 2;
+    pub const ASKER: u8 = 3;
+    pub const EFFECT_CLASS: u8 = 4;
+    pub const EFFECT_CEILING: u8 = 5;
+    pub const BLOCK: u8 = 6;
+    pub const CONFIG_EPOCH: u8 = 7;
+    pub const REPLAY_OF: u8 = 8;
+    pub const DEADLINE_MS: u8 = 9;
+    pub const NOT_AFTER_MS: u8 = 10;
+    pub const RECEIVED_MS: u8 = 11;
+    pub const OF: u8 = 12;
+    pub const TRY: u8 = 13;
+    pub const BOOT: u8 = 14;
+    pub const AT_MS: u8 = 15;
+    pub const WALL_MS: u8 = 16;
+    pub const FLOOR: u8 = 17;
+    pub const WATERMARK_MS: u8 = 18;
+    pub const SOURCE: u8 = 20;
+    pub const SEQUENCE: u8 = 21;
+    pub const SINCE_MS: u8 = 22;
+    pub const SUBJECT: u8 = 23;
+    /// One header: length of its name as LEB128, name, value. May stand several times.
+    pub const HEADER: u8 = 24;
+    pub const BODY: u8 = 25;
+    pub const STATUS: u8 = 32;
+    pub const EFFECTED: u8 = 33;
+    pub const OUTPUTS: u8 = 34;
+    pub const TRIES: u8 = 35;
+    pub const STARTED_MS: u8 = 36;
+    pub const ENDED_MS: u8 = 37;
+    pub const RAN_US: u8 = 38;
+    pub const QUEUE_DEPTH: u8 = 39;
+    pub const FAULT_CODE: u8 = 40;
+    pub const FAULT_MESSAGE: u8 = 41;
+    pub const FAULT_DETAILS: u8 = 42;
+    pub const FAULT_EFFECT: u8 = 43;
+    pub const FAULT_RETRY_AFTER_MS: u8 = 44;
+    pub const AUDIT: u8 = 48;
+}
+
+/// Field tags inside an audit item. For ever.
+pub mod audit_tag {
+    #![allow(missing_docs, reason = "each is the field of that name")]
+    pub const KIND: u8 = 1;
+    pub const WALL_MS: u8 = 2;
+    pub const TENANT_SEQ: u8 = 3;
+    pub const OUTCOME_DIGEST: u8 = 4;
+    pub const ACTOR: u8 = 5;
+    pub const CONFIG_EPOCH: u8 = 6;
 }
 
 /// One frame. Lives on its core.
@@ -149,6 +280,25 @@ pub struct Message {
     pub headers: Vec<(Text, Text)>,
     /// Its body.
     pub body: Bytes,
+}
+
+/// [`Message::source`]: a line of a file or pipe.
+pub const SOURCE_LINE: u8 = 1;
+/// [`Message::source`]: a core NATS subscription.
+pub const SOURCE_CORE: u8 = 2;
+/// [`Message::source`]: a stream, which delivers it again until it is settled.
+pub const SOURCE_STREAM: u8 = 3;
+
+impl Message {
+    /// The message as it is handed to the machine again at boot.
+    pub fn into_delivery(self) -> Delivery {
+        Delivery {
+            origin: Origin::Journal { streamed: self.source == SOURCE_STREAM, since_ms: self.since_ms },
+            subject: self.subject,
+            headers: self.headers,
+            body: self.body,
+        }
+    }
 }
 
 /// The one outcome of a key.
