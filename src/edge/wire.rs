@@ -16,7 +16,7 @@ use shards::limits::Limits;
 use shards::map::partition;
 use shards::outcome::{Code, Fault, Outcome, Status};
 use shards::runtime::ports::{About, Outlet, Parcel, Wire};
-use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Headers, Origin, Profile, Work, Source};
+use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Headers, Origin, Profile, Source, Work};
 
 use crate::edge::fingerprint::{Canon, field};
 use crate::edge::reading::{Ask, Heads, Mail, Reading, Unreadable, is_assignment};

@@ -33,13 +33,11 @@ mod signal;
 mod tend;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod bench;
 
+pub use crate::shard::Span;
 pub use lock::{DirLock, lock_dir};
 pub use measure::{FsyncTimes, measure};
 pub use open::{Cut, Opened, inspect};
-pub use crate::shard::Span;
 
 use segment::Segment;
 use signal::Signal;

@@ -89,9 +89,8 @@ pub fn launch<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>, exits: flume:
     let (shard, core) = (seat.shard, seat.core);
     let body = move || {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| on_core(seat, found)));
-        let result = result.unwrap_or_else(|panic| {
-            Err(ShardError::Panicked { shard, said: super::rt::panic_text(panic.as_ref()).to_owned() })
-        });
+        let result = result
+            .unwrap_or_else(|panic| Err(ShardError::Panicked { shard, said: super::rt::panic_text(panic.as_ref()).to_owned() }));
         let _ = exits.send(Exit { shard, result });
     };
     let thread = std::thread::Builder::new().name(format!("shard-{shard}"));

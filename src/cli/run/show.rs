@@ -58,7 +58,8 @@ impl<'a> Show<'a> {
     pub fn new(form: Form, out: impl Write + 'a, progress: bool) -> Self {
         let target = if progress { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
-        let style = ProgressStyle::with_template("{spinner} {pos} done  {per_sec}  {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template("{spinner} {pos} done  {per_sec}  {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style);
         Show { form, out: BufWriter::new(Box::new(out)), bar }
     }
@@ -94,7 +95,10 @@ impl<'a> Show<'a> {
         if self.form == Form::Table {
             let Summary { lines, ok, failed, replayed, took } = summary;
             let seconds = took.as_secs_f64();
-            let _ = writeln!(self.out, "{lines} steps: {ok} ok, {failed} failed, {replayed} answered from the journal, {seconds:.2} s");
+            let _ = writeln!(
+                self.out,
+                "{lines} steps: {ok} ok, {failed} failed, {replayed} answered from the journal, {seconds:.2} s"
+            );
             let _ = self.out.flush();
         }
     }
