@@ -1,10 +1,20 @@
 //! The edge: what stands between the shards and NATS. tokio lives here.
 pub mod beamline;
 pub mod fingerprint;
+mod heartbeat;
+mod inflight;
 pub mod intake;
+mod limits;
 pub mod native;
 pub mod nats;
 pub mod outbox;
+mod ports;
+mod puback;
+mod pull;
+mod route;
+pub mod status;
+mod streams;
 pub mod subjects;
 pub mod thread;
+mod token;
 pub mod wire;
