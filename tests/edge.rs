@@ -262,7 +262,8 @@ async fn messages(context: &jetstream::Context, stream: &str) -> Result<u64> {
 /// The assignments that have a result in the stream.
 async fn results(context: &jetstream::Context) -> Result<HashSet<String>> {
     let stream = context.get_stream("CAF_RESULT").await?;
-    let consumer = stream.create_consumer(jetstream::consumer::pull::Config::default()).await?;
+    let config = jetstream::consumer::pull::Config { ack_policy: jetstream::consumer::AckPolicy::None, ..Default::default() };
+    let consumer = stream.create_consumer(config).await?;
     let mut found = HashSet::new();
     let mut batch = consumer.fetch().max_messages(10_000).messages().await?;
     while let Some(Ok(message)) = batch.next().await {
