@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 
 use std::collections::{HashMap, HashSet};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -442,6 +443,44 @@ async fn draining_leaves_the_rest_to_others() -> Result<()> {
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(bench.status.received.load(Relaxed), 0);
     assert_eq!(messages(&context, "CAF_ASSIGN").await?, 10);
+    bench.end()?;
+    Ok(())
+}
+
+/// Publishes raw bytes as headers, as a client that checks nothing would.
+fn hostile(port: u16, headers: &[u8]) -> Result<()> {
+    let mut socket = TcpStream::connect(("127.0.0.1", port))?;
+    let body = assignment(9_999);
+    let mut sent = b"CONNECT {\"verbose\":false,\"headers\":true}\r\n".to_vec();
+    sent.extend(format!("HPUB caf.exec.assign.v1 {} {}\r\n", headers.len(), headers.len() + body.len()).bytes());
+    sent.extend(headers.iter().chain(&body[..]).chain(b"\r\nPING\r\n"));
+    socket.write_all(&sent)?;
+    let mut answer = [0; 4096];
+    let mut seen = Vec::new();
+    while !seen.windows(4).any(|window| window == b"PONG") {
+        let count = socket.read(&mut answer)?;
+        ensure!(count > 0, "the server hung up: {}", String::from_utf8_lossy(&seen));
+        seen.extend_from_slice(&answer[..count]);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn malformed_headers_do_not_stop_the_rest() -> Result<()> {
+    let store = tempfile::tempdir()?;
+    let server = Server::start(free_port()?, Some(store.path()))?;
+    let bench = Bench::start(settings(server.port, NatsMode::Auto, true), 2, Duration::ZERO)?;
+    ready(&bench).await?;
+    let client = async_nats::connect(format!("127.0.0.1:{}", server.port)).await?;
+    let context = jetstream::new(client);
+    // A status line of the sender's own is just a message.
+    hostile(server.port, b"NATS/1.0 408 Request Timeout\r\nA: b\r\n\r\n")?;
+    until("it is done", async || Ok(messages(&context, "CAF_ASSIGN").await? == 0)).await?;
+    // These two break the client's connection, and its task, each time they are delivered.
+    hostile(server.port, b"NATS/1.0\r\nX: \xff\xfe\r\n\r\n")?;
+    hostile(server.port, b"NATS/1.0\r\nX: a\rb\r\n\r\n")?;
+    submit(&context, 0..200).await?;
+    until("all but the malformed are done", async || Ok(messages(&context, "CAF_ASSIGN").await? == 2)).await?;
     bench.end()?;
     Ok(())
 }

@@ -23,7 +23,7 @@ use shards::step::{Delivery, Headers, Origin};
 use super::limits::{BATCH_MAX, CHECK_PAUSE_MS, DRAIN_NAK_MS, NAKS_WAITING_MAX, PULL_EXPIRES_MS, PULL_PAUSE_MS};
 use super::nats::Link;
 use super::ports::Ports;
-use super::pull::{Credit, top_up};
+use super::pull::Credit;
 use super::status::{EdgeStatus, add, bump};
 use super::streams::{self, Consumer, Source, Trouble};
 use super::thread::{EdgeSettings, Halt, Phase};
@@ -34,7 +34,6 @@ pub(crate) struct Intake {
     settings: Rc<EdgeSettings>,
     link: Link,
     ports: Rc<RefCell<Ports>>,
-    sources: Vec<Source>,
     wells: Vec<Well>,
     phase: Phase,
     status: Arc<EdgeStatus>,
@@ -75,7 +74,6 @@ impl Intake {
         settings: Rc<EdgeSettings>,
         link: Link,
         ports: Rc<RefCell<Ports>>,
-        sources: Vec<Source>,
         phase: Phase,
         status: Arc<EdgeStatus>,
     ) -> Intake {
@@ -83,31 +81,18 @@ impl Intake {
         let epoch = link.epoch();
         let (naks, wells) = (VecDeque::new(), Vec::new());
         let (lost_said, handed_back_said) = (None, None);
-        Intake {
-            settings,
-            link,
-            ports,
-            sources,
-            wells,
-            phase,
-            status,
-            naks,
-            epoch,
-            shards,
-            draining: false,
-            lost_said,
-            handed_back_said,
-        }
+        Intake { settings, link, ports, wells, phase, status, naks, epoch, shards, draining: false, lost_said, handed_back_said }
     }
 
-    pub(crate) async fn run(mut self) {
+    /// Until the stop signal, or the client's death.
+    pub(crate) async fn run(mut self, sources: Vec<Source>) {
         // Nothing is taken before every shard has read its journal: what a tenant's shard knows decides everything.
         while !self.ports.borrow().ready() {
             if self.phase.wait(Duration::from_millis(5)).await != Halt::Run {
                 break;
             }
         }
-        if self.phase.now() == Halt::Run && !self.open().await {
+        if self.phase.now() == Halt::Run && !self.open(sources).await {
             return;
         }
         self.status.ready.store(true, Relaxed);
@@ -117,7 +102,7 @@ impl Intake {
             if self.wait(&mut came, tick.as_mut()).await {
                 let now = Instant::now();
                 self.tick(now);
-                if self.phase.now() == Halt::Stop {
+                if self.phase.now() == Halt::Stop || self.link.closed() {
                     return;
                 }
                 tick.as_mut().reset((now + self.pause()).into());
@@ -138,8 +123,8 @@ impl Intake {
     }
 
     /// Subscribes to everything. `false`: the connection is closed for good.
-    async fn open(&mut self) -> bool {
-        for (index, source) in std::mem::take(&mut self.sources).into_iter().enumerate() {
+    async fn open(&mut self, sources: Vec<Source>) -> bool {
+        for (index, source) in sources.into_iter().enumerate() {
             let well = match source {
                 Source::Core(subject) => {
                     let queue = self.settings.nats.durable.clone();
@@ -154,7 +139,7 @@ impl Intake {
                         index: index as u16,
                         request: request.into(),
                         inbox: inbox.clone(),
-                        credit: Credit::new(now),
+                        credit: Credit::new(now, self.link.generation() > 0),
                         not_before: now,
                         check: None,
                     };
@@ -163,8 +148,8 @@ impl Intake {
             };
             match well {
                 Ok((subscriber, pull)) => self.wells.push(Well { subscriber, subject: Text::new(), pull }),
-                Err(error) => {
-                    tracing::error!(%error, "cannot subscribe: the connection to NATS is closed");
+                Err(_) => {
+                    self.link.close();
                     return false;
                 }
             }
@@ -179,7 +164,13 @@ impl Intake {
                 while came.len() < BATCH_MAX {
                     match well.subscriber.poll_next_unpin(cx) {
                         Poll::Ready(Some(message)) => came.push((index, message)),
-                        Poll::Ready(None) | Poll::Pending => break,
+                        Poll::Ready(None) => {
+                            if !self.draining {
+                                self.link.close();
+                            }
+                            break;
+                        }
+                        Poll::Pending => break,
                     }
                 }
                 if let Some(pull) = &mut well.pull
@@ -217,7 +208,7 @@ impl Intake {
         if epoch != self.epoch && self.link.connected() {
             self.epoch = epoch;
             for pull in self.wells.iter_mut().filter_map(|well| well.pull.as_mut()) {
-                pull.credit.forget();
+                pull.credit.broken();
                 pull.check = Some(check(&self.link, &self.settings, &pull.consumer, Duration::ZERO));
             }
         }
@@ -271,7 +262,7 @@ impl Intake {
         let count = idle.len() as u32;
         for pull in idle {
             // A part for each, so that one consumer without work does not hold all the credit.
-            let batch = top_up(free / count.max(1), pull.credit.outstanding()).min(free.saturating_sub(outstanding));
+            let batch = pull.credit.top_up(free / count.max(1)).min(free.saturating_sub(outstanding));
             if batch == 0 {
                 continue;
             }
@@ -293,12 +284,15 @@ impl Intake {
             let origin = match &mut well.pull {
                 None => Origin::Core,
                 Some(pull) => {
-                    if let Some(status) = message.status {
-                        ended(pull, status, &message, now, &self.link, &self.settings);
-                        continue;
-                    }
-                    let Some(token) = message.reply.as_ref().and_then(|reply| token::parse(reply, pull.index)) else {
-                        tracing::warn!(subject = %message.subject, "something that is no delivery came to our inbox");
+                    // The token first: a sender's message may carry a status line of its own.
+                    let token = message.reply.as_ref().and_then(|reply| token::parse(reply, pull.index));
+                    let Some(token) = token else {
+                        match message.status {
+                            Some(status) if message.subject.starts_with(&pull.inbox) => {
+                                ended(pull, status, &message, now, &self.link, &self.settings);
+                            }
+                            _ => tracing::warn!(subject = %message.subject, "something that is no delivery came to our inbox"),
+                        }
                         continue;
                     };
                     pull.credit.came(now);

@@ -1,8 +1,11 @@
 //! The connection: how it is made, and what it says about itself afterwards.
 //!
 //! async-nats reconnects by itself for ever. What was written and not answered when a connection broke is lost; whoever waits
-//! for an answer compares [`Link::epoch`] with the one it asked under.
+//! for an answer compares [`Link::epoch`] with the one it asked under. Its task can also die (0.51 panics on a carriage return
+//! inside a header value, which any sender may put there): then the link is [`Link::closed`] for good and another is made.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -21,17 +24,38 @@ pub(crate) struct Link {
     pub(crate) client: Client,
     statistics: Arc<Statistics>,
     inbox: Arc<str>,
+    /// Counts clients, one after the other.
+    generation: u64,
+    closed: Rc<Cell<bool>>,
 }
 
 impl Link {
     /// Whether there is a connection now.
     pub(crate) fn connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        !self.closed.get() && self.client.connection_state() == State::Connected
+    }
+
+    /// How many clients there were before this one.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether the client is dead. Whoever reads the end of a subscription that was not given up says so with
+    /// [`Link::close`].
+    pub(crate) fn closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// The client is dead.
+    pub(crate) fn close(&self) {
+        if !self.closed.replace(true) {
+            tracing::error!("the NATS client is dead, perhaps by a malformed message; making another");
+        }
     }
 
     /// Counts connections: what was sent under an older number may be lost.
     pub(crate) fn epoch(&self) -> u64 {
-        self.statistics.connects.load(Ordering::Relaxed)
+        (self.generation << 32) + self.statistics.connects.load(Ordering::Relaxed)
     }
 
     /// The prefix of this process's own reply subjects.
@@ -56,11 +80,16 @@ pub(crate) async fn connect(
     worker_id: &str,
     status: &Arc<EdgeStatus>,
     phase: &mut Phase,
+    generation: u64,
 ) -> Result<Option<Link>, EdgeError> {
     let servers = servers(&settings.url)?;
     let shown = servers.iter().map(|at| format!("{}:{}", at.host(), at.port())).collect::<Vec<_>>().join(",");
-    let watcher =
-        Arc::new(Watcher { status: status.clone(), seen: AtomicU64::new(0), said: AtomicU64::new(0), since: Instant::now() });
+    let watcher = Arc::new(Watcher {
+        status: status.clone(),
+        seen: AtomicU64::new(generation),
+        said: AtomicU64::new(0),
+        since: Instant::now(),
+    });
     let mut options = identify(ConnectOptions::new(), &settings.auth).await?;
     options = options
         .name(worker_id)
@@ -83,7 +112,8 @@ pub(crate) async fn connect(
         options = options.add_client_certificate(cert.clone(), key.clone());
     }
     let client = options.connect(servers).await.map_err(|error| EdgeError::Connect(error.to_string()))?;
-    let link = Link { statistics: client.statistics(), inbox: client.new_inbox().into(), client };
+    let (statistics, inbox) = (client.statistics(), client.new_inbox().into());
+    let link = Link { client, statistics, inbox, generation, closed: Rc::default() };
     let mut said = Instant::now() - Duration::from_secs(4);
     while !link.connected() {
         if said.elapsed() >= Duration::from_secs(5) {

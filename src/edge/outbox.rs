@@ -109,18 +109,27 @@ impl Outbox {
         }
     }
 
-    pub(crate) async fn run(mut self) {
+    /// The same with all it carries, over another client.
+    pub(crate) fn relinked(mut self, link: Link) -> Outbox {
+        self.replies = format!("{}.c.", link.inbox());
+        self.coverage.question = None;
+        self.link = link;
+        self
+    }
+
+    /// Until the stop signal, or the client's death.
+    pub(crate) async fn run(mut self) -> Outbox {
         let mut answers = match self.link.client.subscribe(format!("{}*", self.replies)).await {
             Ok(answers) => answers,
-            Err(error) => {
-                tracing::error!(%error, "cannot subscribe: the connection to NATS is closed");
-                return;
+            Err(_) => {
+                self.link.close();
+                return self;
             }
         };
         let mut came: Vec<Message> = Vec::with_capacity(BATCH_MAX);
         let mut batches: Vec<Outbound> = Vec::with_capacity(TURN_BATCHES_MAX);
         let mut tick = Box::pin(tokio::time::sleep(Duration::ZERO));
-        while self.phase.now() != Halt::Stop {
+        while self.phase.now() != Halt::Stop && !self.link.closed() {
             if self.wait(&mut answers, &mut came, &mut batches, tick.as_mut()).await {
                 self.tick().await;
                 tick.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(20));
@@ -131,7 +140,10 @@ impl Outbox {
                 tokio::task::yield_now().await;
             }
         }
-        self.end(&mut answers, &mut came, &mut batches, tick.as_mut()).await;
+        if self.phase.now() == Halt::Stop {
+            self.end(&mut answers, &mut came, &mut batches, tick.as_mut()).await;
+        }
+        self
     }
 
     /// Waits for answers, for something to send, or the tick. `true`: the tick.
@@ -143,13 +155,17 @@ impl Outbox {
         mut tick: Pin<&mut tokio::time::Sleep>,
     ) -> bool {
         let open = self.flight.live() + self.coverage.waiting.len() < WINDOW_MAX && self.link.connected();
-        let (outbound, question) = (&mut self.outbound, &mut self.coverage.question);
+        let (outbound, question, link) = (&mut self.outbound, &mut self.coverage.question, &self.link);
         let mut decided = None;
         let ticked = poll_fn(|cx| {
             while came.len() < BATCH_MAX {
                 match answers.poll_next_unpin(cx) {
                     Poll::Ready(Some(message)) => came.push(message),
-                    Poll::Ready(None) | Poll::Pending => break,
+                    Poll::Ready(None) => {
+                        link.close();
+                        break;
+                    }
+                    Poll::Pending => break,
                 }
             }
             while open && batches.len() < TURN_BATCHES_MAX {

@@ -3,6 +3,10 @@
 //! The server serves waiting pull requests in turn, so a message cannot be told to belong to one of them: only the sum is
 //! kept. A request that ends says how much of it was left, which brings the sum back to the truth; one that ends in silence
 //! is caught by [`Credit::stalled`].
+//!
+//! After a break the next request asks for one message, and for one more with each that comes. A message whose headers break
+//! the connection takes with it whatever was on its way behind it; the server delivers those again together, in the same
+//! order, so asking for many at once would break for ever, and nothing behind that message would get through.
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +17,8 @@ use super::limits::{OUTSTANDING_MAX, PULL_BATCH_MAX, PULL_STALLED_MS};
 pub(crate) struct Credit {
     /// Deliveries asked for and not yet here.
     outstanding: u32,
+    /// As much may be outstanding at once.
+    window: u32,
     /// Requests that have not ended, as far as we know: number and batch. Satisfied ones linger until they would have ended.
     live: Vec<(u64, u32, Instant)>,
     next: u64,
@@ -21,8 +27,9 @@ pub(crate) struct Credit {
 }
 
 impl Credit {
-    pub(crate) fn new(now: Instant) -> Credit {
-        Credit { outstanding: 0, live: Vec::new(), next: 0, heard: now }
+    /// `careful`: after a break.
+    pub(crate) fn new(now: Instant, careful: bool) -> Credit {
+        Credit { outstanding: 0, window: if careful { 1 } else { OUTSTANDING_MAX }, live: Vec::new(), next: 0, heard: now }
     }
 
     pub(crate) fn outstanding(&self) -> u32 {
@@ -48,6 +55,7 @@ impl Credit {
     pub(crate) fn came(&mut self, now: Instant) {
         self.heard = now;
         self.outstanding = self.outstanding.saturating_sub(1);
+        self.window = (self.window + 1).min(OUTSTANDING_MAX);
         if self.outstanding == 0 {
             self.live.clear();
         }
@@ -76,25 +84,37 @@ impl Credit {
         false
     }
 
-    /// Nothing is outstanding any more: the connection or the consumer is gone.
+    /// Nothing is outstanding any more: the consumer is gone.
     pub(crate) fn forget(&mut self) {
         self.outstanding = 0;
         self.live.clear();
     }
-}
 
-/// How much to ask for when the shards have `free` places and `outstanding` is on its way already; 0 is not worth a request.
-pub(crate) fn top_up(free: u32, outstanding: u32) -> u32 {
-    let goal = free.min(OUTSTANDING_MAX);
-    if outstanding.saturating_mul(2) >= goal {
-        return 0;
+    /// Nothing is outstanding any more: the connection is gone, and a message may have broken it.
+    pub(crate) fn broken(&mut self) {
+        self.forget();
+        self.window = 1;
     }
-    (goal - outstanding).min(PULL_BATCH_MAX)
+
+    /// How much to ask for where the shards have `free` places; 0: not worth a request.
+    pub(crate) fn top_up(&self, free: u32) -> u32 {
+        let goal = free.min(self.window);
+        if self.outstanding.saturating_mul(2) >= goal {
+            return 0;
+        }
+        (goal - self.outstanding).min(PULL_BATCH_MAX)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn top_up(free: u32, outstanding: u32) -> u32 {
+        let mut credit = Credit::new(Instant::now(), false);
+        credit.asked(outstanding, Instant::now());
+        credit.top_up(free)
+    }
 
     #[test]
     fn nothing_is_asked_for_without_a_place_to_put_it() {
@@ -113,9 +133,24 @@ mod tests {
     }
 
     #[test]
+    fn after_a_break_messages_are_asked_for_one_by_one_at_first() {
+        let now = Instant::now();
+        let mut credit = Credit::new(now, false);
+        credit.asked(500, now);
+        credit.broken();
+        for already in 0..3 {
+            let batch = credit.top_up(1_000);
+            assert_eq!(batch, already + 1);
+            credit.asked(batch, now);
+            credit.came(now);
+            credit.forget();
+        }
+    }
+
+    #[test]
     fn messages_and_ends_give_the_credit_back() {
         let now = Instant::now();
-        let mut credit = Credit::new(now);
+        let mut credit = Credit::new(now, false);
         credit.asked(10, now);
         credit.asked(5, now);
         credit.came(now);
@@ -131,7 +166,7 @@ mod tests {
     #[test]
     fn the_end_of_the_last_request_clears_what_was_miscounted() {
         let now = Instant::now();
-        let mut credit = Credit::new(now);
+        let mut credit = Credit::new(now, false);
         credit.asked(10, now);
         credit.ended(0, Some(3), now);
         assert_eq!(credit.outstanding(), 0);
@@ -140,7 +175,7 @@ mod tests {
     #[test]
     fn silence_past_the_end_is_a_stall() {
         let start = Instant::now();
-        let mut credit = Credit::new(start);
+        let mut credit = Credit::new(start, false);
         credit.asked(10, start);
         assert!(!credit.stalled(start + Duration::from_millis(PULL_STALLED_MS - 1)));
         assert!(credit.stalled(start + Duration::from_millis(PULL_STALLED_MS)));
@@ -151,7 +186,7 @@ mod tests {
     #[test]
     fn messages_lost_on_the_way_are_written_off_without_a_stall() {
         let start = Instant::now();
-        let mut credit = Credit::new(start);
+        let mut credit = Credit::new(start, false);
         credit.asked(10, start);
         let later = start + Duration::from_millis(PULL_STALLED_MS);
         credit.came(later - Duration::from_millis(1));

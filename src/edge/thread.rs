@@ -14,12 +14,13 @@ use std::time::Duration;
 use shards::runtime::ports::{Gauge, Inbound, Outbound};
 use tokio::sync::watch;
 
+use super::heartbeat::Heart;
 use super::intake::Intake;
+use super::nats;
 use super::outbox::Outbox;
 use super::ports::Ports;
 use super::status::EdgeStatus;
 use super::streams::{self, Source, Trouble};
-use super::{heartbeat, nats};
 use crate::settings::NatsSettings;
 
 /// What the edge needs to know. Shared, never changes.
@@ -172,43 +173,67 @@ fn pin(cores: &[usize]) {
 }
 
 async fn run(settings: EdgeSettings, links: Links, mut phase: Phase, status: Arc<EdgeStatus>) -> Result<(), EdgeError> {
-    let Some(link) = nats::connect(&settings.nats, &settings.worker_id, &status, &mut phase).await? else { return Ok(()) };
     let settings = Rc::new(settings);
     let gauges: Vec<Arc<Gauge>> = links.shards.iter().map(|shard| shard.gauge.clone()).collect();
     let ports = Rc::new(RefCell::new(Ports::new(links.shards)));
-    let tasks = tokio::task::LocalSet::new();
-    tasks
-        .run_until(async move {
-            let outbox =
-                Outbox::new(settings.clone(), link.clone(), ports.clone(), links.outbound, phase.clone(), status.clone());
-            // No cooperative budget: these loops bound their own turns, and a budget would make a ready channel look full.
-            let outbox = tokio::task::spawn_local(tokio::task::unconstrained(outbox.run()));
-            let heart = heartbeat::Heart::new(settings.clone(), link.clone(), gauges, phase.clone(), status.clone());
-            let heart = tokio::task::spawn_local(heart.run());
-            let ended = match decide(&link, &settings, &status, &mut phase).await {
-                Ok(Some(sources)) => {
-                    let intake = Intake::new(settings, link, ports, sources, phase, status);
-                    tokio::task::unconstrained(intake.run()).await;
-                    Ok(())
-                }
-                Ok(None) => Ok(()),
-                Err(error) => Err(error),
-            };
-            heart.abort();
-            if ended.is_err() {
-                outbox.abort();
+    let mut kept: Option<Outbox> = None;
+    for generation in 0.. {
+        let connected = nats::connect(&settings.nats, &settings.worker_id, &status, &mut phase, generation).await?;
+        let Some(link) = connected else { break };
+        let outbox = match kept.take() {
+            Some(outbox) => outbox.relinked(link.clone()),
+            None => {
+                Outbox::new(settings.clone(), link.clone(), ports.clone(), links.outbound.clone(), phase.clone(), status.clone())
             }
-            if let Err(error) = outbox.await
-                && error.is_panic()
-            {
-                std::panic::resume_unwind(error.into_panic());
-            }
-            ended
-        })
-        .await
+        };
+        let heart = Heart::new(settings.clone(), link.clone(), gauges.clone(), phase.clone(), status.clone());
+        let intake = Intake::new(settings.clone(), link.clone(), ports.clone(), phase.clone(), status.clone());
+        let tasks = tokio::task::LocalSet::new();
+        let session = session(&settings, &link, outbox, intake, heart, &status, phase.clone());
+        let outbox = tasks.run_until(session).await?;
+        status.ready.store(false, Ordering::Relaxed);
+        if phase.now() == Halt::Stop {
+            break;
+        }
+        // The client died under us: what it carried is sent again over the next one.
+        status.connected.store(false, Ordering::Relaxed);
+        kept = Some(outbox);
+        phase.wait(Duration::from_millis(500)).await;
+    }
+    Ok(())
 }
 
-/// Settles where work comes from, asking as long as it takes; `None`: told to stop before.
+/// One client's life: from settling where work comes from to the stop signal or the client's death.
+async fn session(
+    settings: &EdgeSettings,
+    link: &nats::Link,
+    outbox: Outbox,
+    intake: Intake,
+    heart: Heart,
+    status: &EdgeStatus,
+    mut phase: Phase,
+) -> Result<Outbox, EdgeError> {
+    // No cooperative budget: these loops bound their own turns, and a budget would make a ready channel look full.
+    let outbox = tokio::task::spawn_local(tokio::task::unconstrained(outbox.run()));
+    let heart = tokio::task::spawn_local(heart.run());
+    let decided = decide(link, settings, status, &mut phase).await;
+    let ended = match decided {
+        Ok(Some(sources)) => {
+            tokio::task::unconstrained(intake.run(sources)).await;
+            Ok(())
+        }
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    heart.abort();
+    if let Err(error) = ended {
+        outbox.abort();
+        return Err(error);
+    }
+    outbox.await.map_err(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+/// Settles where work comes from, asking as long as it takes; `None`: the end came before.
 async fn decide(
     link: &nats::Link,
     settings: &EdgeSettings,
@@ -217,7 +242,7 @@ async fn decide(
 ) -> Result<Option<Vec<Source>>, EdgeError> {
     let mut pause = Duration::from_millis(100);
     loop {
-        if phase.now() == Halt::Stop {
+        if phase.now() == Halt::Stop || link.closed() {
             return Ok(None);
         }
         match streams::plan(link, &settings.nats).await {
