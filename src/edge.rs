@@ -11,6 +11,7 @@ pub mod outbox;
 mod ports;
 mod puback;
 mod pull;
+mod rescue;
 mod route;
 pub mod status;
 mod streams;

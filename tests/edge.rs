@@ -450,7 +450,7 @@ async fn draining_leaves_the_rest_to_others() -> Result<()> {
 /// Publishes raw bytes as headers, as a client that checks nothing would.
 fn hostile(port: u16, headers: &[u8]) -> Result<()> {
     let mut socket = TcpStream::connect(("127.0.0.1", port))?;
-    let body = assignment(9_999);
+    let body = assignment(9_000 + headers.len() as u32);
     let mut sent = b"CONNECT {\"verbose\":false,\"headers\":true}\r\n".to_vec();
     sent.extend(format!("HPUB caf.exec.assign.v1 {} {}\r\n", headers.len(), headers.len() + body.len()).bytes());
     sent.extend(headers.iter().chain(&body[..]).chain(b"\r\nPING\r\n"));
@@ -466,7 +466,7 @@ fn hostile(port: u16, headers: &[u8]) -> Result<()> {
 }
 
 #[tokio::test]
-async fn malformed_headers_do_not_stop_the_rest() -> Result<()> {
+async fn headers_that_break_the_client_stop_nothing() -> Result<()> {
     let store = tempfile::tempdir()?;
     let server = Server::start(free_port()?, Some(store.path()))?;
     let bench = Bench::start(settings(server.port, NatsMode::Auto, true), 2, Duration::ZERO)?;
@@ -480,7 +480,7 @@ async fn malformed_headers_do_not_stop_the_rest() -> Result<()> {
     hostile(server.port, b"NATS/1.0\r\nX: \xff\xfe\r\n\r\n")?;
     hostile(server.port, b"NATS/1.0\r\nX: a\rb\r\n\r\n")?;
     submit(&context, 0..200).await?;
-    until("all but the malformed are done", async || Ok(messages(&context, "CAF_ASSIGN").await? == 2)).await?;
+    until("all are done, the malformed too", async || Ok(messages(&context, "CAF_ASSIGN").await? == 0)).await?;
     bench.end()?;
     Ok(())
 }

@@ -25,9 +25,9 @@ use super::nats::Link;
 use super::ports::Ports;
 use super::pull::Credit;
 use super::status::{EdgeStatus, add, bump};
-use super::streams::{self, Consumer, Source, Trouble};
+use super::streams::{self, Consumer, Source};
 use super::thread::{EdgeSettings, Halt, Phase};
-use super::{outbox, route, token};
+use super::{outbox, rescue, route, token};
 
 /// The task. Lives on the edge's thread.
 pub(crate) struct Intake {
@@ -40,6 +40,10 @@ pub(crate) struct Intake {
     /// Hand-backs that the connection would not take yet.
     naks: VecDeque<(Text, u32)>,
     epoch: u64,
+    /// Which server we were connected to: the same after a break, and the break was not the server's end.
+    server: String,
+    /// Fetched by hand, for their shards.
+    rescued: Vec<Delivery>,
     shards: u16,
     draining: bool,
     lost_said: Option<Instant>,
@@ -67,7 +71,8 @@ struct Pull {
     check: Option<Check>,
 }
 
-type Check = Pin<Box<dyn Future<Output = Result<(), Trouble>>>>;
+/// Ends when the consumer is as it should be, with the deliveries that cannot come over the connection.
+type Check = Pin<Box<dyn Future<Output = Vec<Delivery>>>>;
 
 impl Intake {
     pub(crate) fn new(
@@ -79,9 +84,23 @@ impl Intake {
     ) -> Intake {
         let shards = ports.borrow().count();
         let epoch = link.epoch();
-        let (naks, wells) = (VecDeque::new(), Vec::new());
-        let (lost_said, handed_back_said) = (None, None);
-        Intake { settings, link, ports, wells, phase, status, naks, epoch, shards, draining: false, lost_said, handed_back_said }
+        let server = link.client.server_info().server_id;
+        Intake {
+            settings,
+            link,
+            ports,
+            wells: Vec::new(),
+            phase,
+            status,
+            naks: VecDeque::new(),
+            epoch,
+            server,
+            rescued: Vec::new(),
+            shards,
+            draining: false,
+            lost_said: None,
+            handed_back_said: None,
+        }
     }
 
     /// Until the stop signal, or the client's death.
@@ -134,14 +153,17 @@ impl Intake {
                     let inbox = format!("{}.p{index}", self.link.inbox());
                     let request = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", consumer.stream, consumer.durable);
                     let now = Instant::now();
+                    // The client before this one died on something that the server will deliver again.
+                    let again = self.link.generation() > 0;
+                    let check = again.then(|| self.check(&consumer, index as u16, Duration::ZERO, true));
                     let pull = Pull {
                         consumer,
                         index: index as u16,
                         request: request.into(),
                         inbox: inbox.clone(),
-                        credit: Credit::new(now, self.link.generation() > 0),
+                        credit: Credit::new(now, again),
                         not_before: now,
-                        check: None,
+                        check,
                     };
                     self.link.client.subscribe(format!("{inbox}.*")).await.map(|subscriber| (subscriber, Some(pull)))
                 }
@@ -178,7 +200,8 @@ impl Intake {
                     && let Poll::Ready(found) = check.as_mut().poll(cx)
                 {
                     pull.check = None;
-                    checked(pull, found, &self.status);
+                    pull.not_before = Instant::now();
+                    self.rescued.extend(found);
                 }
             }
             let ticked = tick.as_mut().poll(cx).is_ready();
@@ -205,18 +228,31 @@ impl Intake {
             self.drain();
         }
         let epoch = self.link.epoch();
+        let mut wells = std::mem::take(&mut self.wells);
+        let pulls = wells.iter_mut().filter_map(|well| well.pull.as_mut());
         if epoch != self.epoch && self.link.connected() {
             self.epoch = epoch;
-            for pull in self.wells.iter_mut().filter_map(|well| well.pull.as_mut()) {
+            let server = self.link.client.server_info().server_id;
+            let suspicious = server == self.server;
+            self.server = server;
+            for pull in pulls {
                 pull.credit.broken();
-                pull.check = Some(check(&self.link, &self.settings, &pull.consumer, Duration::ZERO));
+                pull.check = Some(self.check(&pull.consumer, pull.index, Duration::ZERO, suspicious));
+            }
+        } else {
+            for pull in pulls {
+                if pull.credit.stalled(now) && pull.check.is_none() && self.link.connected() {
+                    tracing::warn!(
+                        stream = pull.consumer.stream,
+                        "a pull request ended without a word: looking after the consumer"
+                    );
+                    pull.check = Some(self.check(&pull.consumer, pull.index, Duration::ZERO, false));
+                }
             }
         }
-        for pull in self.wells.iter_mut().filter_map(|well| well.pull.as_mut()) {
-            if pull.credit.stalled(now) && pull.check.is_none() && self.link.connected() {
-                tracing::warn!(stream = pull.consumer.stream, "a pull request ended without a word: looking after the consumer");
-                pull.check = Some(check(&self.link, &self.settings, &pull.consumer, Duration::ZERO));
-            }
+        self.wells = wells;
+        for delivery in std::mem::take(&mut self.rescued) {
+            self.hand_over(delivery, now);
         }
         self.ports.borrow_mut().flush();
         while self.link.connected()
@@ -262,7 +298,7 @@ impl Intake {
         let count = idle.len() as u32;
         for pull in idle {
             // A part for each, so that one consumer without work does not hold all the credit.
-            let batch = pull.credit.top_up(free / count.max(1)).min(free.saturating_sub(outstanding));
+            let batch = pull.credit.top_up(free.div_ceil(count.max(1))).min(free.saturating_sub(outstanding));
             if batch == 0 {
                 continue;
             }
@@ -279,6 +315,7 @@ impl Intake {
     fn take(&mut self, came: &mut Vec<(usize, Message)>) {
         let now = Instant::now();
         let mut received = 0;
+        let mut gone = Vec::new();
         for (index, message) in came.drain(..) {
             let well = &mut self.wells[index];
             let origin = match &mut well.pull {
@@ -289,7 +326,9 @@ impl Intake {
                     let Some(token) = token else {
                         match message.status {
                             Some(status) if message.subject.starts_with(&pull.inbox) => {
-                                ended(pull, status, &message, now, &self.link, &self.settings);
+                                if ended(pull, status, &message, now) {
+                                    gone.push(index);
+                                }
                             }
                             _ => tracing::warn!(subject = %message.subject, "something that is no delivery came to our inbox"),
                         }
@@ -304,23 +343,70 @@ impl Intake {
                 well.subject = Text::from(message.subject.as_str());
             }
             let headers = headers(message.headers.as_ref());
-            let tenant = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("tenant_id")).map(|(_, value)| &**value);
-            let (shard, routed) = route::shard(&message.payload, tenant, self.shards);
-            if !routed {
-                bump(&self.status.unrouted);
-            }
             let delivery = Delivery { origin, subject: well.subject.clone(), headers, body: message.payload };
-            if self.draining && matches!(delivery.origin, Origin::Stream(_)) {
-                self.hand_back(&delivery, DRAIN_NAK_MS);
-                continue;
-            }
-            let refused = self.ports.borrow_mut().offer(shard, delivery);
-            if let Err(delivery) = refused {
-                self.overflow(&delivery, shard, now);
-            }
+            self.hand_over(delivery, now);
         }
         add(&self.status.received, received);
         self.ports.borrow_mut().flush();
+        for index in gone {
+            let Some(pull) = &self.wells[index].pull else { continue };
+            let check = self.check(&pull.consumer, pull.index, Duration::from_millis(PULL_PAUSE_MS), false);
+            if let Some(pull) = &mut self.wells[index].pull
+                && pull.check.is_none()
+            {
+                pull.credit.forget();
+                pull.check = Some(check);
+            }
+        }
+    }
+
+    /// Looks after a consumer until it is as it should be: makes it again where the server lost it.
+    fn check(&self, consumer: &Consumer, index: u16, after: Duration, suspicious: bool) -> Check {
+        let (link, settings, status, consumer) =
+            (self.link.clone(), self.settings.clone(), self.status.clone(), consumer.clone());
+        Box::pin(async move {
+            let mut wait = after;
+            loop {
+                tokio::time::sleep(wait).await;
+                match streams::ensure(&link, &consumer, &settings.nats).await {
+                    Ok(()) => break,
+                    // Not the end even where it would have been at the start: whoever broke it may mend it.
+                    Err(trouble) => {
+                        status.consumers_ok.store(false, Relaxed);
+                        tracing::error!(
+                            stream = consumer.stream,
+                            durable = consumer.durable,
+                            ?trouble,
+                            "the consumer cannot be used yet"
+                        );
+                    }
+                }
+                wait = Duration::from_millis(CHECK_PAUSE_MS);
+            }
+            status.consumers_ok.store(true, Relaxed);
+            if !suspicious {
+                return Vec::new();
+            }
+            rescue::search(&link, &consumer, index).await.unwrap_or_else(|trouble| {
+                tracing::warn!(?trouble, "deliveries could not be looked through");
+                Vec::new()
+            })
+        })
+    }
+
+    fn hand_over(&mut self, delivery: Delivery, now: Instant) {
+        if self.draining && matches!(delivery.origin, Origin::Stream(_)) {
+            return self.hand_back(&delivery, DRAIN_NAK_MS);
+        }
+        let tenant = delivery.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("tenant_id")).map(|(_, value)| &**value);
+        let (shard, routed) = route::shard(&delivery.body, tenant, self.shards);
+        if !routed {
+            bump(&self.status.unrouted);
+        }
+        let refused = self.ports.borrow_mut().offer(shard, delivery);
+        if let Err(delivery) = refused {
+            self.overflow(&delivery, shard, now);
+        }
     }
 
     /// A shard's backlog is full.
@@ -334,7 +420,7 @@ impl Intake {
                 }
             }
             _ => {
-                bump(&self.status.slow_lost);
+                self.status.lost();
                 if may_say(&mut self.lost_said, now) {
                     let lost = self.status.slow_lost.load(Relaxed);
                     tracing::error!(shard, lost, "core NATS messages are lost: the shard cannot keep up");
@@ -368,10 +454,10 @@ fn may_say(said: &mut Option<Instant>, now: Instant) -> bool {
     may
 }
 
-/// A pull request ended with a status.
-fn ended(pull: &mut Pull, status: StatusCode, message: &Message, now: Instant, link: &Link, settings: &Rc<EdgeSettings>) {
+/// A pull request ended with a status; `true`: its consumer may be gone.
+fn ended(pull: &mut Pull, status: StatusCode, message: &Message, now: Instant) -> bool {
     if status == StatusCode::IDLE_HEARTBEAT {
-        return;
+        return false;
     }
     let number = message.subject.rsplit('.').next().and_then(|number| number.parse().ok());
     let left = message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
@@ -379,60 +465,16 @@ fn ended(pull: &mut Pull, status: StatusCode, message: &Message, now: Instant, l
     if let Some(number) = number {
         pull.credit.ended(number, left, now);
     }
+    if status == StatusCode::TIMEOUT {
+        return false;
+    }
+    pull.not_before = now + Duration::from_millis(PULL_PAUSE_MS);
+    if status == StatusCode::NOT_FOUND {
+        return false;
+    }
     let said = message.description.as_deref().unwrap_or_default();
-    match status {
-        StatusCode::TIMEOUT => {}
-        StatusCode::NOT_FOUND => pull.not_before = now + Duration::from_millis(PULL_PAUSE_MS),
-        _ => {
-            pull.not_before = now + Duration::from_millis(PULL_PAUSE_MS);
-            let gone = status == StatusCode::NO_RESPONDERS || said.to_ascii_lowercase().contains("consumer");
-            tracing::warn!(stream = pull.consumer.stream, status = status.as_u16(), said, "the stream ended a pull request");
-            if gone && pull.check.is_none() {
-                pull.credit.forget();
-                pull.check = Some(check(link, settings, &pull.consumer, Duration::from_millis(PULL_PAUSE_MS)));
-            }
-        }
-    }
-}
-
-/// Looks after a consumer: makes it again where the server lost it.
-fn check(link: &Link, settings: &Rc<EdgeSettings>, consumer: &Consumer, after: Duration) -> Check {
-    let (link, settings, consumer) = (link.clone(), settings.clone(), consumer.clone());
-    Box::pin(async move {
-        let mut wait = after;
-        loop {
-            tokio::time::sleep(wait).await;
-            match streams::ensure(&link, &consumer, &settings.nats).await {
-                Err(Trouble::Unsure(why)) => {
-                    tracing::warn!(
-                        stream = consumer.stream,
-                        durable = consumer.durable,
-                        why,
-                        "the consumer cannot be looked after yet"
-                    );
-                }
-                settled => return settled,
-            }
-            wait = Duration::from_millis(CHECK_PAUSE_MS);
-        }
-    })
-}
-
-fn checked(pull: &mut Pull, found: Result<(), Trouble>, status: &EdgeStatus) {
-    status.consumers_ok.store(found.is_ok(), Relaxed);
-    match found {
-        Ok(()) => pull.not_before = Instant::now(),
-        Err(trouble) => {
-            // Not taken for the end: whoever broke it while we ran may mend it.
-            tracing::error!(
-                stream = pull.consumer.stream,
-                durable = pull.consumer.durable,
-                ?trouble,
-                "the consumer cannot be used"
-            );
-            pull.not_before = Instant::now() + Duration::from_secs(5);
-        }
-    }
+    tracing::warn!(stream = pull.consumer.stream, status = status.as_u16(), said, "the stream ended a pull request");
+    status == StatusCode::NO_RESPONDERS || said.to_ascii_lowercase().contains("consumer")
 }
 
 /// Headers, by name: async-nats keeps no order, and the same message must look the same every time.

@@ -36,6 +36,10 @@ pub(crate) const RESEND_MS: std::ops::RangeInclusive<u64> = 250..=30_000;
 pub(crate) const DECIDED_MAX: usize = 1_024;
 /// How long the end of the process waits for confirmations, in milliseconds.
 pub(crate) const FLUSH_WITHIN_MS: u64 = 1_500;
+/// Deliveries looked at one by one after a break for no visible reason.
+pub(crate) const RESCUE_LOOKS_MAX: usize = 4_096;
+/// A lost core message makes the edge unwell for this long, in milliseconds.
+pub(crate) const LOSS_SHOWS_MS: u64 = 60_000;
 /// One question to the JetStream API, in milliseconds.
 pub(crate) const API_WITHIN_MS: u64 = 3_000;
 /// Commands that wait between the edge's tasks and the connection.

@@ -14,7 +14,7 @@ use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, Statistics};
 
 use super::limits::{API_WITHIN_MS, CONNECTION_QUEUE};
-use super::status::{EdgeStatus, bump};
+use super::status::EdgeStatus;
 use super::thread::{EdgeError, Halt, Phase};
 use crate::settings::{NatsAuth, NatsSettings};
 
@@ -182,7 +182,7 @@ impl Watcher {
                 tracing::warn!("the connection to NATS is lost");
             }
             Event::SlowConsumer(subscription) => {
-                bump(&self.status.slow_lost);
+                self.status.lost();
                 if self.may_say() {
                     let lost = self.status.slow_lost.load(Ordering::Relaxed);
                     tracing::error!(subscription, lost, "messages are lost: the edge cannot keep up");

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use super::limits::LOSS_SHOWS_MS;
+
 /// The edge as seen from outside. Everything grows but the flags and the gauges (`outstanding`, `unconfirmed`, `backlog`).
 #[derive(Debug, Default)]
 pub struct EdgeStatus {
@@ -25,6 +27,8 @@ pub struct EdgeStatus {
     pub handed_back: AtomicU64,
     /// Core messages lost because a shard, or the edge, could not keep up; each is also logged.
     pub slow_lost: AtomicU64,
+    /// When the last of them was lost, Unix ms.
+    pub lost_at_ms: AtomicU64,
     /// Messages waiting at the edge for a full inbox.
     pub backlog: AtomicU32,
     /// Parcels published, resends included.
@@ -59,11 +63,21 @@ impl EdgeStatus {
         if !self.consumers_ok.load(Ordering::Relaxed) {
             return Some("a JetStream consumer is missing");
         }
-        if self.slow_lost.load(Ordering::Relaxed) > 0 {
+        if self.slow_lost.load(Ordering::Relaxed) > 0 && now_ms() < self.lost_at_ms.load(Ordering::Relaxed) + LOSS_SHOWS_MS {
             return Some("core NATS messages were lost: the worker could not keep up");
         }
         None
     }
+
+    /// A core message was lost.
+    pub(crate) fn lost(&self) {
+        bump(&self.slow_lost);
+        self.lost_at_ms.store(now_ms(), Ordering::Relaxed);
+    }
+}
+
+fn now_ms() -> u64 {
+    jiff::Timestamp::now().as_millisecond().unsigned_abs()
 }
 
 pub(crate) fn bump(counter: &AtomicU64) {

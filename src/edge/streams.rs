@@ -4,6 +4,7 @@
 //! ([`Trouble::Unsure`]), which is asked again and never taken for a "no".
 
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::limits::{ACK_PENDING_MAX, DUPLICATES_NS, STREAM_AGE_NS};
@@ -238,6 +239,41 @@ pub(crate) async fn ensure(link: &Link, consumer: &Consumer, settings: &NatsSett
     }
 }
 
+/// The stream sequences between which a consumer's deliveries are out: after its ack floor, up to its newest delivery.
+pub(crate) async fn unsettled(link: &Link, consumer: &Consumer) -> Result<Option<(u64, u64)>, Trouble> {
+    let Answer::Fact(value) = ask(link, &format!("CONSUMER.INFO.{}.{}", consumer.stream, consumer.durable), &json!({})).await?
+    else {
+        return Ok(None);
+    };
+    let sequence = |at: &str| value.get(at).and_then(|at| at.get("stream_seq")).and_then(Value::as_u64);
+    Ok(sequence("ack_floor").zip(sequence("delivered")).map(|(floor, last)| (floor + 1, last)))
+}
+
+/// A message as the API gives it; headers and body in base64.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Stored {
+    pub(crate) subject: String,
+    #[serde(rename = "seq")]
+    pub(crate) sequence: u64,
+    #[serde(rename = "hdrs", default)]
+    pub(crate) headers: String,
+    #[serde(rename = "data", default)]
+    pub(crate) body: String,
+    #[serde(default)]
+    pub(crate) time: String,
+}
+
+/// Reads one message of a stream; `None`: there is none.
+pub(crate) async fn stored(link: &Link, stream: &str, question: &Value) -> Result<Option<Stored>, Trouble> {
+    match ask(link, &format!("STREAM.MSG.GET.{stream}"), question).await? {
+        Answer::Fact(mut value) => {
+            let message = value.get_mut("message").map(Value::take).unwrap_or_default();
+            serde_json::from_value(message).map(Some).map_err(|error| Trouble::Unsure(format!("a message of {stream}: {error}")))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// Creates the streams that are missing: assignments as a work queue, results and dead letters by time.
 async fn provision(link: &Link, settings: &NatsSettings) -> Result<(), Trouble> {
     let mut missing = Vec::new();
@@ -278,6 +314,9 @@ async fn create(link: &Link, settings: &NatsSettings, name: &str, subjects: &[St
     match ask(link, &format!("STREAM.CREATE.{name}"), &config).await? {
         Answer::Fact(_) => {
             tracing::info!(stream = name, ?subjects, retention, replicas = settings.replicas.max(1), "stream created");
+            if settings.replicas <= 1 && retention != "workqueue" {
+                tracing::warn!(stream = name, "the stream has one replica: what its server loses is lost");
+            }
             Ok(())
         }
         Answer::Error { code, description, .. } => {
