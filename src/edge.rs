@@ -1,6 +1,8 @@
 //! The edge: what stands between the shards and NATS. tokio lives here.
 pub mod beamline;
+mod coverage;
 pub mod fingerprint;
+mod frames;
 mod heartbeat;
 mod inflight;
 pub mod intake;
@@ -18,4 +20,5 @@ mod streams;
 pub mod subjects;
 pub mod thread;
 mod token;
+mod well;
 pub mod wire;

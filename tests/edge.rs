@@ -484,3 +484,70 @@ async fn headers_that_break_the_client_stop_nothing() -> Result<()> {
     bench.end()?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_worker_may_start_before_its_server_and_end_without_one() -> Result<()> {
+    let port = free_port()?;
+    let never = Bench::start(settings(port, NatsMode::Auto, true), 1, Duration::ZERO)?;
+    assert_eq!(never.status.complaint(), Some("no connection to NATS"));
+    never.end()?;
+    let bench = Bench::start(settings(port, NatsMode::Auto, true), 1, Duration::ZERO)?;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let store = tempfile::tempdir()?;
+    let mut server = Server::start(port, Some(store.path()))?;
+    ready(&bench).await?;
+    assert_eq!(bench.status.jetstream_subjects.load(Relaxed), 1);
+    server.kill();
+    until("it is noticed", async || Ok(bench.status.complaint().is_some())).await?;
+    bench.end()?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn results_whose_stream_is_deleted_go_by_core() -> Result<()> {
+    let store = tempfile::tempdir()?;
+    let server = Server::start(free_port()?, Some(store.path()))?;
+    let client = async_nats::connect(format!("127.0.0.1:{}", server.port)).await?;
+    let context = jetstream::new(client);
+    let assign = jetstream::stream::Config {
+        name: "A".into(),
+        subjects: vec!["caf.exec.assign.v1".into()],
+        retention: jetstream::stream::RetentionPolicy::WorkQueue,
+        ..Default::default()
+    };
+    context.create_stream(assign).await?;
+    let results =
+        jetstream::stream::Config { name: "R".into(), subjects: vec!["caf.exec.result.v1".into()], ..Default::default() };
+    context.create_stream(results).await?;
+    let bench = Bench::start(settings(server.port, NatsMode::JetStream, false), 1, Duration::ZERO)?;
+    ready(&bench).await?;
+    submit(&context, 0..10).await?;
+    until("all is acked", async || Ok(messages(&context, "A").await? == 0)).await?;
+    // Gone: the results go by core, after the refusal has made us ask again.
+    context.delete_stream("R").await?;
+    submit(&context, 10..20).await?;
+    until("all is acked", async || Ok(messages(&context, "A").await? == 0)).await?;
+    assert_eq!(bench.status.confirmed.load(Relaxed), 20);
+    assert!(bench.status.resent.load(Relaxed) > 0);
+    bench.end()?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_shard_that_stands_still_gets_no_more_than_it_takes() -> Result<()> {
+    let store = tempfile::tempdir()?;
+    let server = Server::start(free_port()?, Some(store.path()))?;
+    // It answers one batch in two seconds: everything it has places for is under way, and nothing beyond.
+    let bench = Bench::start(settings(server.port, NatsMode::Auto, true), 1, Duration::from_secs(2))?;
+    ready(&bench).await?;
+    let client = async_nats::connect(format!("127.0.0.1:{}", server.port)).await?;
+    let context = jetstream::new(client);
+    submit(&context, 0..2_000).await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let received = bench.status.received.load(Relaxed);
+    // One batch may be in the shard's hands before its gauge shows it.
+    assert!((u64::from(PLACES)..=u64::from(PLACES) + 256).contains(&received), "{received}");
+    assert_eq!(bench.status.handed_back.load(Relaxed), 0);
+    bench.end()?;
+    Ok(())
+}

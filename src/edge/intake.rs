@@ -14,20 +14,22 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use async_nats::{Message, StatusCode, Subject, Subscriber};
+use async_nats::{Message, Subject};
 use futures_util::StreamExt;
 use shards::ids::Text;
 use shards::limits::NAK_DELAY_MS;
-use shards::step::{Delivery, Headers, Origin};
+use shards::step::{Delivery, Origin};
 
-use super::limits::{BATCH_MAX, CHECK_PAUSE_MS, DRAIN_NAK_MS, NAKS_WAITING_MAX, PULL_EXPIRES_MS, PULL_PAUSE_MS};
+use super::frames::nak_body;
+use super::limits::{BATCH_MAX, DRAIN_NAK_MS, NAKS_WAITING_MAX, PULL_EXPIRES_MS, PULL_PAUSE_MS};
 use super::nats::Link;
 use super::ports::Ports;
 use super::pull::Credit;
 use super::status::{EdgeStatus, add, bump};
-use super::streams::{self, Consumer, Source};
+use super::streams::Source;
 use super::thread::{EdgeSettings, Halt, Phase};
-use super::{outbox, rescue, route, token};
+use super::well::{Pull, Well, check, headers};
+use super::{route, token};
 
 /// The task. Lives on the edge's thread.
 pub(crate) struct Intake {
@@ -49,30 +51,6 @@ pub(crate) struct Intake {
     lost_said: Option<Instant>,
     handed_back_said: Option<Instant>,
 }
-
-/// One subscription that work comes through.
-struct Well {
-    subscriber: Subscriber,
-    /// The subject of the last message: nearly always that of the next, whose copy is saved.
-    subject: Text,
-    pull: Option<Pull>,
-}
-
-/// The pulling side of a well that is a consumer.
-struct Pull {
-    consumer: Consumer,
-    index: u16,
-    request: Subject,
-    inbox: String,
-    credit: Credit,
-    /// Nothing is asked for before this.
-    not_before: Instant,
-    /// The consumer is being looked after; nothing is asked for meanwhile.
-    check: Option<Check>,
-}
-
-/// Ends when the consumer is as it should be, with the deliveries that cannot come over the connection.
-type Check = Pin<Box<dyn Future<Output = Vec<Delivery>>>>;
 
 impl Intake {
     pub(crate) fn new(
@@ -155,7 +133,8 @@ impl Intake {
                     let now = Instant::now();
                     // The client before this one died on something that the server will deliver again.
                     let again = self.link.generation() > 0;
-                    let check = again.then(|| self.check(&consumer, index as u16, Duration::ZERO, true));
+                    let check = again
+                        .then(|| check(&self.link, &self.settings, &self.status, &consumer, index as u16, Duration::ZERO, true));
                     let pull = Pull {
                         consumer,
                         index: index as u16,
@@ -237,7 +216,8 @@ impl Intake {
             self.server = server;
             for pull in pulls {
                 pull.credit.broken();
-                pull.check = Some(self.check(&pull.consumer, pull.index, Duration::ZERO, suspicious));
+                pull.check =
+                    Some(check(&self.link, &self.settings, &self.status, &pull.consumer, pull.index, Duration::ZERO, suspicious));
             }
         } else {
             for pull in pulls {
@@ -246,7 +226,8 @@ impl Intake {
                         stream = pull.consumer.stream,
                         "a pull request ended without a word: looking after the consumer"
                     );
-                    pull.check = Some(self.check(&pull.consumer, pull.index, Duration::ZERO, false));
+                    pull.check =
+                        Some(check(&self.link, &self.settings, &self.status, &pull.consumer, pull.index, Duration::ZERO, false));
                 }
             }
         }
@@ -326,7 +307,7 @@ impl Intake {
                     let Some(token) = token else {
                         match message.status {
                             Some(status) if message.subject.starts_with(&pull.inbox) => {
-                                if ended(pull, status, &message, now) {
+                                if pull.ended(status, &message, now) {
                                     gone.push(index);
                                 }
                             }
@@ -350,7 +331,15 @@ impl Intake {
         self.ports.borrow_mut().flush();
         for index in gone {
             let Some(pull) = &self.wells[index].pull else { continue };
-            let check = self.check(&pull.consumer, pull.index, Duration::from_millis(PULL_PAUSE_MS), false);
+            let check = check(
+                &self.link,
+                &self.settings,
+                &self.status,
+                &pull.consumer,
+                pull.index,
+                Duration::from_millis(PULL_PAUSE_MS),
+                false,
+            );
             if let Some(pull) = &mut self.wells[index].pull
                 && pull.check.is_none()
             {
@@ -358,40 +347,6 @@ impl Intake {
                 pull.check = Some(check);
             }
         }
-    }
-
-    /// Looks after a consumer until it is as it should be: makes it again where the server lost it.
-    fn check(&self, consumer: &Consumer, index: u16, after: Duration, suspicious: bool) -> Check {
-        let (link, settings, status, consumer) =
-            (self.link.clone(), self.settings.clone(), self.status.clone(), consumer.clone());
-        Box::pin(async move {
-            let mut wait = after;
-            loop {
-                tokio::time::sleep(wait).await;
-                match streams::ensure(&link, &consumer, &settings.nats).await {
-                    Ok(()) => break,
-                    // Not the end even where it would have been at the start: whoever broke it may mend it.
-                    Err(trouble) => {
-                        status.consumers_ok.store(false, Relaxed);
-                        tracing::error!(
-                            stream = consumer.stream,
-                            durable = consumer.durable,
-                            ?trouble,
-                            "the consumer cannot be used yet"
-                        );
-                    }
-                }
-                wait = Duration::from_millis(CHECK_PAUSE_MS);
-            }
-            status.consumers_ok.store(true, Relaxed);
-            if !suspicious {
-                return Vec::new();
-            }
-            rescue::search(&link, &consumer, index).await.unwrap_or_else(|trouble| {
-                tracing::warn!(?trouble, "deliveries could not be looked through");
-                Vec::new()
-            })
-        })
     }
 
     fn hand_over(&mut self, delivery: Delivery, now: Instant) {
@@ -442,7 +397,7 @@ impl Intake {
 }
 
 fn nak(link: &Link, reply: &Text, delay_ms: u32) -> bool {
-    link.connected() && link.offer(Subject::from(&**reply), None, outbox::nak_body(delay_ms))
+    link.connected() && link.offer(Subject::from(&**reply), None, nak_body(delay_ms))
 }
 
 /// At most one such line a second.
@@ -452,57 +407,4 @@ fn may_say(said: &mut Option<Instant>, now: Instant) -> bool {
         *said = Some(now);
     }
     may
-}
-
-/// A pull request ended with a status; `true`: its consumer may be gone.
-fn ended(pull: &mut Pull, status: StatusCode, message: &Message, now: Instant) -> bool {
-    if status == StatusCode::IDLE_HEARTBEAT {
-        return false;
-    }
-    let number = message.subject.rsplit('.').next().and_then(|number| number.parse().ok());
-    let left = message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
-    let left = left.and_then(|left| left.as_str().parse().ok());
-    if let Some(number) = number {
-        pull.credit.ended(number, left, now);
-    }
-    if status == StatusCode::TIMEOUT {
-        return false;
-    }
-    pull.not_before = now + Duration::from_millis(PULL_PAUSE_MS);
-    if status == StatusCode::NOT_FOUND {
-        return false;
-    }
-    let said = message.description.as_deref().unwrap_or_default();
-    tracing::warn!(stream = pull.consumer.stream, status = status.as_u16(), said, "the stream ended a pull request");
-    status == StatusCode::NO_RESPONDERS || said.to_ascii_lowercase().contains("consumer")
-}
-
-/// Headers, by name: async-nats keeps no order, and the same message must look the same every time.
-fn headers(map: Option<&async_nats::HeaderMap>) -> Headers {
-    let Some(map) = map else { return Vec::new() };
-    let mut list = Vec::with_capacity(map.len());
-    for (name, values) in map.iter() {
-        let name = Text::from(AsRef::<str>::as_ref(name));
-        for value in values {
-            list.push((name.clone(), Text::from(value.as_str())));
-        }
-    }
-    list.sort_by(|(a, _), (b, _)| a.cmp(b));
-    list
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_same_headers_look_the_same_every_time() {
-        let mut map = async_nats::HeaderMap::new();
-        for (name, value) in [("version", "1"), ("tenant_id", "acme"), ("Nats-Msg-Id", "x"), ("X", "2")] {
-            map.insert(name, value);
-        }
-        map.append("X", "1");
-        let names: Vec<_> = headers(Some(&map)).into_iter().map(|(name, value)| format!("{name}={value}")).collect();
-        assert_eq!(names, ["Nats-Msg-Id=x", "X=2", "X=1", "tenant_id=acme", "version=1"]);
-    }
 }

@@ -6,7 +6,6 @@
 //! message id until it is. Nothing is taken from the shards without a connection: they bound what waits.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,24 +14,20 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use async_nats::header::{HeaderName, IntoHeaderName, NATS_MESSAGE_ID};
-use async_nats::{HeaderMap, HeaderValue, Message, StatusCode, Subject, Subscriber};
+use async_nats::{Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
-use shards::ids::Text;
 use shards::runtime::ports::{Outbound, Outgoing, Outlet, Parcel};
-use shards::step::Settle;
 
+use super::coverage::Coverage;
+use super::frames::{header_map, settlement};
 use super::inflight::{Cargo, InFlight, Sent};
-use super::limits::{BATCH_MAX, DECIDED_MAX, FLUSH_WITHIN_MS, TURN_BATCHES_MAX, WINDOW_MAX};
+use super::limits::{BATCH_MAX, FLUSH_WITHIN_MS, TURN_BATCHES_MAX, WINDOW_MAX};
 use super::nats::Link;
 use super::ports::Ports;
 use super::puback::{self, PubAck};
 use super::status::{EdgeStatus, add, bump};
-use super::streams::{self, Cover, Trouble};
-use super::subjects::covers;
 use super::thread::{EdgeSettings, Halt, Phase};
-use crate::settings::NatsMode;
 
 /// The task. Lives on the edge's thread.
 pub(crate) struct Outbox {
@@ -62,19 +57,6 @@ enum Echo {
     Denied,
 }
 
-/// Which of the subjects we publish on a stream takes, as far as we know. Forgotten with the connection.
-struct Coverage {
-    mode: NatsMode,
-    decided: HashMap<Text, bool>,
-    /// Subjects of streams met so far: answers for subjects not seen before, without asking.
-    patterns: Vec<String>,
-    /// Parcels whose subject is being asked about, in order.
-    waiting: Vec<Sent>,
-    question: Option<Question>,
-}
-
-type Question = Pin<Box<dyn Future<Output = (Text, Option<Vec<String>>)>>>;
-
 impl Outbox {
     pub(crate) fn new(
         settings: Rc<EdgeSettings>,
@@ -84,13 +66,7 @@ impl Outbox {
         phase: Phase,
         status: Arc<EdgeStatus>,
     ) -> Outbox {
-        let coverage = Coverage {
-            mode: settings.nats.mode,
-            decided: HashMap::new(),
-            patterns: Vec::new(),
-            waiting: Vec::new(),
-            question: None,
-        };
+        let coverage = Coverage::new(settings.nats.mode);
         Outbox {
             coverage,
             replies: format!("{}.c.", link.inbox()),
@@ -112,7 +88,7 @@ impl Outbox {
     /// The same with all it carries, over another client.
     pub(crate) fn relinked(mut self, link: Link) -> Outbox {
         self.replies = format!("{}.c.", link.inbox());
-        self.coverage.question = None;
+        self.coverage.forget();
         self.link = link;
         self
     }
@@ -155,8 +131,8 @@ impl Outbox {
         mut tick: Pin<&mut tokio::time::Sleep>,
     ) -> bool {
         let open = self.flight.live() + self.coverage.waiting.len() < WINDOW_MAX && self.link.connected();
-        let (outbound, question, link) = (&mut self.outbound, &mut self.coverage.question, &self.link);
-        let mut decided = None;
+        let (outbound, coverage, link) = (&mut self.outbound, &mut self.coverage, &self.link);
+        let mut decided = false;
         let ticked = poll_fn(|cx| {
             while came.len() < BATCH_MAX {
                 match answers.poll_next_unpin(cx) {
@@ -174,22 +150,12 @@ impl Outbox {
                     Poll::Ready(None) | Poll::Pending => break,
                 }
             }
-            if let Some(asked) = question
-                && let Poll::Ready(answer) = asked.as_mut().poll(cx)
-            {
-                *question = None;
-                decided = Some(answer);
-            }
+            decided = coverage.poll(cx);
             let ticked = tick.as_mut().poll(cx).is_ready();
-            if ticked || !came.is_empty() || !batches.is_empty() || decided.is_some() {
-                Poll::Ready(ticked)
-            } else {
-                Poll::Pending
-            }
+            if ticked || !came.is_empty() || !batches.is_empty() || decided { Poll::Ready(ticked) } else { Poll::Pending }
         })
         .await;
-        if let Some((subject, streams)) = decided {
-            self.coverage.learn(subject, streams);
+        if decided {
             let waiting = std::mem::take(&mut self.coverage.waiting);
             for sent in waiting {
                 self.post(sent).await;
@@ -223,7 +189,7 @@ impl Outbox {
         }
         self.mark().await;
         self.ports.borrow_mut().flush();
-        self.ask();
+        self.coverage.ask(&self.link);
     }
 
     async fn tick(&mut self) {
@@ -397,24 +363,6 @@ impl Outbox {
         }
     }
 
-    /// Asks about the first subject that parcels wait for.
-    fn ask(&mut self) {
-        if self.coverage.question.is_some() || self.coverage.waiting.is_empty() {
-            return;
-        }
-        let subject = self.coverage.waiting[0].parcel.subject.clone();
-        let link = self.link.clone();
-        self.coverage.question = Some(Box::pin(async move {
-            loop {
-                match lookup(&link, &subject).await {
-                    Ok(patterns) => return (subject, patterns),
-                    Err(trouble) => tracing::warn!(%subject, ?trouble, "it is not known yet whether a stream takes this subject"),
-                }
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-        }));
-    }
-
     /// The end: everything that is here goes out, and a short while is given to confirmations.
     async fn end(
         &mut self,
@@ -443,55 +391,6 @@ impl Outbox {
     }
 }
 
-impl Coverage {
-    /// Whether a stream takes `subject`; `None`: not known yet.
-    fn of(&mut self, subject: &Text) -> Option<bool> {
-        if self.mode == NatsMode::Core {
-            return Some(false);
-        }
-        if let Some(streamed) = self.decided.get(subject) {
-            return Some(*streamed);
-        }
-        self.patterns.iter().any(|pattern| covers(pattern, subject)).then_some(true)
-    }
-
-    /// `patterns`: subjects of the streams found; `None`: no stream takes it.
-    fn learn(&mut self, subject: Text, patterns: Option<Vec<String>>) {
-        if self.decided.len() >= DECIDED_MAX {
-            self.decided.clear();
-        }
-        tracing::info!(%subject, stream = patterns.is_some(), "decided how to publish");
-        self.decided.insert(subject, patterns.is_some());
-        for pattern in patterns.into_iter().flatten() {
-            if !self.patterns.contains(&pattern) {
-                self.patterns.push(pattern);
-            }
-        }
-    }
-
-    /// Something went wrong with `subject`: it is asked about again.
-    fn doubt(&mut self, subject: &Text) {
-        self.decided.remove(subject);
-        self.patterns.retain(|pattern| !covers(pattern, subject));
-    }
-
-    fn forget(&mut self) {
-        self.decided.clear();
-        self.patterns.clear();
-    }
-}
-
-/// The subjects of the streams that take `subject`; `None`: definitely none.
-async fn lookup(link: &Link, subject: &str) -> Result<Option<Vec<String>>, Trouble> {
-    let Cover::Streams(names) = streams::find(link, subject).await? else { return Ok(None) };
-    let mut patterns = Vec::new();
-    for name in names {
-        let subjects = streams::subjects(link, &name, false).await?.unwrap_or_default();
-        patterns.extend(subjects.into_iter().filter(|pattern| covers(pattern, subject)));
-    }
-    Ok(Some(patterns))
-}
-
 /// Hands something to the connection, waiting while its queue is full; `false`: it cannot be sent as it is, or we are to end.
 async fn patiently<E>(sending: impl Future<Output = Result<(), E>>, phase: &Phase) -> bool {
     let mut sending = std::pin::pin!(sending);
@@ -504,65 +403,5 @@ async fn patiently<E>(sending: impl Future<Output = Result<(), E>>, phase: &Phas
             Err(_) if phase.now() == Halt::Stop => return false,
             Err(_) => {}
         }
-    }
-}
-
-fn settlement(how: Settle) -> Bytes {
-    match how {
-        Settle::Ack => Bytes::from_static(b"+ACK"),
-        Settle::Nak { delay_ms } => nak_body(delay_ms),
-        // With a reason behind it 2.9 servers ignore it.
-        Settle::Term => Bytes::from_static(b"+TERM"),
-        Settle::Progress => Bytes::from_static(b"+WPI"),
-    }
-}
-
-/// The body that hands a delivery back.
-pub(crate) fn nak_body(delay_ms: u32) -> Bytes {
-    Bytes::from(format!("-NAK {{\"delay\":{}}}", u64::from(delay_ms) * 1_000_000))
-}
-
-/// Headers as async-nats wants them. One that NATS cannot carry (a line break in a value) is left out, not sent broken.
-fn header_map(parcel: &Parcel) -> HeaderMap {
-    const VERSION: HeaderName = HeaderName::from_static("version");
-    const TENANT_ID: HeaderName = HeaderName::from_static("tenant_id");
-    const TRACE_ID: HeaderName = HeaderName::from_static("trace_id");
-    let mut map = HeaderMap::new();
-    for (name, value) in &parcel.headers {
-        let known = match &**name {
-            "Nats-Msg-Id" => Ok(NATS_MESSAGE_ID),
-            "version" => Ok(VERSION),
-            "tenant_id" => Ok(TENANT_ID),
-            "trace_id" => Ok(TRACE_ID),
-            other => other.parse::<HeaderName>(),
-        };
-        match (known, value.parse::<HeaderValue>()) {
-            (Ok(name), Ok(value)) => map.append(name.into_header_name(), value),
-            _ => tracing::warn!(%name, subject = %parcel.subject, "a header that NATS cannot carry is left out"),
-        }
-    }
-    map
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_delay_is_told_in_nanoseconds() {
-        assert_eq!(&nak_body(1_500)[..], br#"-NAK {"delay":1500000000}"#);
-    }
-
-    #[test]
-    fn a_stream_met_once_answers_for_all_its_subjects() {
-        let mut coverage =
-            Coverage { mode: NatsMode::Auto, decided: HashMap::new(), patterns: Vec::new(), waiting: Vec::new(), question: None };
-        assert_eq!(coverage.of(&"r.v1.a".into()), None);
-        coverage.learn("r.v1.a".into(), Some(vec!["r.v1.>".into()]));
-        assert_eq!(coverage.of(&"r.v1.b".into()), Some(true));
-        coverage.learn("core".into(), None);
-        assert_eq!(coverage.of(&"core".into()), Some(false));
-        coverage.doubt(&"r.v1.b".into());
-        assert_eq!(coverage.of(&"r.v1.c".into()), None);
     }
 }
