@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use async_nats::client::PublishErrorKind;
 use async_nats::{Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
@@ -108,7 +109,7 @@ impl Outbox {
         while self.phase.now() != Halt::Stop && !self.link.closed() {
             if self.wait(&mut answers, &mut came, &mut batches, tick.as_mut()).await {
                 self.tick().await;
-                tick.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(20));
+                tick.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(50));
             }
             let full = came.len() >= BATCH_MAX || batches.len() >= TURN_BATCHES_MAX;
             self.turn(&mut came, &mut batches).await;
@@ -176,7 +177,8 @@ impl Outbox {
                         settled += 1;
                         if let Ok(subject) = Subject::from_utf8(token.reply.into_bytes()) {
                             let sending = self.link.client.publish(subject, settlement(how));
-                            patiently(sending, &self.phase).await;
+                            // One that is lost on the way is delivered again, and answered again.
+                            let _ = patiently(sending, &self.phase).await;
                         }
                     }
                     Outgoing::Parcel(parcel) if parcel.confirm.is_none() => self.publish(&parcel, None).await,
@@ -202,6 +204,9 @@ impl Outbox {
         if epoch != self.epoch {
             self.epoch = epoch;
             self.coverage.forget();
+            if self.echo == Echo::Denied {
+                self.echo = Echo::Untried;
+            }
             // In the order they first went: an ack before its result.
             let mut severed = self.flight.severed(epoch);
             severed.append(&mut again);
@@ -271,12 +276,16 @@ impl Outbox {
             (None, None) => patiently(client.publish(subject, body), &self.phase).await,
         };
         bump(&self.status.published);
-        if !sent {
-            bump(&self.status.unsendable);
-            tracing::error!(
-                subject = %parcel.subject, bytes = parcel.body.len(), max = self.link.client.max_payload(), key = %parcel.about.key,
-                "a parcel cannot be published as it is"
-            );
+        match sent {
+            Err(error) if error.kind() == PublishErrorKind::Send => self.link.close(),
+            Err(error) => {
+                bump(&self.status.unsendable);
+                tracing::error!(
+                    subject = %parcel.subject, bytes = parcel.body.len(), key = %parcel.about.key, %error,
+                    "a parcel cannot be published as it is"
+                );
+            }
+            Ok(()) => {}
         }
     }
 
@@ -295,7 +304,7 @@ impl Outbox {
             return;
         }
         let subject = self.reply();
-        patiently(self.link.client.publish(subject, Bytes::new()), &self.phase).await;
+        let _ = patiently(self.link.client.publish(subject, Bytes::new()), &self.phase).await;
         self.flight.push(Cargo::Flushed(list), self.epoch, Instant::now());
     }
 
@@ -391,16 +400,17 @@ impl Outbox {
     }
 }
 
-/// Hands something to the connection, waiting while its queue is full; `false`: it cannot be sent as it is, or we are to end.
-async fn patiently<E>(sending: impl Future<Output = Result<(), E>>, phase: &Phase) -> bool {
+/// Hands something to the connection, waiting while its queue is full; given up when we are to end, which is no error: what
+/// was not sent is not confirmed.
+async fn patiently<E>(sending: impl Future<Output = Result<(), E>>, phase: &Phase) -> Result<(), E> {
     let mut sending = std::pin::pin!(sending);
     if let Some(sent) = sending.as_mut().now_or_never() {
-        return sent.is_ok();
+        return sent;
     }
     loop {
         match tokio::time::timeout(Duration::from_millis(100), sending.as_mut()).await {
-            Ok(sent) => return sent.is_ok(),
-            Err(_) if phase.now() == Halt::Stop => return false,
+            Ok(sent) => return sent,
+            Err(_) if phase.now() == Halt::Stop => return Ok(()),
             Err(_) => {}
         }
     }

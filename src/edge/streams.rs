@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::limits::{ACK_PENDING_MAX, DUPLICATES_NS, STREAM_AGE_NS};
 use super::nats::Link;
-use super::subjects::{collide, covers, durable, filters};
+use super::subjects::{collide, covers, durable, filters, widest};
 use super::thread::EdgeError;
 use crate::settings::{NatsMode, NatsSettings};
 
@@ -132,15 +132,16 @@ pub(crate) async fn plan(link: &Link, settings: &NatsSettings) -> Result<Vec<Sou
             return Err(Trouble::Fatal(EdgeError::Loop { assign: assign.clone(), own: own.clone() }));
         }
     }
+    let assign = widest(settings.assign_subjects.clone());
     if settings.mode == NatsMode::Core {
-        return Ok(settings.assign_subjects.iter().cloned().map(Source::Core).collect());
+        return Ok(assign.into_iter().map(Source::Core).collect());
     }
     if settings.provision {
         provision(link, settings).await?;
     }
     let mut sources = Vec::new();
     let mut streams: Vec<String> = Vec::new();
-    for subject in &settings.assign_subjects {
+    for subject in &assign {
         match find(link, subject).await? {
             Cover::Streams(names) => streams.extend(names),
             _ if settings.mode == NatsMode::Auto => sources.push(Source::Core(subject.clone())),
@@ -150,8 +151,8 @@ pub(crate) async fn plan(link: &Link, settings: &NatsSettings) -> Result<Vec<Sou
     }
     streams.sort();
     streams.dedup();
-    let by_stream: Vec<String> =
-        settings.assign_subjects.iter().filter(|subject| !sources.contains(&Source::Core((*subject).clone()))).cloned().collect();
+    let by_core = |subject: &String| sources.contains(&Source::Core(subject.clone()));
+    let by_stream: Vec<String> = assign.into_iter().filter(|subject| !by_core(subject)).collect();
     for stream in streams {
         let subjects =
             subjects(link, &stream, true).await?.ok_or_else(|| Trouble::Unsure(format!("stream {stream} vanished")))?;

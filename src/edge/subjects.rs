@@ -43,11 +43,16 @@ pub(crate) fn filters(stream: &[String], wanted: &[String]) -> Vec<Option<String
             }
         }
     }
-    filters.sort();
-    filters.dedup();
-    let all = filters.clone();
-    filters.retain(|filter| !all.iter().any(|other| other != filter && covers(other, filter)));
-    filters.into_iter().map(Some).collect()
+    widest(filters).into_iter().map(Some).collect()
+}
+
+/// Without those that another one covers: no message comes twice. Sorted.
+pub(crate) fn widest(mut patterns: Vec<String>) -> Vec<String> {
+    patterns.sort();
+    patterns.dedup();
+    let all = patterns.clone();
+    patterns.retain(|pattern| !all.iter().any(|other| other != pattern && covers(other, pattern)));
+    patterns
 }
 
 /// The durable's name for the `index`th of `count` filters: 2.9 servers take one filter a consumer.
@@ -98,6 +103,12 @@ mod tests {
         check(&["caf.a", "other"], &["caf.*"], &[Some("caf.a")]);
         check(&["caf.>"], &["caf.a", "caf.*"], &[Some("caf.*")]);
         check(&["x"], &["caf.a"], &[]);
+    }
+
+    #[test]
+    fn a_subject_inside_another_is_not_taken_twice() {
+        let list = ["b", "a.*", "a.x", "b"].map(str::to_owned).to_vec();
+        assert_eq!(widest(list), ["a.*", "b"]);
     }
 
     #[test]
