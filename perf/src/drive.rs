@@ -152,7 +152,7 @@ impl<'a> Driver<'a> {
                 biased;
                 message = self.results.next() => self.take(&message.context("the connection closed")?.payload, begin)?,
                 () = tokio::time::sleep_until(due.into()) => {
-                    self.window.lag.saturating_record(due.elapsed().as_micros().try_into()?);
+                    self.window.lag.record(due.elapsed().as_micros().try_into()?)?;
                     self.send().await?;
                     due += gap;
                 }
@@ -232,7 +232,7 @@ impl<'a> Driver<'a> {
         }
         self.window.steps += 1;
         if let Some(waited) = waited {
-            self.window.latency.saturating_record(waited.as_micros().try_into()?);
+            self.window.latency.record(waited.as_micros().try_into()?)?;
         }
         Ok(())
     }

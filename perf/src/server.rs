@@ -42,13 +42,6 @@ impl NatsServer {
         let server = NatsServer { child, port };
         let client = server.connect().await?;
         let context = jetstream::new(client);
-        let begun = Instant::now();
-        while context.query_account().await.is_err() {
-            if begun.elapsed() > Duration::from_secs(10) {
-                bail!("nats-server has no JetStream after 10 s");
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
         let config = stream::Config {
             name: "CAF_ASSIGN".into(),
             subjects: vec![ASSIGN.into()],
@@ -57,7 +50,13 @@ impl NatsServer {
             max_age: Duration::from_secs(24 * 3600),
             ..stream::Config::default()
         };
-        context.create_stream(config).await?;
+        let begun = Instant::now();
+        while let Err(error) = context.create_stream(config.clone()).await {
+            if begun.elapsed() > Duration::from_secs(10) {
+                return Err(error).context("nats-server makes no streams");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         if result_stream {
             let config = stream::Config {
                 name: "CAF_RESULT".into(),

@@ -11,3 +11,4 @@ mod happy;
 mod health;
 mod provision;
 mod redelivery;
+mod rehearsal;
