@@ -173,15 +173,17 @@ impl Router {
         question(&lock(&self.shared).model)
     }
 
+    /// No rule was broken so far.
+    pub(crate) fn unbroken(&self) -> Result<()> {
+        let broken = &lock(&self.shared).broken;
+        ensure!(broken.is_empty(), "{} broken rules: {}", broken.len(), broken[..broken.len().min(10)].join("\n"));
+        Ok(())
+    }
+
     /// No rule was broken and nothing is owed.
     pub(crate) fn verdict(&self) -> Result<()> {
+        self.unbroken()?;
         let shared = lock(&self.shared);
-        ensure!(
-            shared.broken.is_empty(),
-            "{} broken rules: {:#?}",
-            shared.broken.len(),
-            &shared.broken[..shared.broken.len().min(10)]
-        );
         let missing = shared.model.unanswered();
         ensure!(missing.is_empty(), "{} assignments without a result: {:?}", missing.len(), &missing[..missing.len().min(10)]);
         Ok(())

@@ -129,7 +129,9 @@ async fn bad_messages_get_what_the_contract_owes_them() -> Result<()> {
     }
     let mut wrong = Vec::new();
     for (name, assignment, verdict) in &rows {
-        if let Err(error) = check(&world, assignment, verdict).await {
+        let checked = check(&world, assignment, verdict).await;
+        world.router.unbroken()?;
+        if let Err(error) = checked {
             wrong.push(format!("{name}: {error:#}"));
         }
     }

@@ -106,3 +106,46 @@ fn the_ledger_tells_one_write_from_two() -> Result<()> {
     ensure!(ledger.written_once("acme", "a.txt", b"a").is_err(), "the same content, written again");
     Ok(())
 }
+
+#[tokio::test]
+async fn the_router_s_side_loses_no_assignment_when_the_server_is_killed_under_it() -> Result<()> {
+    let mut server = NatsServer::start(true).await?;
+    let router = Router::connect(&server.url(), true, Subjects::default(), Strictness::default()).await?;
+    let subjects = vec!["caf.exec.assign.v1".to_owned()];
+    let config = stream::Config { name: "ASSIGN".into(), subjects, ..stream::Config::default() };
+    jetstream::new(router.client().clone()).create_stream(config).await?;
+    let jobs: Vec<Assignment> = (0..2_000).map(|n| Assignment::new("acme", "echo", json!({"n": n}))).collect();
+    let killing = async {
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        server.kill();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        server.restart().await
+    };
+    tokio::try_join!(router.send_all(&jobs), killing)?;
+    ensure!(router.left_in_stream().await? >= 2_000, "{} of 2000 are stored", router.left_in_stream().await?);
+    ensure!(router.ask(|model| model.open()) == 2_000, "all are owed an answer");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_router_s_side_works_without_jetstream_and_without_headers() -> Result<()> {
+    let server = NatsServer::start(false).await?;
+    let lenient = Strictness { message_ids: false, order: true };
+    let router = Router::connect(&server.url(), false, Subjects::default(), lenient).await?;
+    let worker = async_nats::connect(server.url()).await?;
+    let mut assignments = worker.queue_subscribe("caf.exec.assign.v1", "endstation".into()).await?;
+    worker.flush().await?;
+    let jobs: Vec<Assignment> = (0..500).map(|n| Assignment::new("acme", "echo", json!({"n": n}))).collect();
+    let serving = async {
+        for _ in 0..jobs.len() {
+            let message = assignments.next().await.ok_or_else(|| anyhow::anyhow!("the subscription ended"))?;
+            let assignment: Value = serde_json::from_slice(&message.payload)?;
+            worker.publish("caf.exec.assign.v1.ack", ack(&assignment).to_string().into()).await?;
+            worker.publish("caf.exec.result.v1", result(&assignment, 1).to_string().into()).await?;
+        }
+        Ok(worker.flush().await?)
+    };
+    tokio::try_join!(router.send_all(&jobs), serving)?;
+    router.all_answered(WITHIN).await?;
+    router.verdict()
+}
