@@ -21,6 +21,7 @@ mod pull;
 mod reading;
 mod rescue;
 mod route;
+pub mod salt;
 pub mod status;
 mod streams;
 pub mod subjects;

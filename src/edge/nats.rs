@@ -90,27 +90,16 @@ pub(crate) async fn connect(
         said: AtomicU64::new(0),
         since: Instant::now(),
     });
-    let mut options = identify(ConnectOptions::new(), &settings.auth).await?;
-    options = options
-        .name(worker_id)
+    let options = options(settings, worker_id)
+        .await?
         .retry_on_initial_connect()
         .client_capacity(CONNECTION_QUEUE)
         .ping_interval(Duration::from_secs(10))
-        .request_timeout(Some(Duration::from_millis(API_WITHIN_MS)))
         .reconnect_delay_callback(|attempts| Duration::from_millis((attempts.saturating_sub(1) as u64 * 50).min(2_000)))
         .event_callback(move |event| {
             watcher.saw(&event);
             std::future::ready(())
         });
-    if settings.tls.required {
-        options = options.require_tls(true);
-    }
-    if let Some(ca) = &settings.tls.ca {
-        options = options.add_root_certificates(ca.clone());
-    }
-    if let (Some(cert), Some(key)) = (&settings.tls.cert, &settings.tls.key) {
-        options = options.add_client_certificate(cert.clone(), key.clone());
-    }
     let client = options.connect(servers).await.map_err(|error| EdgeError::Connect(error.to_string()))?;
     let (statistics, inbox) = (client.statistics(), client.new_inbox().into());
     let link = Link { client, statistics, inbox, generation, closed: Rc::default() };
@@ -130,7 +119,24 @@ pub(crate) async fn connect(
     Ok(Some(link))
 }
 
-fn servers(urls: &str) -> Result<Vec<ServerAddr>, EdgeError> {
+/// How every connection of this worker identifies itself and secures itself.
+pub(crate) async fn options(settings: &NatsSettings, name: &str) -> Result<ConnectOptions, EdgeError> {
+    let options = identify(ConnectOptions::new(), &settings.auth).await?;
+    let mut options = options.name(name).request_timeout(Some(Duration::from_millis(API_WITHIN_MS)));
+    if settings.tls.required {
+        options = options.require_tls(true);
+    }
+    if let Some(ca) = &settings.tls.ca {
+        options = options.add_root_certificates(ca.clone());
+    }
+    if let (Some(cert), Some(key)) = (&settings.tls.cert, &settings.tls.key) {
+        options = options.add_client_certificate(cert.clone(), key.clone());
+    }
+    Ok(options)
+}
+
+/// The servers of a comma-separated list.
+pub(crate) fn servers(urls: &str) -> Result<Vec<ServerAddr>, EdgeError> {
     let parse = |url: &str| url.parse().map_err(|error| EdgeError::Url(format!("{error}")));
     let servers: Vec<ServerAddr> =
         urls.split(',').map(str::trim).filter(|url| !url.is_empty()).map(parse).collect::<Result<_, _>>()?;
