@@ -1,10 +1,30 @@
 //! The edge: what stands between the shards and NATS. tokio lives here.
+
+mod answer;
 pub mod beamline;
+mod coverage;
+mod event;
 pub mod fingerprint;
+mod frames;
+mod heartbeat;
+mod inflight;
 pub mod intake;
+mod json;
+mod limits;
 pub mod native;
 pub mod nats;
 pub mod outbox;
+mod pen;
+mod ports;
+mod puback;
+mod pull;
+mod reading;
+mod rescue;
+mod route;
+pub mod status;
+mod streams;
 pub mod subjects;
 pub mod thread;
+mod token;
+mod well;
 pub mod wire;

@@ -93,6 +93,11 @@ impl Settings {
         &self.rows
     }
 
+    /// Whether somebody chose the worker's id, rather than taking the host's name.
+    pub fn worker_id_chosen(&self) -> bool {
+        self.rows.iter().any(|row| row.key == "worker.id" && row.origin != Origin::Default)
+    }
+
     /// The salt that `key_salt` stands for: 64 hexadecimal digits are taken as they are, any other text is hashed.
     pub fn salt(&self) -> Option<Salt> {
         let text = self.key_salt.as_deref()?;

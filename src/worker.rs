@@ -1,1 +1,280 @@
-//! stub
+//! The wiring: settings become seats, seats become running shards, and everything is shut down in reverse.
+//!
+//! A [`Worker`] is the shards and their ports, whoever feeds them: the edge (`serve`) or a file (`run`).
+
+mod identity;
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use shards::envelope::Envelope;
+use shards::ids::{Salt, Text};
+use shards::runtime::disk::{DirLock, DiskError, DiskSettings, lock_dir};
+use shards::runtime::keeper::Keeper;
+use shards::runtime::launch::{Exit, Found, ShardError, launch};
+use shards::runtime::layout::{Layout, LayoutError};
+use shards::runtime::ports::{Control, Gauge, Inbound, Outbound};
+use shards::runtime::rt::Clock;
+use shards::runtime::seat::{Furniture, Seat};
+use shards::runtime::watchdog::watch;
+use thiserror::Error;
+
+use crate::blocks;
+use crate::edge::wire::{EdgeWire, Found as FoundBlock, WireSettings};
+use crate::settings::Settings;
+
+pub use identity::{Identity, stored};
+
+/// Batches that a shard's inbox holds; nearly full, the edge asks for less.
+const INBOX_BATCHES: usize = 64;
+/// How long a shard may take to open its journal before somebody should hear of it.
+const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a worker could not start or go on.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// The data directory or a journal.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The cores.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// A shard.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+    /// The tenants' blobs.
+    #[error("blobs at {path}: {source}", path = .path.display())]
+    Blobs {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A shard ended though nobody asked it to.
+    #[error("shard {0} ended by itself")]
+    Ended(u16),
+}
+
+/// Running shards and the ways to reach them.
+pub struct Worker {
+    /// What each shard found in its journal.
+    pub found: Vec<Found>,
+    /// By shard.
+    pub inboxes: Vec<flume::Sender<Inbound>>,
+    /// By shard.
+    pub gauges: Vec<Arc<Gauge>>,
+    /// From all shards.
+    pub outbound: flume::Receiver<Outbound>,
+    /// The cores in use.
+    pub layout: Layout,
+    controls: Vec<flume::Sender<Control>>,
+    exits: flume::Receiver<Exit>,
+    keeper: Option<Keeper>,
+    _lock: DirLock,
+}
+
+/// What makes one worker differ from another besides its settings.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Who it is and the secret of its deployment.
+    pub identity: Identity,
+    /// Whether blocks for development are there.
+    pub dev: bool,
+}
+
+impl Worker {
+    /// Opens the journals and starts the shards; returns once all of them take work.
+    ///
+    /// # Errors
+    /// The data directory is held, a journal is damaged or not ours, a core cannot be used.
+    pub fn start(settings: &Settings, plan: &Plan) -> Result<Worker, WorkerError> {
+        let layout = Layout::resolve(settings.cores.shards.as_deref(), settings.cores.edge.as_deref(), &Layout::allowed())?;
+        let lock = lock_dir(&settings.storage_dir)?;
+        let blobs_dir = &settings.blobs_dir;
+        blocks::local::sweep(blobs_dir).map_err(|source| WorkerError::Blobs { path: blobs_dir.clone(), source })?;
+        let count = layout.shards.len();
+        let (outbound_to, outbound) = flume::unbounded();
+        let (envelopes_to, envelopes) = flume::bounded::<Envelope>(count * 4);
+        let (found_to, found_from) = flume::bounded(count);
+        let (exits_to, exits) = flume::bounded(count);
+        let clock = Clock::start();
+        let (mut inboxes, mut controls, mut gauges) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, core) in layout.shards.iter().enumerate() {
+            let (inbox_to, inbox) = flume::bounded(INBOX_BATCHES);
+            let (control_to, control) = flume::bounded(INBOX_BATCHES);
+            let gauge = Arc::new(Gauge::default());
+            let limits = settings.shard_limits(index, count);
+            // Opened here, where an error can still be told to the one who starts us.
+            let opened = blocks::local::LocalBlobs::open(blobs_dir, index as u16);
+            let blobs = opened.map_err(|source| WorkerError::Blobs { path: blobs_dir.clone(), source })?;
+            drop(blobs);
+            let wire = WireSettings {
+                worker_id: Text::from(plan.identity.worker_id.clone()),
+                salt: plan.identity.salt.clone(),
+                limits: limits.clone(),
+                ack_subject: Text::from(settings.nats.ack_subject.clone()),
+                result_subject: Text::from(settings.nats.result_subject.clone()),
+                dlq_subject: Text::from(settings.nats.dlq_subject.clone()),
+                events_prefix: Text::from(settings.nats.events_prefix.clone()),
+                events: settings.events,
+                boot: 0,
+                dev: plan.dev,
+                blocks: lookup,
+            };
+            let folder = blobs_dir.clone();
+            let seat = Seat {
+                shard: index as u16,
+                shards: count as u16,
+                core: *core,
+                dir: settings.storage_dir.clone(),
+                worker_id: plan.identity.worker_id.clone(),
+                salt: plan.identity.salt.clone(),
+                limits,
+                block_names: blocks::TABLE.iter().map(|entry| name_and_version(entry.info)).collect(),
+                events: settings.events,
+                progress_us: settings.nats.ack_wait_ms * 1000 / 3,
+                segment_bytes: segment_bytes(settings.limits.journal_bytes_max, count),
+                clock,
+                inbox,
+                control,
+                outbound: outbound_to.clone(),
+                envelopes: envelopes_to.clone(),
+                gauge: gauge.clone(),
+                furnish: Box::new(move |boot| Furniture {
+                    wire: EdgeWire::new(WireSettings { boot: boot.boot, ..wire }),
+                    blocks: blocks::build_all(),
+                    blobs: std::rc::Rc::new(
+                        blocks::local::LocalBlobs::open(&folder, boot.shard).expect("it was opened a moment ago"),
+                    ),
+                }),
+            };
+            launch(seat, found_to.clone(), exits_to.clone())?;
+            inboxes.push(inbox_to);
+            controls.push(control_to);
+            gauges.push(gauge);
+        }
+        let mut worker = Worker {
+            found: Vec::new(),
+            inboxes,
+            gauges,
+            outbound,
+            layout,
+            controls,
+            exits,
+            keeper: Some(Keeper::new(envelopes, count)),
+            _lock: lock,
+        };
+        let watched = worker.gauges.iter().cloned().zip(worker.inboxes.iter().cloned()).collect();
+        if let Err(error) = watch(watched) {
+            tracing::warn!(%error, "no watchdog: a shard that stalls is not prodded");
+        }
+        worker.wait_until_open(&found_from)?;
+        Ok(worker)
+    }
+
+    fn wait_until_open(&mut self, found: &flume::Receiver<Found>) -> Result<(), WorkerError> {
+        let started = Instant::now();
+        let mut patience = OPEN_PATIENCE;
+        while self.found.len() < self.gauges.len() {
+            if let Ok(found) = found.recv_timeout(Duration::from_millis(20)) {
+                self.found.push(found);
+            }
+            if let Ok(exit) = self.exits.try_recv() {
+                return Err(early(exit));
+            }
+            if started.elapsed() > patience {
+                tracing::warn!(waited_s = patience.as_secs(), "the journal is still being read");
+                patience *= 2;
+            }
+        }
+        self.found.sort_by_key(|found| found.shard);
+        Ok(())
+    }
+
+    /// Which start of this worker this is: the newest of its shards'.
+    pub fn boot(&self) -> u32 {
+        self.found.iter().map(|found| found.boot).max().unwrap_or(1)
+    }
+
+    /// The keeper, for the one who serves the metrics; once.
+    pub fn take_keeper(&mut self) -> Option<Keeper> {
+        self.keeper.take()
+    }
+
+    /// How shards are told things besides work.
+    pub fn controls(&self) -> &[flume::Sender<Control>] {
+        &self.controls
+    }
+
+    /// Waits for a shard to end, at most this long: an error, since nobody asked it to.
+    pub fn watch(&self, at_most: Duration) -> Option<WorkerError> {
+        self.exits.recv_timeout(at_most).ok().map(early)
+    }
+
+    /// Takes nothing new and waits until all that is here has been answered, at most `grace`. True if it has.
+    pub fn drain(&self, grace: Duration) -> bool {
+        for control in &self.controls {
+            let _ = control.send(Control::Drain);
+        }
+        let until = Instant::now() + grace;
+        // The shards need a turn to take the word in before their gauges mean anything.
+        std::thread::sleep(Duration::from_millis(20));
+        while Instant::now() < until {
+            if self.gauges.iter().all(|gauge| gauge.idle.load(Relaxed)) {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        false
+    }
+
+    /// Ends the shards. What is unfinished stays in their journals.
+    ///
+    /// # Errors
+    /// A shard failed on its way out.
+    pub fn stop(self) -> Result<(), WorkerError> {
+        for control in &self.controls {
+            let _ = control.send(Control::Stop);
+        }
+        for _ in &self.controls {
+            let Ok(exit) = self.exits.recv() else { break };
+            exit.result?;
+        }
+        Ok(())
+    }
+}
+
+fn early(exit: Exit) -> WorkerError {
+    exit.result.map_or_else(WorkerError::Shard, |()| WorkerError::Ended(exit.shard))
+}
+
+/// A quarter of a shard's budget at most, so that pruning has something to prune.
+fn segment_bytes(journal_bytes_max: u64, shards: usize) -> u64 {
+    let quarter = journal_bytes_max / shards.max(1) as u64 / 4;
+    quarter.clamp(4 << 20, DiskSettings::SEGMENT_BYTES_DEFAULT)
+}
+
+fn name_and_version(info: &shards::block::BlockInfo) -> Text {
+    Text::from(format!("{}@{}", info.name, info.version))
+}
+
+/// The block table, as the wire looks things up in it.
+pub fn lookup(name: &str, inputs: &[u8], dev: bool) -> Result<FoundBlock, shards::outcome::Fault> {
+    let Some((block, entry)) = blocks::find(name, dev) else {
+        return Err(shards::outcome::Fault::new(shards::outcome::Code::UnknownJobType, "No block has this name."));
+    };
+    let checked = entry.check(name, inputs)?;
+    Ok(FoundBlock { block, canonical: entry.info.name, effect: checked.effect, inputs: checked.inputs })
+}
+
+/// A random secret, for a deployment that has none yet.
+pub fn random_salt() -> Salt {
+    let mut bytes = [0; 32];
+    let mut source = std::fs::File::open("/dev/urandom").expect("every Linux has /dev/urandom");
+    source.read_exact(&mut bytes).expect("/dev/urandom never ends");
+    Salt(bytes)
+}

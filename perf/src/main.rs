@@ -1,1 +1,93 @@
-fn main() {}
+//! Load and measurement for endstation: the worker beside the floor, which is the same work done by a consumer that does
+//! nothing, so that a number says what the worker costs and not what the machine is.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod disk;
+mod drive;
+mod engine;
+mod floor;
+mod message;
+mod nats;
+mod process;
+mod report;
+mod server;
+mod subject;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+#[command(about = "Load and measurement for endstation")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The worker and the floor, interleaved, over a real nats-server with file streams.
+    Nats(NatsArgs),
+    /// The floor alone: what NATS gives a worker that does nothing.
+    Floor(NatsArgs),
+    /// One shard without NATS.
+    Engine(engine::EngineArgs),
+    /// The bare consumer of the floor; started by the other commands as a process of its own.
+    #[command(hide = true)]
+    FloorWorker(floor::FloorArgs),
+}
+
+/// How to measure over NATS.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct NatsArgs {
+    /// Rounds over all rows; the table shows medians.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Measured seconds of the closed and open loops, after one second of warming up.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Loads: a number is a closed loop with so many in flight; `open` is a fixed rate; `drain` empties a filled stream.
+    #[arg(long, value_delimiter = ',', default_value = "64,256,open,drain")]
+    rows: Vec<drive::Load>,
+    /// Steps per second of the open loop.
+    #[arg(long, default_value_t = 500)]
+    rate: u32,
+    /// Steps waiting when the drain begins.
+    #[arg(long, default_value_t = 200_000)]
+    backlog: u32,
+    /// Tenants that the steps belong to, in turn.
+    #[arg(long, default_value_t = 16)]
+    tenants: u32,
+    /// The worker's binary; default: `ENDSTATION_BIN`, else `endstation` beside this one.
+    #[arg(long)]
+    worker: Option<PathBuf>,
+    /// The worker's `cores.shards`.
+    #[arg(long, default_value = "0")]
+    shards: String,
+    /// Where streams and journals lie while measuring; default: the system's temporary folder.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Where results are kept, in a folder `<date>-<host>`; `-` keeps none.
+    #[arg(long, default_value = "perf/runs")]
+    out: PathBuf,
+    /// Date of the run (YYYY-MM-DD); default: today, UTC.
+    #[arg(long)]
+    date: Option<String>,
+    /// Name of the machine in the folder's name; default: its host name.
+    #[arg(long)]
+    host: Option<String>,
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match cli.command {
+        Command::Nats(args) => runtime.block_on(nats::measure(&args, true)),
+        Command::Floor(args) => runtime.block_on(nats::measure(&args, false)),
+        Command::Engine(args) => engine::measure(&args),
+        Command::FloorWorker(args) => runtime.block_on(floor::work(&args)),
+    }
+}

@@ -73,11 +73,23 @@ pub trait Blobs {
     /// `overwrite` is false and another content stands there; RESOURCE_UNAVAILABLE where the disk refuses.
     fn put<'a>(&'a self, tenant: &'a str, path: &'a str, content: Bytes, overwrite: bool) -> Local<'a, Result<Stored, Fault>>;
 
-    /// The next chunk of a blob from `offset`, empty at its end.
+    /// Opens a blob for reading.
     ///
     /// # Errors
     /// INVALID_INPUT for a path as above or a blob that is not there.
-    fn read<'a>(&'a self, tenant: &'a str, path: &'a str, offset: u64, bytes_max: usize) -> Local<'a, Result<Bytes, Fault>>;
+    fn open<'a>(&'a self, tenant: &'a str, path: &'a str) -> Local<'a, Result<Box<dyn Blob>, Fault>>;
+}
+
+/// An open blob. Lives on its core. Replacing the blob does not change what an open one reads: no reader sees a mixture.
+pub trait Blob {
+    /// Size in bytes.
+    fn size(&self) -> u64;
+
+    /// The bytes from `offset`, at least one and at most `bytes_max`; none only at the end.
+    ///
+    /// # Errors
+    /// RESOURCE_UNAVAILABLE where the disk refuses.
+    fn read<'a>(&'a self, offset: u64, bytes_max: usize) -> Local<'a, Result<Bytes, Fault>>;
 }
 
 /// What [`Blobs::put`] did.

@@ -59,7 +59,7 @@ use bytes::Bytes;
 use crate::audit::AuditItem;
 use crate::ids::{AskerId, Fingerprint, Key, Lsn, Partition, Text};
 use crate::outcome::Outcome;
-use crate::step::{Delivery, EffectClass, Origin};
+use crate::step::{Delivery, EffectClass, Origin, Source};
 
 pub use codec::{AcceptedRef, AnswerRef, CodecError, Head, MessageRef, ResultRef, decode};
 pub use view::{FrameView, Peek};
@@ -297,8 +297,13 @@ pub const SOURCE_STREAM: u8 = 3;
 impl Message {
     /// The message as it is handed to the machine again at boot.
     pub fn into_delivery(self) -> Delivery {
+        let source = match self.source {
+            SOURCE_LINE => Source::Line,
+            SOURCE_STREAM => Source::Stream,
+            _ => Source::Core,
+        };
         Delivery {
-            origin: Origin::Journal { streamed: self.source == SOURCE_STREAM, since_ms: self.since_ms },
+            origin: Origin::Journal { source, since_ms: self.since_ms },
             subject: self.subject,
             headers: self.headers,
             body: self.body,

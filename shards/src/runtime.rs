@@ -14,3 +14,4 @@ pub mod perform;
 pub mod ports;
 pub mod rt;
 pub mod seat;
+pub mod watchdog;

@@ -1,1 +1,318 @@
-//! stub
+//! The native profile as JSON: a StepRequest in, a StepResult out. Field names as in the `.proto` files or lowerCamelCase.
+
+use shards::ids::Text;
+use shards::limits::{BUDGET_MS_MAX, ID_BYTES_MAX, TRIES_MAX};
+use shards::outcome::{Fault, Outcome, Status};
+use shards::step::{Arrival, EffectClass, Profile, RetryPolicy};
+
+use crate::edge::answer::{details, outputs};
+use crate::edge::fingerprint::Content;
+use crate::edge::json::{self, fields};
+use crate::edge::pen::Pen;
+use crate::edge::reading::{
+    Ask, Faults, Mail, Notes, Reading, Unreadable, effect_class, is_assignment, moment, resources, twice, unsupported,
+    wrong_form, wrong_value,
+};
+
+/// Subjects that steps come on: this and the tenant.
+pub(super) const STEPS_PREFIX: &str = "beamline.worker.steps.v1.";
+/// Subjects that results go to: this, the tenant, and the key.
+pub(super) const RESULTS_PREFIX: &str = "beamline.worker.results.v1.";
+/// The tenant of a line that names none.
+const TENANT_OF_LINES: &str = "local";
+/// Tries, first wait and longest wait (milliseconds) where the sender names none.
+const RETRY_DEFAULT: RetryPolicy = RetryPolicy { tries_max: 3, backoff_ms: 500, backoff_ms_max: 60_000 };
+/// Priority where the sender names none.
+const PRIORITY_DEFAULT: u64 = 50;
+
+fields! {
+    /// What tells the profiles apart.
+    Shape { name: "type", job: "job", executor: "executor", data: "data" }
+}
+
+fields! {
+    /// A StepRequest.
+    Step {
+        name: "type",
+        version_req: "version_req" | "versionReq",
+        inputs: "inputs",
+        resources: "resources",
+        timeout_ms: "timeout_ms" | "timeoutMs",
+        retry: "retry",
+        guardrails: "guardrails",
+        context: "context",
+        priority: "priority",
+        not_after: "not_after" | "notAfter",
+        effect_ceiling: "effect_ceiling" | "effectCeiling",
+        payload_ref: "payload_ref" | "payloadRef",
+        assignment_id: "assignment_id" | "assignmentId",
+        request_id: "request_id" | "requestId",
+    }
+}
+
+fields! {
+    /// A BlockContext.
+    Context {
+        tenant_id: "tenant_id" | "tenantId",
+        trace_id: "trace_id" | "traceId",
+        run_id: "run_id" | "runId",
+        flow_id: "flow_id" | "flowId",
+        step_id: "step_id" | "stepId",
+        attempt: "attempt",
+        sandbox: "sandbox",
+    }
+}
+
+fields! {
+    /// How to try again.
+    Retry {
+        max_attempts: "max_attempts" | "maxAttempts",
+        backoff_ms: "backoff_ms" | "backoffMs",
+        backoff_max_ms: "backoff_max_ms" | "backoffMaxMs",
+        backoff_factor: "backoff_factor" | "backoffFactor",
+        budget_ms: "budget_ms" | "budgetMs",
+        jitter: "jitter",
+        codes: "codes",
+    }
+}
+
+/// Whether a message is a native step: by its subject, or a line by its shape.
+pub(super) fn is_native(mail: &Mail<'_>) -> bool {
+    if !mail.line {
+        return mail.subject.starts_with(STEPS_PREFIX);
+    }
+    let shape = Shape::read(mail.body);
+    shape.name.is_some() && shape.job.is_none() && shape.executor.is_none() && shape.data.is_none()
+}
+
+/// Reads a step.
+pub(super) fn read<'a>(mail: &mut Mail<'a>) -> Result<Reading<'a>, Unreadable> {
+    let mut faults = Faults(mail.fault.take());
+    let body: &'a Text = mail.body;
+    let step = Step::read(body);
+    faults.depth(step.depth);
+    let context = Context::read(step.context.unwrap_or_default());
+    if let Some(name) = context.twice {
+        return Err(Unreadable::new(twice(&format!("/context/{name}"))));
+    }
+    let tenant = match context.tenant_id {
+        None if mail.line => mail.same_tenant(Text::from_static(TENANT_OF_LINES))?,
+        raw => mail.tenant(raw, "/context/tenant_id")?,
+    };
+    if mail.subject.strip_prefix(STEPS_PREFIX).is_some_and(|named| named != &tenant[..]) {
+        return Err(Unreadable::new(wrong_value("/context/tenant_id")));
+    }
+    let assignment_id = match step.assignment_id {
+        Some(raw) => Some(mail.required(Some(raw), "/assignment_id")),
+        None => mail.heads.assignment.map(|id| Ok(id.clone())),
+    };
+    let assignment_id = match assignment_id {
+        None => Text::new(),
+        Some(Ok(id)) if is_assignment(&id) => id,
+        Some(Ok(_)) => return Err(Unreadable { tenant, fault: wrong_value("/assignment_id") }),
+        Some(Err(fault)) => return Err(Unreadable { tenant, fault }),
+    };
+    if let Some(name) = step.twice {
+        let fault = twice(&format!("/{name}"));
+        if name == "assignment_id" {
+            return Err(Unreadable { tenant, fault });
+        }
+        faults.add(fault);
+    }
+    if step.context.is_some_and(|raw| !json::is_object(raw)) {
+        faults.add(wrong_form("/context"));
+    }
+    let job_type = faults.take(mail.required(step.name, "/type")).unwrap_or_default();
+    let mut id = |raw, pointer| faults.take(optional_id(mail, raw, pointer)).flatten();
+    let request_id = id(step.request_id, "/request_id").unwrap_or_default();
+    let run_id = id(context.run_id, "/context/run_id");
+    let flow_id = id(context.flow_id, "/context/flow_id");
+    let step_id = id(context.step_id, "/context/step_id");
+    let trace_id = mail.heads.trace_id(mail.id(context.trace_id));
+    let attempt = faults.take(number(context.attempt, 0..=u64::MAX, "/context/attempt")).flatten();
+    let ask = ask(mail, &step, &context, &mut faults);
+    let ask = match faults.0 {
+        Some(fault) => Err(fault),
+        None => Ok(ask),
+    };
+    let profile = Profile::Native;
+    let provider_id = Text::new();
+    Ok(Reading {
+        profile,
+        tenant,
+        assignment_id,
+        request_id,
+        trace_id,
+        provider_id,
+        job_type,
+        run_id,
+        flow_id,
+        step_id,
+        attempt,
+        ask,
+    })
+}
+
+fn ask<'a>(mail: &Mail<'_>, step: &Step<'a>, context: &Context<'_>, faults: &mut Faults) -> Ask<'a> {
+    let mut notes = Notes::default();
+    for (raw, usual, pointer) in [
+        (step.inputs, json::is_object as fn(&str) -> bool, "/inputs"),
+        (step.retry, json::is_object, "/retry"),
+        (step.guardrails, json::is_object, "/guardrails"),
+        (context.sandbox, |raw| matches!(raw, "true" | "false"), "/context/sandbox"),
+    ] {
+        if raw.is_some_and(|raw| !usual(raw)) {
+            faults.add(wrong_form(pointer));
+        }
+    }
+    if step.payload_ref.is_some() {
+        faults.add(unsupported("/payload_ref"));
+    }
+    if step.version_req.is_some_and(|raw| !matches!(raw, "\"\"" | "\"*\"")) {
+        faults.add(unsupported("/version_req"));
+    }
+    if step.guardrails.is_some_and(|raw| json::members(raw).into_iter().flatten().next().is_some()) {
+        notes.add("guardrails");
+    }
+    faults.take(resources(step.resources));
+    let mut figure = |raw, usable, pointer| faults.take(number(raw, usable, pointer)).flatten();
+    let retry = Retry::read(step.retry.unwrap_or_default());
+    let priority = figure(step.priority, 0..=100, "/priority").unwrap_or(PRIORITY_DEFAULT);
+    let budget_ms = figure(step.timeout_ms, 0..=BUDGET_MS_MAX, "/timeout_ms").filter(|ms| *ms > 0);
+    let tries_ms = figure(retry.budget_ms, 0..=BUDGET_MS_MAX, "/retry/budget_ms").filter(|ms| *ms > 0);
+    let tries = figure(retry.max_attempts, 0..=u64::from(TRIES_MAX), "/retry/max_attempts").filter(|tries| *tries > 0);
+    let backoff_ms = figure(retry.backoff_ms, 0..=BUDGET_MS_MAX, "/retry/backoff_ms").unwrap_or(RETRY_DEFAULT.backoff_ms);
+    let backoff_max = figure(retry.backoff_max_ms, 0..=BUDGET_MS_MAX, "/retry/backoff_max_ms");
+    for (raw, name) in
+        [(retry.backoff_factor.filter(|raw| json::integer(raw) != Some(2)), "retry.backoff_factor"), (retry.codes, "retry.codes")]
+    {
+        if raw.is_some() {
+            notes.add(name);
+        }
+    }
+    if retry.jitter.is_some_and(|raw| matches!(raw, "\"FIXED\"" | "2")) {
+        notes.add("retry.jitter");
+    }
+    let not_after_ms = step.not_after.map(|raw| moment(raw).ok_or_else(|| wrong_form("/not_after")));
+    let ceiling = step.effect_ceiling.map(|raw| effect_class(raw).ok_or_else(|| wrong_value("/effect_ceiling")));
+    let ceiling = ceiling.and_then(|class| faults.take(class)).flatten();
+    // A dry run may do nothing outside; blocks that describe their effects instead come later.
+    let effect_ceiling = if context.sandbox == Some("true") { Some(EffectClass::Pure) } else { ceiling };
+    let budget_ms = budget_ms.unwrap_or(mail.limits.budget_ms_default);
+    Ask {
+        content: Content::Inputs(step.inputs.unwrap_or("{}")),
+        inputs: step.inputs,
+        priority: priority as u8,
+        budget_ms: tries_ms.map_or(budget_ms, |tries_ms| tries_ms.min(budget_ms)),
+        not_after_ms: not_after_ms.and_then(|moment| faults.take(moment)),
+        retry: RetryPolicy {
+            tries_max: tries.map_or(RETRY_DEFAULT.tries_max, |tries| tries as u32),
+            backoff_ms,
+            backoff_ms_max: backoff_max.unwrap_or(RETRY_DEFAULT.backoff_ms_max).max(backoff_ms),
+        },
+        note: notes.sentence(),
+        effect_ceiling,
+    }
+}
+
+/// A string of at most 256 bytes; empty is absent, as protobuf has it.
+fn optional_id(mail: &Mail<'_>, raw: Option<&str>, pointer: &str) -> Result<Option<Text>, Fault> {
+    let Some(raw) = raw else { return Ok(None) };
+    let id = mail.text(Some(raw)).ok_or_else(|| wrong_form(pointer))?;
+    if id.len() > ID_BYTES_MAX {
+        return Err(wrong_value(pointer));
+    }
+    Ok(Some(id).filter(|id| !id.is_empty()))
+}
+
+/// A whole number within `usable`.
+fn number(raw: Option<&str>, usable: std::ops::RangeInclusive<u64>, pointer: &str) -> Result<Option<u64>, Fault> {
+    let Some(raw) = raw else { return Ok(None) };
+    let value = json::integer_or_digits(raw).ok_or_else(|| wrong_form(pointer))?;
+    if usable.contains(&value) { Ok(Some(value)) } else { Err(wrong_value(pointer)) }
+}
+
+/// A StepResult; `replayed` only where the reader sees deliveries, not answers.
+pub(super) fn step_result(arrival: &Arrival, outcome: &Outcome, replayed: Option<bool>) -> Vec<u8> {
+    let mut pen = Pen::with_capacity(512 + outcome.outputs.len());
+    pen.raw("{\"status\":").text(status(outcome.status));
+    if outcome.status == Status::Ok {
+        pen.raw(",\"outputs\":").raw_bytes(outputs(outcome));
+    }
+    verdict(&mut pen, outcome);
+    pen.raw(",\"timing\":{\"received_at\":").time(outcome.received_ms);
+    if outcome.started_ms > 0 {
+        pen.raw(",\"started_at\":").time(outcome.started_ms);
+    }
+    pen.raw(",\"ended_at\":").time(outcome.ended_ms);
+    if outcome.started_ms > 0 {
+        pen.raw(",\"queued_ms\":").int(outcome.started_ms.saturating_sub(outcome.received_ms));
+    }
+    pen.raw(",\"ran_us\":").int(outcome.ran_us).raw("}");
+    who(&mut pen, arrival);
+    if let Some(replayed) = replayed {
+        pen.raw(if replayed { ",\"replayed\":true" } else { ",\"replayed\":false" });
+    }
+    pen.raw("}");
+    pen.done()
+}
+
+/// `,"error":{…},"latency_ms":…,"retries_used":…` of a StepResult.
+pub(super) fn verdict(pen: &mut Pen, outcome: &Outcome) {
+    if let Some(fault) = &outcome.fault {
+        pen.raw(",\"error\":{\"code\":").text(fault.code.as_str());
+        pen.raw(",\"type\":").text(&fault.code.as_str().to_ascii_lowercase());
+        pen.raw(",\"message\":").text(&fault.message);
+        pen.raw(if fault.code.retryable() { ",\"retryable\":true" } else { ",\"retryable\":false" });
+        pen.raw(",\"effect\":").text(&outcome.effect.as_str().to_ascii_uppercase());
+        details(pen, ",\"details\":", fault, None);
+        if let Some(ms) = fault.retry_after_ms {
+            pen.raw(",\"retry_after_ms\":").int(ms);
+        }
+        pen.raw("}");
+    }
+    pen.raw(",\"latency_ms\":").int(outcome.ended_ms.saturating_sub(outcome.received_ms));
+    pen.raw(",\"retries_used\":").int(u64::from(outcome.tries.saturating_sub(1)));
+}
+
+/// `,"context":{…},"assignment_id":…,"request_id":…,"type":…`: the step, as its sender named it.
+pub(super) fn who(pen: &mut Pen, arrival: &Arrival) {
+    pen.raw(",\"context\":{");
+    let mut comma = "";
+    let asker = arrival.asker.as_ref();
+    let mut member = |pen: &mut Pen, name: &str, value: Option<&Text>| {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            pen.raw(comma).raw(name).text(value);
+            comma = ",";
+        }
+    };
+    member(pen, "\"tenant_id\":", Some(&arrival.tenant));
+    if let Some(asker) = asker {
+        member(pen, "\"trace_id\":", asker.trace_id.as_ref());
+        member(pen, "\"run_id\":", asker.run_id.as_ref());
+        member(pen, "\"flow_id\":", asker.flow_id.as_ref());
+        member(pen, "\"step_id\":", asker.step_id.as_ref());
+        if let Some(attempt) = asker.attempt {
+            pen.raw(comma).raw("\"attempt\":").int(attempt);
+        }
+    }
+    pen.raw("}");
+    let Some(asker) = asker else { return };
+    pen.raw(",\"assignment_id\":").text(&asker.assignment_id);
+    if !asker.request_id.is_empty() {
+        pen.raw(",\"request_id\":").text(&asker.request_id);
+    }
+    if !asker.job_type.is_empty() {
+        pen.raw(",\"type\":").text(&asker.job_type);
+    }
+}
+
+/// A status as StepResult spells it.
+pub(super) fn status(status: Status) -> &'static str {
+    match status {
+        Status::Ok => "OK",
+        Status::Error | Status::Quarantined => "ERROR",
+        Status::Timeout => "TIMEOUT",
+        Status::Cancelled => "CANCELED",
+    }
+}

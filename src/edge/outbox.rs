@@ -1,1 +1,417 @@
-//! stub
+//! Sends things out: parcels in the shards' order, settlements of deliveries, and confirmations back to the shards.
+//!
+//! A parcel that wants confirming goes to a stream with one of our own reply subjects, and the stream's answer confirms it;
+//! on a core subject a marker of our own behind it, which comes back when the server has had everything before. Answers are
+//! never awaited one by one. What is not confirmed — no answer, a refusal, another connection — is sent again under the same
+//! message id until it is. Nothing is taken from the shards without a connection: they bound what waits.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use async_nats::client::PublishErrorKind;
+use async_nats::{Message, StatusCode, Subject, Subscriber};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use shards::runtime::ports::{Outbound, Outgoing, Outlet, Parcel};
+
+use super::coverage::Coverage;
+use super::frames::{header_map, settlement};
+use super::inflight::{Cargo, InFlight, Sent};
+use super::limits::{BATCH_MAX, FLUSH_WITHIN_MS, TURN_BATCHES_MAX, WINDOW_MAX};
+use super::nats::Link;
+use super::ports::Ports;
+use super::puback::{self, PubAck};
+use super::status::{EdgeStatus, add, bump};
+use super::thread::{EdgeSettings, Halt, Phase};
+
+/// The task. Lives on the edge's thread.
+pub(crate) struct Outbox {
+    settings: Rc<EdgeSettings>,
+    link: Link,
+    ports: Rc<RefCell<Ports>>,
+    outbound: flume::r#async::RecvStream<'static, Outbound>,
+    source: flume::Receiver<Outbound>,
+    phase: Phase,
+    status: Arc<EdgeStatus>,
+    flight: InFlight,
+    /// Sent on core subjects in this turn, waiting for the marker behind them.
+    unmarked: Vec<Sent>,
+    coverage: Coverage,
+    replies: String,
+    epoch: u64,
+    /// Whether a marker of ours has ever come back: an account may forbid publishing to inboxes.
+    echo: Echo,
+    resend_said: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Echo {
+    Untried,
+    Works,
+    /// Markers never came back: a flushed socket has to do.
+    Denied,
+}
+
+impl Outbox {
+    pub(crate) fn new(
+        settings: Rc<EdgeSettings>,
+        link: Link,
+        ports: Rc<RefCell<Ports>>,
+        outbound: flume::Receiver<Outbound>,
+        phase: Phase,
+        status: Arc<EdgeStatus>,
+    ) -> Outbox {
+        let coverage = Coverage::new(settings.nats.mode);
+        Outbox {
+            coverage,
+            replies: format!("{}.c.", link.inbox()),
+            epoch: link.epoch(),
+            settings,
+            link,
+            ports,
+            outbound: outbound.clone().into_stream(),
+            source: outbound,
+            phase,
+            status,
+            flight: InFlight::default(),
+            unmarked: Vec::new(),
+            echo: Echo::Untried,
+            resend_said: None,
+        }
+    }
+
+    /// The same with all it carries, over another client.
+    pub(crate) fn relinked(mut self, link: Link) -> Outbox {
+        self.replies = format!("{}.c.", link.inbox());
+        self.coverage.forget();
+        self.link = link;
+        self
+    }
+
+    /// Until the stop signal, or the client's death.
+    pub(crate) async fn run(mut self) -> Outbox {
+        let mut answers = match self.link.client.subscribe(format!("{}*", self.replies)).await {
+            Ok(answers) => answers,
+            Err(_) => {
+                self.link.close();
+                return self;
+            }
+        };
+        let mut came: Vec<Message> = Vec::with_capacity(BATCH_MAX);
+        let mut batches: Vec<Outbound> = Vec::with_capacity(TURN_BATCHES_MAX);
+        let mut tick = Box::pin(tokio::time::sleep(Duration::ZERO));
+        while self.phase.now() != Halt::Stop && !self.link.closed() {
+            if self.wait(&mut answers, &mut came, &mut batches, tick.as_mut()).await {
+                self.tick().await;
+                tick.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(50));
+            }
+            let full = came.len() >= BATCH_MAX || batches.len() >= TURN_BATCHES_MAX;
+            self.turn(&mut came, &mut batches).await;
+            if full {
+                tokio::task::yield_now().await;
+            }
+        }
+        if self.phase.now() == Halt::Stop {
+            self.end(&mut answers, &mut came, &mut batches, tick.as_mut()).await;
+        }
+        self
+    }
+
+    /// Waits for answers, for something to send, or the tick. `true`: the tick.
+    async fn wait(
+        &mut self,
+        answers: &mut Subscriber,
+        came: &mut Vec<Message>,
+        batches: &mut Vec<Outbound>,
+        mut tick: Pin<&mut tokio::time::Sleep>,
+    ) -> bool {
+        let open = self.flight.live() + self.coverage.waiting.len() < WINDOW_MAX && self.link.connected();
+        let (outbound, coverage, link) = (&mut self.outbound, &mut self.coverage, &self.link);
+        let mut decided = false;
+        let ticked = poll_fn(|cx| {
+            while came.len() < BATCH_MAX {
+                match answers.poll_next_unpin(cx) {
+                    Poll::Ready(Some(message)) => came.push(message),
+                    Poll::Ready(None) => {
+                        link.close();
+                        break;
+                    }
+                    Poll::Pending => break,
+                }
+            }
+            while open && batches.len() < TURN_BATCHES_MAX {
+                match outbound.poll_next_unpin(cx) {
+                    Poll::Ready(Some(batch)) => batches.push(batch),
+                    Poll::Ready(None) | Poll::Pending => break,
+                }
+            }
+            decided = coverage.poll(cx);
+            let ticked = tick.as_mut().poll(cx).is_ready();
+            if ticked || !came.is_empty() || !batches.is_empty() || decided { Poll::Ready(ticked) } else { Poll::Pending }
+        })
+        .await;
+        if decided {
+            let waiting = std::mem::take(&mut self.coverage.waiting);
+            for sent in waiting {
+                self.post(sent).await;
+            }
+        }
+        ticked
+    }
+
+    async fn turn(&mut self, came: &mut Vec<Message>, batches: &mut Vec<Outbound>) {
+        for message in came.drain(..) {
+            self.answered(message);
+        }
+        let mut settled = 0;
+        for batch in batches.drain(..) {
+            for item in batch.items {
+                match item {
+                    Outgoing::Settle(token, how) => {
+                        settled += 1;
+                        if let Ok(subject) = Subject::from_utf8(token.reply.into_bytes()) {
+                            let sending = self.link.client.publish(subject, settlement(how));
+                            // One that is lost on the way is delivered again, and answered again.
+                            let _ = patiently(sending, &self.phase).await;
+                        }
+                    }
+                    Outgoing::Parcel(parcel) if parcel.confirm.is_none() => self.publish(&parcel, None).await,
+                    Outgoing::Parcel(parcel) => self.post(Sent { shard: batch.shard, parcel, sends: 0 }).await,
+                }
+            }
+        }
+        if settled > 0 {
+            add(&self.status.settled, settled);
+        }
+        self.mark().await;
+        self.ports.borrow_mut().flush();
+        self.coverage.ask(&self.link);
+    }
+
+    async fn tick(&mut self) {
+        let now = Instant::now();
+        if !self.link.connected() {
+            return;
+        }
+        let epoch = self.link.epoch();
+        let mut again = self.flight.due(now);
+        if epoch != self.epoch {
+            self.epoch = epoch;
+            self.coverage.forget();
+            if self.echo == Echo::Denied {
+                self.echo = Echo::Untried;
+            }
+            // In the order they first went: an ack before its result.
+            let mut severed = self.flight.severed(epoch);
+            severed.append(&mut again);
+            again = severed;
+        }
+        while let Some(cargo) = self.flight.overdue(now) {
+            let list = match cargo {
+                Cargo::One(sent) => vec![sent],
+                Cargo::Flushed(list) => {
+                    if self.echo == Echo::Untried {
+                        self.echo = Echo::Denied;
+                        tracing::warn!("messages to our own inbox do not come back: core publishes count as done once written");
+                    }
+                    list
+                }
+            };
+            for sent in list {
+                self.complain(&sent, "no confirmation", now);
+                self.coverage.doubt(&sent.parcel.subject);
+                self.flight.postpone(sent, now);
+            }
+        }
+        for sent in again {
+            bump(&self.status.resent);
+            self.post(sent).await;
+        }
+        self.mark().await;
+        let unconfirmed = self.flight.unconfirmed() + self.coverage.waiting.len();
+        self.status.unconfirmed.store(unconfirmed as u32, Relaxed);
+    }
+
+    /// Sends a parcel that wants confirming, or keeps it until it is known how.
+    async fn post(&mut self, mut sent: Sent) {
+        let Some(streamed) = self.coverage.of(&sent.parcel.subject) else {
+            self.coverage.waiting.push(sent);
+            return;
+        };
+        sent.sends += 1;
+        if !streamed {
+            self.publish(&sent.parcel, None).await;
+            self.unmarked.push(sent);
+            return;
+        }
+        let reply = self.reply();
+        self.publish(&sent.parcel, Some(reply)).await;
+        self.flight.push(Cargo::One(sent), self.epoch, Instant::now());
+    }
+
+    fn reply(&self) -> Subject {
+        use std::fmt::Write;
+        let mut reply = String::with_capacity(self.replies.len() + 20);
+        reply.push_str(&self.replies);
+        let _ = write!(reply, "{}", self.flight.next());
+        Subject::from(reply)
+    }
+
+    async fn publish(&mut self, parcel: &Parcel, reply: Option<Subject>) {
+        let Ok(subject) = Subject::from_utf8(parcel.subject.as_bytes().clone()) else { return };
+        let (body, client) = (parcel.body.clone(), &self.link.client);
+        let headers = (!parcel.headers.is_empty()).then(|| header_map(parcel));
+        let sent = match (reply, headers) {
+            (Some(reply), Some(headers)) => {
+                patiently(client.publish_with_reply_and_headers(subject, reply, headers, body), &self.phase).await
+            }
+            (Some(reply), None) => patiently(client.publish_with_reply(subject, reply, body), &self.phase).await,
+            (None, Some(headers)) => patiently(client.publish_with_headers(subject, headers, body), &self.phase).await,
+            (None, None) => patiently(client.publish(subject, body), &self.phase).await,
+        };
+        bump(&self.status.published);
+        match sent {
+            Err(error) if error.kind() == PublishErrorKind::Send => self.link.close(),
+            Err(error) => {
+                bump(&self.status.unsendable);
+                tracing::error!(
+                    subject = %parcel.subject, bytes = parcel.body.len(), key = %parcel.about.key, %error,
+                    "a parcel cannot be published as it is"
+                );
+            }
+            Ok(()) => {}
+        }
+    }
+
+    /// Puts a marker of our own behind what went out on core subjects.
+    async fn mark(&mut self) {
+        if self.unmarked.is_empty() {
+            return;
+        }
+        let list = std::mem::take(&mut self.unmarked);
+        if self.echo == Echo::Denied {
+            // Written to the socket is the most that can be known.
+            match tokio::time::timeout(Duration::from_secs(5), self.link.client.flush()).await {
+                Ok(Ok(())) if self.link.epoch() == self.epoch => self.confirm(list),
+                _ => list.into_iter().for_each(|sent| self.flight.postpone(sent, Instant::now())),
+            }
+            return;
+        }
+        let subject = self.reply();
+        let _ = patiently(self.link.client.publish(subject, Bytes::new()), &self.phase).await;
+        self.flight.push(Cargo::Flushed(list), self.epoch, Instant::now());
+    }
+
+    fn answered(&mut self, message: Message) {
+        let number = message.subject.rsplit('.').next().and_then(|number| number.parse().ok());
+        let Some(cargo) = number.and_then(|number| self.flight.take(number)) else { return };
+        let now = Instant::now();
+        match cargo {
+            Cargo::Flushed(list) => {
+                self.echo = Echo::Works;
+                self.confirm(list);
+            }
+            Cargo::One(sent) if message.status == Some(StatusCode::NO_RESPONDERS) => {
+                self.complain(&sent, "no stream answers", now);
+                self.coverage.doubt(&sent.parcel.subject);
+                self.flight.postpone(sent, now);
+            }
+            Cargo::One(sent) => match puback::parse(&message.payload) {
+                PubAck::Stored { duplicate } => {
+                    if duplicate && self.surprising(&sent) {
+                        bump(&self.status.duplicates);
+                        tracing::error!(
+                            subject = %sent.parcel.subject, key = %sent.parcel.about.key,
+                            "a result published for the first time was already there: do two workers share this work?"
+                        );
+                    }
+                    self.confirm_one(&sent);
+                }
+                PubAck::Fenced => {
+                    bump(&self.status.fenced);
+                    self.confirm_one(&sent);
+                }
+                PubAck::Refused(why) => {
+                    self.complain(&sent, &why, now);
+                    self.flight.postpone(sent, now);
+                }
+            },
+        }
+    }
+
+    /// Whether "it was there already" cannot come from ourselves: decided by this start, for this delivery, sent once.
+    fn surprising(&self, sent: &Sent) -> bool {
+        let about = &sent.parcel.about;
+        sent.sends == 1 && sent.parcel.outlet == Outlet::Result && !about.replayed && about.boot == self.settings.boot
+    }
+
+    fn confirm(&mut self, list: Vec<Sent>) {
+        for sent in list {
+            self.confirm_one(&sent);
+        }
+    }
+
+    fn confirm_one(&mut self, sent: &Sent) {
+        bump(&self.status.confirmed);
+        if let Some(ticket) = sent.parcel.confirm {
+            self.ports.borrow_mut().confirm(sent.shard, ticket);
+        }
+    }
+
+    fn complain(&mut self, sent: &Sent, why: &str, now: Instant) {
+        if self.resend_said.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1)) {
+            self.resend_said = Some(now);
+            let waiting = self.flight.unconfirmed() + 1;
+            tracing::warn!(subject = %sent.parcel.subject, sends = sent.sends, waiting, why, "a parcel is not confirmed; it will be sent again");
+        }
+    }
+
+    /// The end: everything that is here goes out, and a short while is given to confirmations.
+    async fn end(
+        &mut self,
+        answers: &mut Subscriber,
+        came: &mut Vec<Message>,
+        batches: &mut Vec<Outbound>,
+        mut tick: Pin<&mut tokio::time::Sleep>,
+    ) {
+        let deadline = Instant::now() + Duration::from_millis(FLUSH_WITHIN_MS);
+        while self.link.connected() && Instant::now() < deadline {
+            let nothing = self.source.is_empty() && self.flight.live() + self.coverage.waiting.len() == 0;
+            if nothing && came.is_empty() && batches.is_empty() {
+                break;
+            }
+            if self.wait(answers, came, batches, tick.as_mut()).await {
+                self.tick().await;
+                tick.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(5));
+            }
+            self.turn(came, batches).await;
+        }
+        let left = self.flight.unconfirmed() + self.coverage.waiting.len() + self.source.len();
+        if left > 0 {
+            tracing::warn!(left, "ending with parcels unconfirmed: they are sent again at the next start");
+        }
+        let _ = tokio::time::timeout(Duration::from_millis(FLUSH_WITHIN_MS), self.link.client.flush()).await;
+    }
+}
+
+/// Hands something to the connection, waiting while its queue is full; given up when we are to end, which is no error: what
+/// was not sent is not confirmed.
+async fn patiently<E>(sending: impl Future<Output = Result<(), E>>, phase: &Phase) -> Result<(), E> {
+    let mut sending = std::pin::pin!(sending);
+    if let Some(sent) = sending.as_mut().now_or_never() {
+        return sent;
+    }
+    loop {
+        match tokio::time::timeout(Duration::from_millis(100), sending.as_mut()).await {
+            Ok(sent) => return sent,
+            Err(_) if phase.now() == Halt::Stop => return Ok(()),
+            Err(_) => {}
+        }
+    }
+}

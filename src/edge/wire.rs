@@ -1,1 +1,410 @@
-//! stub
+//! [`EdgeWire`]: the only place that names both the wire's forms and the machine's types.
+//!
+//! `decode` reads a message as far as it can be read and never fails; `render` writes a letter in its asker's profile.
+//! Both are pure: the same message gives the same key, fingerprint and asker whenever it is read, from a stream, from a
+//! file or back from the journal, and the same letter gives the same bytes.
+//!
+//! Reading does not build a tree: the body is checked once, then walked; ids and inputs are slices of it.
+
+use std::cell::RefCell;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use shards::event::{Letter, Post};
+use shards::ids::{AskerId, BlockId, Fingerprint, Identity, Key, Now, Salt, Text, hex};
+use shards::limits::Limits;
+use shards::map::partition;
+use shards::outcome::{Code, Fault, Outcome, Status};
+use shards::runtime::ports::{About, Outlet, Parcel, Wire};
+use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Headers, Origin, Profile, Source, Work};
+
+use crate::edge::fingerprint::{Canon, field};
+use crate::edge::reading::{Ask, Heads, Mail, Reading, Unreadable, is_assignment};
+use crate::edge::{answer, beamline, event, json, native};
+
+/// How the subject of a line's delivery begins. No NATS subject has a space in it, so a message that was read back from
+/// the journal still shows that it was a line.
+const LINE_SUBJECT_PREFIX: &str = "line ";
+/// The flow that a forced attempt of a step without coordinates is keyed under; `$` marks names of ours.
+const LINE_FLOW: &str = "$line";
+/// The subject token of events about messages whose tenant could not be read.
+const NO_TENANT: &str = "$quarantine";
+
+/// Finds a block by one of its names and looks at its inputs.
+pub type Lookup = fn(name: &str, inputs: &[u8], dev: bool) -> Result<Found, Fault>;
+
+/// What [`Lookup`] finds.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The block.
+    pub block: BlockId,
+    /// Its canonical name.
+    pub canonical: &'static str,
+    /// What running it twice with these inputs may do.
+    pub effect: EffectClass,
+    /// The inputs to run it with, where they are not those that came.
+    pub inputs: Option<Bytes>,
+}
+
+/// What the translation needs to know. Shared, never changes while the process runs.
+#[derive(Clone, Debug)]
+pub struct WireSettings {
+    /// This worker's id.
+    pub worker_id: Text,
+    /// The deployment's secret.
+    pub salt: Salt,
+    /// The worker's bounds.
+    pub limits: Limits,
+    /// Where acks go.
+    pub ack_subject: Text,
+    /// Where results go.
+    pub result_subject: Text,
+    /// Where dead letters go.
+    pub dlq_subject: Text,
+    /// Where lifecycle events go: this, a dot, the tenant.
+    pub events_prefix: Text,
+    /// Whether lifecycle events are sent at all.
+    pub events: bool,
+    /// Which start of this worker it is.
+    pub boot: u32,
+    /// Whether blocks for development are there.
+    pub dev: bool,
+    /// The block table.
+    pub blocks: Lookup,
+}
+
+impl WireSettings {
+    /// The subjects and limits that ship.
+    pub fn shipped(worker_id: Text, salt: Salt, blocks: Lookup) -> Self {
+        WireSettings {
+            worker_id,
+            salt,
+            limits: Limits::default(),
+            ack_subject: Text::from_static("caf.exec.assign.v1.ack"),
+            result_subject: Text::from_static("caf.exec.result.v1"),
+            dlq_subject: Text::from_static("caf.exec.dlq.v1"),
+            events_prefix: Text::from_static("beamline.worker.events"),
+            events: true,
+            boot: 1,
+            dev: false,
+            blocks,
+        }
+    }
+}
+
+/// Names a line's assignment; honoured on lines alone.
+pub const HEADER_ASSIGNMENT: &str = "endstation-assignment-id";
+/// Names a line's attempt; honoured on lines alone.
+pub const HEADER_ATTEMPT: &str = "endstation-attempt";
+
+/// The translation between messages and the machine's types. Lives on its core.
+#[derive(Debug)]
+pub struct EdgeWire {
+    settings: WireSettings,
+    canon: RefCell<Canon>,
+}
+
+/// The subject for lines of the file `name`.
+pub fn line_subject(name: &str) -> Text {
+    format!("{LINE_SUBJECT_PREFIX}{name}").into()
+}
+
+/// Whether a message is a line of a file or pipe, read now or read back.
+fn is_line(delivery: &Delivery) -> bool {
+    match delivery.origin {
+        Origin::Line(_) => true,
+        Origin::Journal { source, .. } => source == Source::Line,
+        Origin::Core | Origin::Stream(_) => false,
+    }
+}
+
+/// An arrival but for the delivery it came in.
+struct Read {
+    tenant: Text,
+    key: Key,
+    fingerprint: Fingerprint,
+    asker: Option<Asker>,
+    content: Content,
+}
+
+impl EdgeWire {
+    /// A translation with these settings.
+    pub fn new(settings: WireSettings) -> Self {
+        EdgeWire { settings, canon: RefCell::default() }
+    }
+
+    fn read(&self, delivery: &Delivery, since_ms: u64) -> Read {
+        match self.try_read(delivery, since_ms) {
+            Ok(read) => read,
+            Err(Unreadable { tenant, fault }) => Read {
+                tenant,
+                key: self.settings.salt.quarantine_key(&delivery.subject, &delivery.headers, &delivery.body),
+                fingerprint: raw_fingerprint(&delivery.body),
+                asker: None,
+                content: Content::Garbage(fault),
+            },
+        }
+    }
+
+    fn try_read(&self, delivery: &Delivery, since_ms: u64) -> Result<Read, Unreadable> {
+        let garbage = |why| Unreadable::new(Fault::new(Code::InvalidFormat, why));
+        let body = Text::try_from(delivery.body.clone()).map_err(|_| garbage("the message is not UTF-8 text"))?;
+        if !json::valid(&body) {
+            return Err(garbage("the message is not JSON"));
+        }
+        if json::members(&body).is_none() {
+            return Err(garbage("the message is not a JSON object"));
+        }
+        let limits = &self.settings.limits;
+        let fault = if body.len() as u64 > limits.payload_bytes_max {
+            let details = format!(r#"{{"size_bytes":{},"payload_bytes_max":{}}}"#, body.len(), limits.payload_bytes_max);
+            Some(Fault::new(Code::InvalidInput, "the message is larger than this worker takes").with_details(details))
+        } else {
+            None
+        };
+        let line = is_line(delivery);
+        let heads = Heads::read(&delivery.headers);
+        let forced = if line { heads.attempt.and_then(|attempt| attempt.parse().ok()) } else { None };
+        let mut mail = Mail { body: &body, subject: &delivery.subject, heads, line, fault, limits };
+        let native = native::is_native(&mail);
+        let reading = if native { native::read(&mut mail)? } else { beamline::read(&mut mail)? };
+        Ok(self.arrive(&body, delivery, reading, forced, since_ms))
+    }
+
+    /// Names the step and its asker, and looks its block up.
+    fn arrive(&self, body: &Text, delivery: &Delivery, mut reading: Reading<'_>, forced: Option<u64>, since_ms: u64) -> Read {
+        let salt = &self.settings.salt;
+        reading.attempt = forced.or(reading.attempt);
+        let assignment_id = std::mem::take(&mut reading.assignment_id);
+        let assignment_id = if assignment_id.is_empty() { self.derived_id(delivery, &reading) } else { assignment_id };
+        let work = match std::mem::replace(&mut reading.ask, Err(Fault::new(Code::InternalError, ""))) {
+            Ok(ask) => self.work(body, &reading.job_type, ask, since_ms),
+            Err(fault) => Err(fault),
+        };
+        let (key, fingerprint, content) = match work {
+            Ok((fingerprint, work)) => {
+                let key = salt.key(identity(&reading, &assignment_id, forced));
+                (key, fingerprint, Content::Work(work))
+            }
+            Err(fault) => {
+                let key = salt.answer_key(&reading.tenant, &assignment_id);
+                (key, raw_fingerprint(body.as_bytes()), Content::Refusal(fault))
+            }
+        };
+        let asker = Asker {
+            id: salt.asker(key, &assignment_id),
+            profile: reading.profile,
+            assignment_id,
+            request_id: reading.request_id,
+            trace_id: reading.trace_id,
+            provider_id: reading.provider_id,
+            job_type: reading.job_type,
+            run_id: reading.run_id,
+            flow_id: reading.flow_id,
+            step_id: reading.step_id,
+            attempt: reading.attempt,
+        };
+        Read { tenant: reading.tenant, key, fingerprint, asker: Some(asker), content }
+    }
+
+    /// An assignment id for a native step that came without one: its coordinates' key, else the message's own hash.
+    fn derived_id(&self, delivery: &Delivery, reading: &Reading<'_>) -> Text {
+        let salt = &self.settings.salt;
+        match identity(reading, "", None) {
+            place @ Identity::Coordinates { .. } => format!("step-{}", salt.key(place)).into(),
+            Identity::Assignment { .. } => {
+                format!("message-{}", salt.quarantine_key(&delivery.subject, &[], &delivery.body)).into()
+            }
+        }
+    }
+
+    fn work(&self, body: &Text, name: &str, ask: Ask<'_>, since_ms: u64) -> Result<(Fingerprint, Work), Fault> {
+        let inputs = match ask.inputs {
+            Some(text) => body.as_bytes().slice_ref(text.as_bytes()),
+            None => Bytes::from_static(b"{}"),
+        };
+        let found = (self.settings.blocks)(name, &inputs, self.settings.dev)?;
+        if ask.effect_ceiling.is_some_and(|ceiling| found.effect > ceiling) {
+            let fault = Fault::new(Code::PermissionDenied, "the block may do more than the sender allows");
+            return Err(fault.with_details(field("/effect_ceiling")));
+        }
+        let rewritten = found.inputs.as_deref().map(|inputs| std::str::from_utf8(inputs).unwrap_or_default());
+        let fingerprint = self.canon.borrow_mut().fingerprint(found.canonical, ask.content, rewritten)?;
+        let work = Work {
+            block: found.block,
+            effect: found.effect,
+            inputs: found.inputs.unwrap_or(inputs),
+            priority: ask.priority,
+            budget_ms: ask.budget_ms,
+            not_after_ms: ask.not_after_ms.unwrap_or(since_ms.saturating_add(self.settings.limits.horizon_ms)),
+            retry: ask.retry,
+            note: ask.note,
+            effect_ceiling: ask.effect_ceiling,
+        };
+        Ok((fingerprint, work))
+    }
+
+    /// The headers of a letter. They agree with its payload, and a message id is always among them.
+    fn headers(&self, arrival: &Arrival, message_id: String, extra: usize) -> Headers {
+        let mut headers = Headers::with_capacity(4 + extra);
+        headers.push((Text::from_static("Nats-Msg-Id"), message_id.into()));
+        headers.push((Text::from_static("version"), Text::from_static("1")));
+        if !arrival.tenant.is_empty() {
+            headers.push((Text::from_static("tenant_id"), arrival.tenant.clone()));
+        }
+        let trace = arrival.asker.as_ref().and_then(|asker| asker.trace_id.as_ref());
+        if let Some(trace) = trace.filter(|trace| is_assignment(trace)) {
+            headers.push((Text::from_static("trace_id"), trace.clone()));
+        }
+        headers
+    }
+
+    /// A result for the reader of a file's answers.
+    fn line_answer(&self, arrival: &Arrival, outcome: &Outcome, replayed: bool) -> Vec<u8> {
+        match &arrival.asker {
+            Some(asker) if asker.profile == Profile::Beamline => {
+                answer::result(&self.settings, arrival, asker, outcome, Some(replayed))
+            }
+            _ => native::step_result(arrival, outcome, Some(replayed)),
+        }
+    }
+
+    fn render_line(&self, arrival: &Arrival, letter: &Letter) -> Option<(Outlet, Text, Headers, Vec<u8>)> {
+        let (outcome, replayed) = match letter {
+            Letter::Result { outcome, replayed } => (outcome, *replayed),
+            // Nobody watches the dead letters of a file: its reader is told on the spot what gets no other answer.
+            Letter::DeadLetter { outcome } if outcome.status == Status::Quarantined => (outcome, false),
+            Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::DeadLetter { .. } => return None,
+        };
+        Some((Outlet::Result, arrival.delivery.subject.clone(), Headers::new(), self.line_answer(arrival, outcome, replayed)))
+    }
+
+    fn render_message(&self, arrival: &Arrival, letter: &Letter) -> Option<(Outlet, Text, Headers, Vec<u8>)> {
+        let settings = &self.settings;
+        Some(match letter {
+            Letter::Ack { accepted, fault, overload, at_ms } => {
+                let asker = arrival.asker.as_ref().filter(|asker| asker.profile == Profile::Beamline)?;
+                let headers = self.headers(arrival, message_id('a', asker.id), 0);
+                let body = answer::ack(arrival, asker, *accepted, fault.as_ref(), *overload, *at_ms);
+                (Outlet::Ack, settings.ack_subject.clone(), headers, body)
+            }
+            Letter::Result { outcome, .. } => {
+                let asker = arrival.asker.as_ref()?;
+                let expired = outcome.fault.as_ref().is_some_and(|fault| fault.code == Code::Expired);
+                if outcome.status == Status::Quarantined || (expired && asker.profile == Profile::Beamline) {
+                    return None;
+                }
+                let headers = self.headers(arrival, message_id('r', asker.id), 0);
+                match asker.profile {
+                    Profile::Beamline => {
+                        let body = answer::result(settings, arrival, asker, outcome, None);
+                        (Outlet::Result, settings.result_subject.clone(), headers, body)
+                    }
+                    Profile::Native => {
+                        let subject = format!("{}{}.{}", native::RESULTS_PREFIX, arrival.tenant, arrival.key);
+                        (Outlet::Result, subject.into(), headers, native::step_result(arrival, outcome, None))
+                    }
+                }
+            }
+            Letter::Lifecycle { stage, outcome, sequence, at_ms } => {
+                if !settings.events {
+                    return None;
+                }
+                let id = format!("e-{}-{}-{sequence}", mark(arrival), event::name(*stage));
+                let body = event::lifecycle(settings, arrival, &id, *stage, outcome.as_deref(), *sequence, *at_ms);
+                let mut headers = self.headers(arrival, id, 1);
+                headers.push((Text::from_static("Content-Type"), Text::from_static(event::CONTENT_TYPE)));
+                let tenant = if arrival.tenant.is_empty() { NO_TENANT } else { &arrival.tenant };
+                (Outlet::Event, format!("{}.{tenant}", settings.events_prefix).into(), headers, body)
+            }
+            Letter::DeadLetter { outcome } => {
+                let code = answer::dead_code(outcome);
+                let mut headers = self.headers(arrival, format!("d-{}-{code}", mark(arrival)), 3);
+                headers.push((Text::from_static("x-dlq-reason"), Text::from_static(code)));
+                let original = arrival.delivery.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("nats-msg-id"));
+                if let Some((_, id)) = original {
+                    headers.push((Text::from_static("x-original-msg-id"), id.clone()));
+                }
+                headers.push((Text::from_static("x-original-subject"), arrival.delivery.subject.clone()));
+                let body = answer::dead_letter(settings, arrival, outcome);
+                (Outlet::DeadLetter, settings.dlq_subject.clone(), headers, body)
+            }
+        })
+    }
+}
+
+impl Wire for EdgeWire {
+    fn decode(&self, delivery: Delivery, now: Now) -> Arrival {
+        let (received_ms, since_ms) = match &delivery.origin {
+            Origin::Journal { since_ms, .. } => (*since_ms, *since_ms),
+            Origin::Stream(token) => (now.wall_ms, token.stored_ms),
+            Origin::Line(_) | Origin::Core => (now.wall_ms, now.wall_ms),
+        };
+        let Read { tenant, key, fingerprint, asker, content } = self.read(&delivery, since_ms);
+        Arrival { partition: partition(&tenant), delivery, tenant, key, fingerprint, asker, content, received_ms }
+    }
+
+    fn render(&self, post: &Post) -> Option<Parcel> {
+        let arrival = &*post.arrival;
+        let line = is_line(&arrival.delivery);
+        let rendered = if line { self.render_line(arrival, &post.letter) } else { self.render_message(arrival, &post.letter) };
+        let (outlet, subject, headers, body) = rendered?;
+        let (outcome, replayed) = match &post.letter {
+            Letter::Result { outcome, replayed } => (Some(outcome), *replayed),
+            Letter::DeadLetter { outcome } if outlet == Outlet::Result => (Some(outcome), false),
+            Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::DeadLetter { .. } => (None, false),
+        };
+        let about = About {
+            line: if let Origin::Line(line) = arrival.delivery.origin { line } else { 0 },
+            key: arrival.key,
+            status: outcome.map(|outcome| outcome.status),
+            replayed,
+            boot: outcome.map_or(0, |outcome| outcome.boot),
+            tries: outcome.map_or(0, |outcome| outcome.tries),
+        };
+        Some(Parcel { outlet, subject, headers, body: body.into(), confirm: post.confirm, about })
+    }
+}
+
+/// What names the step: its coordinates if they are complete, else its assignment; a forced attempt always counts.
+fn identity<'a>(reading: &'a Reading<'_>, assignment: &'a str, forced: Option<u64>) -> Identity<'a> {
+    let tenant = &*reading.tenant;
+    match (&reading.flow_id, &reading.step_id, reading.attempt) {
+        (Some(flow), Some(step), Some(attempt)) => {
+            Identity::Coordinates { tenant, run: reading.run_id.as_deref(), flow, step, attempt }
+        }
+        _ => match forced {
+            Some(attempt) => Identity::Coordinates { tenant, run: None, flow: LINE_FLOW, step: assignment, attempt },
+            None => Identity::Assignment { tenant, assignment },
+        },
+    }
+}
+
+/// What an answer's message id is drawn from: the asker, or the message's own hash.
+fn mark(arrival: &Arrival) -> String {
+    match &arrival.asker {
+        Some(asker) => asker.id.to_string(),
+        None => arrival.key.to_string(),
+    }
+}
+
+fn message_id(kind: char, asker: AskerId) -> String {
+    let mut id = String::with_capacity(34);
+    id.push(kind);
+    id.push('-');
+    id.push_str(&hex(&asker.0));
+    id
+}
+
+fn raw_fingerprint(body: &[u8]) -> Fingerprint {
+    Fingerprint(Sha256::digest(body).into())
+}
+
+#[cfg(test)]
+mod decode_tests;
+#[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
+mod render_tests;
+#[cfg(test)]
+mod sample;

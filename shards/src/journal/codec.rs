@@ -133,7 +133,11 @@ impl<'a> MessageRef<'a> {
             Origin::Line(line) => (SOURCE_LINE, *line),
             Origin::Core => (SOURCE_CORE, 0),
             Origin::Stream(token) => (SOURCE_STREAM, token.sequence),
-            Origin::Journal { streamed, .. } => (if *streamed { SOURCE_STREAM } else { SOURCE_CORE }, 0),
+            Origin::Journal { source, .. } => match source {
+                crate::step::Source::Line => (SOURCE_LINE, 0),
+                crate::step::Source::Core => (SOURCE_CORE, 0),
+                crate::step::Source::Stream => (SOURCE_STREAM, 0),
+            },
         };
         MessageRef {
             source,

@@ -85,7 +85,9 @@ impl<W: Wire> Driver<W> {
             let wait = Duration::from_micros(due_us.map_or(60_000_000, |due_us| due_us.saturating_sub(now.mono_us)));
             let mut timer = pin!(rt::sleep(wait));
             let local = &self.local;
+            let waker = &self.gauge.waker;
             poll_fn(|cx| {
+                waker.register(cx.waker());
                 if let Poll::Ready(Some(message)) = std::pin::Pin::new(&mut control).poll_next(cx) {
                     early.control = Some(message);
                     return Poll::Ready(());
@@ -249,7 +251,8 @@ impl<W: Wire> Driver<W> {
         self.gauge.queued.store(self.shard.queued(), Relaxed);
         self.gauge.running.store(self.shard.running(), Relaxed);
         self.gauge.unpublished.store(self.shard.unpublished(), Relaxed);
-        self.gauge.idle.store(self.shard.is_idle(), Relaxed);
+        let settled = self.disk.next_lsn().0 == self.disk.durable().0 + 1;
+        self.gauge.idle.store(self.shard.is_idle() && settled, Relaxed);
         self.gauge.disk_full.store(self.shard.disk_full(), Relaxed);
         if now.mono_us >= self.tally_due_us {
             self.tally_due_us = now.mono_us + TALLY_EVERY_US;

@@ -11,9 +11,9 @@ use thiserror::Error;
 use crate::event::{Effects, Event, Past};
 use crate::fold::{Fold, Unfinished};
 use crate::ids::Lsn;
-use crate::journal::{self, Fact, Message};
+use crate::journal::{self, Fact};
 use crate::shard::{Shard, ShardSettings};
-use crate::step::{Delivery, Origin, Source};
+use crate::step::Delivery;
 
 use super::disk::{Disk, DiskError, DiskSettings};
 use super::drive::{Driver, outcome_of};
@@ -25,7 +25,7 @@ use super::seat::{Boot, Seat};
 /// Registered buffers of one ring: it counts against the memlock limit, which is small on many systems.
 const IO_MEMORY_BYTES: usize = 256 << 10;
 /// How long a task may run before others get their turn.
-const PREEMPT: Duration = Duration::from_millis(1);
+const PREEMPT: Duration = Duration::from_millis(2);
 
 /// Why a shard could not start or go on.
 #[derive(Debug, Error)]
@@ -89,9 +89,8 @@ pub fn launch<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>, exits: flume:
     let (shard, core) = (seat.shard, seat.core);
     let body = move || {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| on_core(seat, found)));
-        let result = result.unwrap_or_else(|panic| {
-            Err(ShardError::Panicked { shard, said: super::rt::panic_text(panic.as_ref()).to_owned() })
-        });
+        let result = result
+            .unwrap_or_else(|panic| Err(ShardError::Panicked { shard, said: super::rt::panic_text(panic.as_ref()).to_owned() }));
         let _ = exits.send(Exit { shard, result });
     };
     let thread = std::thread::Builder::new().name(format!("shard-{shard}"));
@@ -238,16 +237,5 @@ async fn message_at(disk: &Disk, lsn: Lsn) -> Result<Option<Delivery>, DiskError
         Ok(Fact::Answer(fact) | Fact::Quarantined(fact)) => fact.message,
         Ok(_) | Err(_) => return Ok(None),
     };
-    Ok(Some(delivery_of(message)))
-}
-
-/// A message as it came, but for its delivery: that is no longer ours to settle.
-pub fn delivery_of(message: Message) -> Delivery {
-    let source = match message.source {
-        1 => Source::Line,
-        3 => Source::Stream,
-        _ => Source::Core,
-    };
-    let origin = Origin::Journal { source, since_ms: message.since_ms };
-    Delivery { origin, subject: message.subject, headers: message.headers, body: message.body }
+    Ok(Some(message.into_delivery()))
 }

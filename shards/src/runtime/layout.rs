@@ -15,7 +15,9 @@ pub struct Layout {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum LayoutError {
     /// A core is named that this process may not run on.
-    #[error("cores.{role} names core {core}, but this process may use only {allowed:?}; change the list or the process's CPU affinity")]
+    #[error(
+        "cores.{role} names core {core}, but this process may use only {allowed:?}; change the list or the process's CPU affinity"
+    )]
     NotAllowed {
         /// Which list.
         role: &'static str,

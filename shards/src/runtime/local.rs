@@ -19,10 +19,10 @@ pub enum News {
 }
 
 /// The queue.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Local(Rc<State>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     news: RefCell<VecDeque<News>>,
     waker: Cell<Option<Waker>>,

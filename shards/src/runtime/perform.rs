@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use crate::block::{Block, BlockCx, Blobs};
+use crate::block::{Blobs, Block, BlockCx};
 use crate::event::{Event, Verdict};
 use crate::ids::Ticket;
 use crate::step::Arrival;

@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 
 use crate::event::Post;
 use crate::ids::{Key, Now, Text, Ticket};
@@ -113,8 +114,10 @@ pub struct Gauge {
     pub turns: AtomicU64,
     /// The journal's disk is full: nothing new is accepted.
     pub disk_full: AtomicBool,
-    /// Nothing is running, waiting or on its way out.
+    /// Nothing is running, waiting or on its way out, and nothing waits for the disk.
     pub idle: AtomicBool,
+    /// Wakes the shard's loop from another thread.
+    pub waker: AtomicWaker,
     /// Recovery is done and the shard takes work.
     pub ready: AtomicBool,
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::block::{Block, Blobs};
+use crate::block::{Blobs, Block};
 use crate::envelope::Envelope;
 use crate::ids::{Salt, Text};
 use crate::limits::Limits;

@@ -1,0 +1,141 @@
+//! The measurement over NATS: every load, every subject, so many rounds, interleaved so that the machine's drift meets all
+//! alike. Each measurement has a fresh server, fresh streams and a fresh process.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::NatsArgs;
+use crate::drive::{Cpu, Driver, Load, Window};
+use crate::report::{Machine, Report};
+use crate::server::NatsServer;
+use crate::subject::{ALL, Counters, Running, Subject};
+use crate::{disk, process};
+
+/// One measurement of one subject under one load.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) load: String,
+    pub(crate) subject: &'static str,
+    pub(crate) floor: &'static str,
+    pub(crate) steps: u64,
+    pub(crate) per_second: f64,
+    pub(crate) p50_us: u64,
+    pub(crate) p95_us: u64,
+    pub(crate) p99_us: u64,
+    pub(crate) p999_us: u64,
+    pub(crate) cpu_us: f64,
+    pub(crate) server_cpu_us: f64,
+    pub(crate) driver_cpu_us: f64,
+    pub(crate) peak_mb: f64,
+    pub(crate) threads: u64,
+    pub(crate) fsyncs: Option<f64>,
+    pub(crate) journal_bytes: Option<f64>,
+    pub(crate) messages: Option<f64>,
+    pub(crate) failed: u64,
+    pub(crate) repeated: u64,
+    pub(crate) lost: u64,
+    pub(crate) send_lag_p99_us: u64,
+}
+
+/// Measures and reports; the floor alone, or the worker beside it.
+pub(crate) async fn measure(args: &NatsArgs, with_worker: bool) -> Result<()> {
+    let root = match &args.dir {
+        Some(dir) => tempfile::Builder::new().prefix("perf-").tempdir_in(dir)?,
+        None => tempfile::Builder::new().prefix("perf-").tempdir()?,
+    };
+    let worker = if with_worker { Some(worker_binary(args)?) } else { None };
+    let machine = Machine::look(args, disk::fsync(root.path())?)?;
+    let subjects: Vec<Subject> = ALL.into_iter().filter(|subject| with_worker || subject.is_floor()).collect();
+    let mut rows = Vec::new();
+    for round in 0..args.runs {
+        for load in &args.rows {
+            for subject in &subjects {
+                let dir = root.path().join(format!("{}", rows.len()));
+                std::fs::create_dir_all(&dir)?;
+                let what = format!("{}, {load}", subject.name());
+                let row = one(args, *subject, *load, worker.as_deref(), &dir).await.with_context(|| what.clone())?;
+                eprintln!("round {} of {}: {what}: {:.0}/s", round + 1, args.runs, row.per_second);
+                rows.push(row);
+                std::fs::remove_dir_all(&dir)?;
+            }
+        }
+    }
+    let name = if with_worker { "nats" } else { "floor" };
+    Report::new(name, machine, rows).publish(args)
+}
+
+fn worker_binary(args: &NatsArgs) -> Result<PathBuf> {
+    let named = args.worker.clone().or_else(|| std::env::var_os("ENDSTATION_BIN").map(PathBuf::from));
+    let path = match named {
+        Some(path) => path,
+        None => std::env::current_exe()?.with_file_name("endstation"),
+    };
+    path.canonicalize().with_context(|| format!("no worker at {}: build it, or name it with --worker", path.display()))
+}
+
+async fn one(args: &NatsArgs, subject: Subject, load: Load, worker: Option<&Path>, dir: &Path) -> Result<Row> {
+    let server = NatsServer::start(dir, subject.stored()).await?;
+    let (mut running, window, counters, peak, threads);
+    if load == Load::Drain {
+        // Nobody works while the stream is filled; the process's pid is known only afterwards.
+        let subject_pid = std::cell::Cell::new(None);
+        let cpu = || read_cpu(subject_pid.get(), server.pid());
+        let mut driver = Driver::new(server.connect().await?, args.tenants, &cpu).await?;
+        driver.fill(args.backlog).await?;
+        running = Running::launch(subject, worker, &args.shards, &server, dir)?;
+        subject_pid.set(Some(running.pid()));
+        window = driver.drained().await.with_context(|| running.log_tail())?;
+    } else {
+        running = Running::launch(subject, worker, &args.shards, &server, dir)?;
+        running.ready().await?;
+        let pid = running.pid();
+        let cpu = || read_cpu(Some(pid), server.pid());
+        let driver = Driver::new(server.connect().await?, args.tenants, &cpu).await?;
+        let measured = match load {
+            Load::Closed(in_flight) => driver.closed(in_flight, args.seconds).await,
+            Load::Open | Load::Drain => driver.open(args.rate, args.seconds).await,
+        };
+        window = measured.with_context(|| running.log_tail())?;
+    }
+    counters = running.counters().await?;
+    peak = process::peak_bytes(running.pid())?;
+    threads = process::threads(running.pid())?;
+    drop(running);
+    Ok(row(subject, load, &window, counters, peak, threads))
+}
+
+fn read_cpu(subject: Option<u32>, server: u32) -> Result<Cpu> {
+    let subject = subject.map_or(Ok(0), process::cpu_us)?;
+    Ok(Cpu { subject, server: process::cpu_us(server)?, driver: process::cpu_us(std::process::id())? })
+}
+
+fn row(subject: Subject, load: Load, window: &Window, counters: Option<Counters>, peak: u64, threads: u64) -> Row {
+    let steps = window.steps.max(1) as f64;
+    let all = window.answered.max(1) as f64;
+    Row {
+        load: load.to_string(),
+        subject: subject.name(),
+        floor: subject.floor().name(),
+        steps: window.steps,
+        per_second: window.steps as f64 / window.seconds.max(f64::EPSILON),
+        p50_us: window.latency.value_at_quantile(0.5),
+        p95_us: window.latency.value_at_quantile(0.95),
+        p99_us: window.latency.value_at_quantile(0.99),
+        p999_us: window.latency.value_at_quantile(0.999),
+        cpu_us: window.cpu.subject as f64 / steps,
+        server_cpu_us: window.cpu.server as f64 / steps,
+        driver_cpu_us: window.cpu.driver as f64 / steps,
+        peak_mb: peak as f64 / 1e6,
+        threads,
+        // Counters run from the process's start, so they are set against every step and not only the measured ones.
+        fsyncs: counters.map(|counters| counters.fsyncs / all),
+        journal_bytes: counters.map(|counters| counters.journal_bytes / all),
+        messages: counters.map(|counters| counters.published / all),
+        failed: window.failed,
+        repeated: window.repeated,
+        lost: window.lost,
+        send_lag_p99_us: window.lag.value_at_quantile(0.99),
+    }
+}

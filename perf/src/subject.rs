@@ -1,0 +1,184 @@
+//! What is measured: the floor or the worker, how its results travel, and the process that does it.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::floor::Results;
+use crate::server::{NatsServer, free_port};
+
+/// One column of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// The bare consumer.
+    Floor(Results),
+    /// endstation, its results as said, its lifecycle events on or off.
+    Worker {
+        /// How results travel.
+        results: Results,
+        /// Lifecycle events.
+        events: bool,
+    },
+}
+
+/// Everything there is to measure, the floor first.
+pub(crate) const ALL: [Subject; 5] = [
+    Subject::Floor(Results::Core),
+    Subject::Floor(Results::Stream),
+    Subject::Worker { results: Results::Core, events: false },
+    Subject::Worker { results: Results::Stream, events: false },
+    Subject::Worker { results: Results::Stream, events: true },
+];
+
+impl Subject {
+    /// As the table names it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Subject::Floor(Results::Core) => "floor, core results",
+            Subject::Floor(Results::Stream) => "floor, stored results",
+            Subject::Worker { results: Results::Core, events: false } => "endstation, core results",
+            Subject::Worker { results: Results::Core, events: true } => "endstation, core results, events",
+            Subject::Worker { results: Results::Stream, events: false } => "endstation, stored results",
+            Subject::Worker { results: Results::Stream, events: true } => "endstation, stored results, events",
+        }
+    }
+
+    /// Whether results go into a stream.
+    pub(crate) fn stored(self) -> bool {
+        matches!(self, Subject::Floor(Results::Stream) | Subject::Worker { results: Results::Stream, .. })
+    }
+
+    /// Whether it is the floor.
+    pub(crate) fn is_floor(self) -> bool {
+        matches!(self, Subject::Floor(_))
+    }
+
+    /// The floor it stands on.
+    pub(crate) fn floor(self) -> Subject {
+        Subject::Floor(if self.stored() { Results::Stream } else { Results::Core })
+    }
+}
+
+/// The counters that a measurement reads from the worker.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counters {
+    /// `endstation_journal_fsyncs_total`.
+    pub(crate) fsyncs: f64,
+    /// `endstation_journal_bytes_total`.
+    pub(crate) journal_bytes: f64,
+    /// `endstation_outbox_published_total`.
+    pub(crate) published: f64,
+}
+
+/// The running process. Dies with this value.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    ops_port: Option<u16>,
+    log: PathBuf,
+}
+
+impl Running {
+    /// Starts a subject on this server with its data in this folder, without waiting.
+    pub(crate) fn launch(subject: Subject, worker: Option<&Path>, shards: &str, server: &NatsServer, dir: &Path) -> Result<Self> {
+        let log = dir.join("subject.log");
+        let output = std::fs::File::create(&log)?;
+        let mut ops_port = None;
+        let mut command = match subject {
+            Subject::Floor(results) => {
+                let mut command = Command::new(std::env::current_exe()?);
+                let results = if results == Results::Core { "core" } else { "stream" };
+                command.args(["floor-worker", "--url", &server.url(), "--results", results]);
+                command
+            }
+            Subject::Worker { events, .. } => {
+                let port = free_port()?;
+                ops_port = Some(port);
+                let mut command = Command::new(worker.context("no worker binary")?);
+                command
+                    .arg("serve")
+                    .current_dir(dir)
+                    .env("NATS_URL", server.url())
+                    .env("WORKER_ID", "perf")
+                    .env("ENDSTATION__NATS__MODE", "jetstream")
+                    .env("ENDSTATION__NATS__PROVISION", "false")
+                    .env("ENDSTATION__STORAGE__DIR", dir.join("data"))
+                    .env("ENDSTATION__OPS__BIND", format!("127.0.0.1:{port}"))
+                    .env("ENDSTATION__CORES__SHARDS", shards)
+                    .env("ENDSTATION__EVENTS__ENABLED", events.to_string());
+                command
+            }
+        };
+        let spawned = command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).spawn();
+        let child = spawned.with_context(|| format!("{} does not start", subject.name()))?;
+        Ok(Running { child, ops_port, log })
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until the worker says it is ready; the floor has nothing to ask and gets a moment.
+    pub(crate) async fn ready(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("it ended before it was ready ({status}):\n{}", self.log_tail());
+            }
+            match self.ops_port {
+                None if begun.elapsed() > Duration::from_millis(300) => return Ok(()),
+                Some(port) if get(port, "/_readyz").await.is_ok_and(|(status, _)| status == 200) => return Ok(()),
+                _ if begun.elapsed() > Duration::from_secs(20) => bail!("not ready after 20 s:\n{}", self.log_tail()),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    /// The worker's counters; none for the floor.
+    pub(crate) async fn counters(&self) -> Result<Option<Counters>> {
+        let Some(port) = self.ops_port else { return Ok(None) };
+        let (_, text) = get(port, "/metrics").await?;
+        let sum = |name: &str| {
+            let rows = text.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
+            rows.filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        };
+        Ok(Some(Counters {
+            fsyncs: sum("endstation_journal_fsyncs_total"),
+            journal_bytes: sum("endstation_journal_bytes_total"),
+            published: sum("endstation_outbox_published_total"),
+        }))
+    }
+
+    /// The end of what it has written.
+    pub(crate) fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _gone_already = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+async fn get(port: u16, path: &str) -> Result<(u16, String)> {
+    let exchange = async {
+        let mut stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(2), exchange).await??;
+    let (head, body) = answer.split_once("\r\n\r\n").context("not HTTP")?;
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no status")?;
+    Ok((status, body.to_owned()))
+}

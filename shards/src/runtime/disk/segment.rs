@@ -1,0 +1,186 @@
+//! One segment file as its shard holds it.
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use glommio::io::{BufferedFile, Directory, OpenOptions};
+
+use super::DiskError;
+use crate::ids::{Lsn, Salt};
+
+/// At most one index entry in so many bytes: that bounds the index at 1/4000 of the journal.
+const INDEX_EVERY_BYTES: u64 = 64 << 10;
+
+/// A segment that is written, prepared or closed. Lives on its core.
+pub(super) struct Segment {
+    pub(super) path: PathBuf,
+    pub(super) sequence: u64,
+    /// Salts its batches.
+    pub(super) id: u64,
+    /// Its first frame's.
+    pub(super) from: Cell<Lsn>,
+    /// One after its last frame's.
+    pub(super) end: Cell<Lsn>,
+    /// Bytes that are taken for it on disk.
+    pub(super) capacity: Cell<u64>,
+    /// Bytes that hold header and batches.
+    pub(super) used: Cell<u64>,
+    /// Batches in it.
+    pub(super) batches: Cell<u64>,
+    /// Open for commits and probes, unless it is closed.
+    pub(super) files: RefCell<Option<Rc<Files>>>,
+    /// Up to here zeros have been written, so that commits there need no new extents.
+    pub(super) runway: Cell<u64>,
+    /// A commit is being written up to here.
+    pub(super) writing_to: Cell<u64>,
+    /// Zeros are being written here.
+    pub(super) zeroing: Cell<Option<(u64, u64)>>,
+    index: RefCell<Vec<(Lsn, u64)>>,
+}
+
+/// A segment's two descriptions of one file: a writeback error is told once to each, so that the tender's fdatasync cannot
+/// swallow what the committer's should see.
+pub(super) struct Files {
+    pub(super) commit: BufferedFile,
+    pub(super) tend: BufferedFile,
+}
+
+impl Segment {
+    /// A file of `bytes` zeros that is there whole, without a header yet.
+    pub(super) async fn create(folder: &Path, sequence: u64, id: u64, bytes: u64) -> Result<Segment, DiskError> {
+        let path = folder.join(file_name(sequence));
+        let commit = open_file(&path, true).await?;
+        let tend = open_file(&path, false).await?;
+        let segment = Segment::known(path, sequence, id, Lsn(0), Some(Files { commit, tend }));
+        if let Err(error) = segment.reserve(bytes).await {
+            let _ = std::fs::remove_file(&segment.path);
+            return Err(error);
+        }
+        sync_folder(folder).await?;
+        Ok(segment)
+    }
+
+    /// A segment read back.
+    pub(super) fn known(path: PathBuf, sequence: u64, id: u64, from: Lsn, files: Option<Files>) -> Segment {
+        Segment {
+            path,
+            sequence,
+            id,
+            from: Cell::new(from),
+            end: Cell::new(from),
+            capacity: Cell::new(0),
+            used: Cell::new(0),
+            batches: Cell::new(0),
+            files: RefCell::new(files.map(Rc::new)),
+            runway: Cell::new(0),
+            writing_to: Cell::new(0),
+            zeroing: Cell::new(None),
+            index: RefCell::default(),
+        }
+    }
+
+    /// Takes `bytes` for it on disk, so that lack of room is known now.
+    pub(super) async fn reserve(&self, bytes: u64) -> Result<(), DiskError> {
+        let files = self.files();
+        let file = &files.tend;
+        let reserved = file.pre_allocate(bytes, false).await;
+        let unsupported = Some(rustix::io::Errno::OPNOTSUPP.raw_os_error());
+        let reserved = match reserved {
+            Err(error) if error.raw_os_error() == unsupported => file.truncate(bytes).await,
+            reserved => reserved,
+        };
+        let failed = match reserved.map_err(DiskError::ring("allocating", &self.path)) {
+            Ok(()) => {
+                self.capacity.set(bytes);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        Err(if failed.is_no_room() { DiskError::NoRoom { path: self.path.clone(), bytes } } else { failed })
+    }
+
+    /// Writes and syncs on the committer's file.
+    pub(super) async fn write(&self, bytes: Vec<u8>, at: u64) -> Result<(), DiskError> {
+        write(&self.files().commit, &self.path, bytes, at).await
+    }
+
+    /// Writes zeros ahead of the commits, and syncs them.
+    pub(super) async fn zero(&self, from: u64, to: u64) -> Result<(), DiskError> {
+        self.zeroing.set(Some((from, to)));
+        let written = write(&self.files().tend, &self.path, vec![0; (to - from) as usize], from).await;
+        self.zeroing.set(None);
+        self.runway.set(to);
+        written
+    }
+
+    pub(super) fn files(&self) -> Rc<Files> {
+        self.files.borrow().clone().expect("only segments that were created here are written")
+    }
+
+    /// Notes a batch for probes.
+    pub(super) fn note(&self, first_lsn: Lsn, offset: u64) {
+        let mut index = self.index.borrow_mut();
+        if index.last().is_none_or(|(_, last)| offset - last >= INDEX_EVERY_BYTES) {
+            index.push((first_lsn, offset));
+        }
+    }
+
+    /// Where to start looking for a frame: the nearest noted batch before it.
+    pub(super) fn look_from(&self, lsn: Lsn) -> Option<u64> {
+        let index = self.index.borrow();
+        let after = index.partition_point(|(first, _)| *first <= lsn);
+        after.checked_sub(1).map(|at| index[at].1)
+    }
+
+    /// Whether the frame lies in it.
+    pub(super) fn holds(&self, lsn: Lsn) -> bool {
+        self.from.get() <= lsn && lsn < self.end.get()
+    }
+}
+
+pub(super) fn file_name(sequence: u64) -> String {
+    format!("{sequence:010}.seg")
+}
+
+async fn open_file(path: &Path, create: bool) -> Result<BufferedFile, DiskError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(create).truncate(create);
+    options.buffered_open(path).await.map_err(DiskError::ring("opening", path))
+}
+
+async fn write(file: &BufferedFile, path: &Path, bytes: Vec<u8>, at: u64) -> Result<(), DiskError> {
+    let wanted = bytes.len();
+    let written = file.write_at(bytes, at).await.map_err(DiskError::ring("writing", path))?;
+    if written != wanted {
+        return Err(DiskError::io("writing", path)(std::io::ErrorKind::WriteZero.into()));
+    }
+    file.fdatasync().await.map_err(DiskError::ring("syncing", path))
+}
+
+/// Makes created and removed names durable.
+pub(super) async fn sync_folder(folder: &Path) -> Result<(), DiskError> {
+    let directory = Directory::open(folder).await.map_err(DiskError::ring("opening", folder))?;
+    directory.sync().await.map_err(DiskError::ring("syncing", folder))?;
+    directory.close().await.map_err(DiskError::ring("closing", folder))
+}
+
+/// Unix ms.
+#[allow(clippy::disallowed_methods, reason = "a header says when it was made; nothing decides by it")]
+pub(super) fn wall_ms() -> u64 {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as u64)
+}
+
+/// An id that nobody outside can guess and no other segment has.
+pub(super) fn fresh_id(salt: &Salt, shard: u16, sequence: u64) -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    let mut seed = [0; 26];
+    seed[..8].copy_from_slice(&random.to_le_bytes());
+    seed[8..16].copy_from_slice(&sequence.to_le_bytes());
+    seed[16..24].copy_from_slice(&wall_ms().to_le_bytes());
+    seed[24..].copy_from_slice(&shard.to_le_bytes());
+    let mut id = [0; 8];
+    id.copy_from_slice(&blake3::keyed_hash(&salt.0, &seed).as_bytes()[..8]);
+    u64::from_le_bytes(id)
+}

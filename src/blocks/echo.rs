@@ -1,0 +1,27 @@
+//! `echo`: gives back its inputs, byte for byte.
+
+use bytes::Bytes;
+use shards::block::{Block, BlockCx, BlockInfo, Local};
+use shards::outcome::Fault;
+use shards::step::EffectClass;
+
+use super::{Checked, inputs};
+
+pub(super) static INFO: BlockInfo = BlockInfo { name: "echo", aliases: &[], version: "1.0.0", effect: EffectClass::Pure };
+
+pub(super) struct Echo;
+
+/// Any JSON value will do, and that it is one was settled when the message was read.
+pub(super) fn check(_name: &str, _inputs: &[u8]) -> Result<Checked, Fault> {
+    Ok(Checked::as_sent(EffectClass::Pure))
+}
+
+impl Block for Echo {
+    fn info(&self) -> &'static BlockInfo {
+        &INFO
+    }
+
+    fn execute<'a>(&'a self, cx: BlockCx) -> Local<'a, Result<Bytes, Fault>> {
+        Box::pin(async move { Ok(if inputs::absent(&cx.inputs) { Bytes::from_static(b"{}") } else { cx.inputs }) })
+    }
+}

@@ -1,0 +1,75 @@
+//! `endstation run`: steps from a file or pipe, through the same machine and journal as `serve`, one result line each.
+//!
+//! Run again, a line whose step went well is answered from the journal; one that failed gets the orchestrator's next attempt.
+//! So does every line under `--fresh`.
+
+mod feed;
+mod lines;
+mod show;
+
+use std::io::{BufReader, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+use crate::settings::Settings;
+use crate::worker::{Identity, Plan, Worker, WorkerError, random_salt};
+
+pub use feed::Summary;
+
+/// What `run` was asked to do.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The file, or `-`.
+    pub file: PathBuf,
+    /// Run every line, whatever the journal says.
+    pub fresh: bool,
+}
+
+/// Runs the file. Exit code: 0 all ok, 1 some failed, 2 usage, 3 configuration.
+pub fn main(run: &Run, settings: &Settings) -> u8 {
+    let input: Box<dyn Read> = if run.file == Path::new("-") {
+        Box::new(std::io::stdin())
+    } else {
+        match std::fs::File::open(&run.file) {
+            Ok(file) => Box::new(file),
+            Err(error) => {
+                eprintln!("endstation run: {}: {error}", run.file.display());
+                return 2;
+            }
+        }
+    };
+    let mut worker = match start(settings) {
+        Ok(worker) => worker,
+        Err(error) => {
+            eprintln!("endstation run: {error}");
+            return 3;
+        }
+    };
+    let form = if std::io::stdout().is_terminal() { show::Form::Table } else { show::Form::Lines };
+    let mut show = show::Show::new(form, std::io::stdout().lock(), std::io::stderr().is_terminal());
+    let name = run.file.display().to_string();
+    let outcome = feed::feed(&mut worker, &name, BufReader::new(input), run.fresh, &mut show);
+    let stopped = worker.stop();
+    match (outcome, stopped) {
+        (Ok(summary), Ok(())) => {
+            show.summary(&summary);
+            u8::from(summary.failed > 0)
+        }
+        (Err(error), _) => {
+            eprintln!("endstation run: {error}");
+            1
+        }
+        (_, Err(error)) => {
+            eprintln!("endstation run: {error}");
+            1
+        }
+    }
+}
+
+/// A worker that is fed by hand: permissive, without NATS.
+///
+/// # Errors
+/// The data directory is held, or its journal cannot be used.
+pub fn start(settings: &Settings) -> Result<Worker, WorkerError> {
+    let identity = Identity::resolve(settings, random_salt);
+    Worker::start(settings, &Plan { identity, dev: true })
+}

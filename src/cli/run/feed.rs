@@ -1,0 +1,212 @@
+//! Feeds a file's lines to the shards and collects one result for each, keeping a bounded number under way.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead};
+use std::time::{Duration, Instant};
+
+use shards::ids::Ticket;
+use shards::outcome::Status;
+use shards::runtime::ports::{Inbound, Outgoing, Outlet, Parcel};
+use shards::{map, step::Delivery};
+
+use super::lines::{Line, Namer};
+use super::show::Show;
+use crate::worker::{Worker, WorkerError};
+
+/// Lines under way at once, over all shards: enough to fill a commit, far below what a shard may hold.
+const UNDER_WAY_MAX: usize = 2_048;
+/// A line longer than this is an error of the file, not a step.
+const LINE_BYTES_MAX: usize = shards::limits::MESSAGE_BYTES_MAX;
+
+/// How a run went.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Results printed.
+    pub lines: u64,
+    /// Of these, ok.
+    pub ok: u64,
+    /// Of these, not ok.
+    pub failed: u64,
+    /// Of these, decided by an earlier run or for an earlier line.
+    pub replayed: u64,
+    /// From the first line read to the last result.
+    pub took: Duration,
+}
+
+/// Why a run broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// The input.
+    #[error("line {0}: {1}")]
+    Read(u64, io::Error),
+    /// The output.
+    #[error("writing results: {0}")]
+    Write(#[from] io::Error),
+    /// A shard.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+}
+
+struct Feeder<'a, 'b> {
+    worker: &'a Worker,
+    file: &'a str,
+    fresh: bool,
+    boot: u32,
+    under_way: HashMap<u64, Line>,
+    batches: Vec<Vec<Delivery>>,
+    confirms: Vec<Vec<Ticket>>,
+    summary: Summary,
+    show: &'a mut Show<'b>,
+}
+
+/// Feeds every line and waits for every result.
+///
+/// # Errors
+/// The input cannot be read, the output cannot be written, or a shard failed. What was accepted is in the journal.
+pub(super) fn feed(
+    worker: &mut Worker,
+    file: &str,
+    mut input: impl BufRead,
+    fresh: bool,
+    show: &mut Show<'_>,
+) -> Result<Summary, FeedError> {
+    let started = Instant::now();
+    let shards = worker.inboxes.len();
+    let mut feeder = Feeder {
+        boot: worker.boot(),
+        worker,
+        file,
+        fresh,
+        under_way: HashMap::new(),
+        batches: vec![Vec::new(); shards],
+        confirms: vec![Vec::new(); shards],
+        summary: Summary::default(),
+        show,
+    };
+    let mut namer = Namer::default();
+    let mut text = Vec::new();
+    let mut number = 0;
+    loop {
+        text.clear();
+        number += 1;
+        let read = read_line(&mut input, &mut text).map_err(|error| FeedError::Read(number, error))?;
+        if !read {
+            break;
+        }
+        if text.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let line = namer.name(number, &text);
+        feeder.submit(&line);
+        feeder.under_way.insert(number, line);
+        while feeder.under_way.len() >= UNDER_WAY_MAX {
+            feeder.collect()?;
+        }
+        feeder.collect_ready()?;
+    }
+    while !feeder.under_way.is_empty() {
+        feeder.collect()?;
+    }
+    feeder.flush();
+    feeder.show.end()?;
+    let mut summary = feeder.summary;
+    summary.took = started.elapsed();
+    // Every result was confirmed; the shards need a turn to write that down.
+    worker.drain(Duration::from_secs(5));
+    Ok(summary)
+}
+
+/// Reads one line without its end; false at the end of the input.
+fn read_line(input: &mut impl BufRead, text: &mut Vec<u8>) -> io::Result<bool> {
+    use std::io::Read;
+    let read = input.by_ref().take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', text)?;
+    if text.len() > LINE_BYTES_MAX {
+        let rule = format!("longer than {LINE_BYTES_MAX} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, rule));
+    }
+    while text.last().is_some_and(|byte| *byte == b'\n' || *byte == b'\r') {
+        text.pop();
+    }
+    Ok(read > 0)
+}
+
+impl Feeder<'_, '_> {
+    fn submit(&mut self, line: &Line) {
+        let shard = usize::from(map::shard(map::partition(&line.tenant), self.batches.len() as u16));
+        self.batches[shard].push(line.delivery(self.file));
+        if self.batches[shard].len() >= 64 {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        for (shard, inbox) in self.worker.inboxes.iter().enumerate() {
+            for message in [
+                Some(std::mem::take(&mut self.confirms[shard])).filter(|all| !all.is_empty()).map(Inbound::Confirmed),
+                Some(std::mem::take(&mut self.batches[shard])).filter(|all| !all.is_empty()).map(Inbound::Deliveries),
+            ]
+            .into_iter()
+            .flatten()
+            {
+                // A shard that is gone says so in its exit, which `collect` looks at.
+                let _ = inbox.send(message);
+            }
+        }
+    }
+
+    fn collect_ready(&mut self) -> Result<(), FeedError> {
+        while let Ok(batch) = self.worker.outbound.try_recv() {
+            self.take(batch.shard, batch.items)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for results.
+    fn collect(&mut self) -> Result<(), FeedError> {
+        self.flush();
+        match self.worker.outbound.recv_timeout(Duration::from_millis(200)) {
+            Ok(batch) => self.take(batch.shard, batch.items)?,
+            Err(_) => {
+                if let Some(error) = self.worker.watch(Duration::ZERO) {
+                    return Err(error.into());
+                }
+            }
+        }
+        self.collect_ready()
+    }
+
+    fn take(&mut self, shard: u16, items: Vec<Outgoing>) -> Result<(), FeedError> {
+        for item in items {
+            // Lines have no stream to settle with.
+            let Outgoing::Parcel(parcel) = item else { continue };
+            if let Some(ticket) = parcel.confirm {
+                self.confirms[usize::from(shard)].push(ticket);
+            }
+            if parcel.outlet == Outlet::Result {
+                self.result(parcel)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn result(&mut self, parcel: Parcel) -> Result<(), FeedError> {
+        let Some(mut line) = self.under_way.remove(&parcel.about.line) else { return Ok(()) };
+        let ok = parcel.about.status == Some(Status::Ok);
+        let earlier = parcel.about.replayed && parcel.about.boot < self.boot;
+        if earlier && (self.fresh || !ok) {
+            line.bump();
+            self.submit(&line);
+            self.under_way.insert(line.number, line);
+            return Ok(());
+        }
+        self.summary.lines += 1;
+        self.summary.replayed += u64::from(parcel.about.replayed);
+        if ok {
+            self.summary.ok += 1;
+        } else {
+            self.summary.failed += 1;
+        }
+        self.show.result(&parcel, &self.summary)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,141 @@
+//! How results look: NDJSON in a pipe, rows on a terminal, and a progress bar on the terminal's other stream.
+
+use std::io::{self, BufWriter, Write};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use shards::outcome::Status;
+use shards::runtime::ports::Parcel;
+
+use super::feed::Summary;
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A row each, for eyes.
+    Table,
+    /// The result itself, one line each, for programs.
+    Lines,
+}
+
+/// Where results go.
+pub struct Show<'a> {
+    form: Form,
+    out: BufWriter<Box<dyn Write + 'a>>,
+    bar: ProgressBar,
+}
+
+/// The parts of a result that a row shows; both profiles have them.
+#[derive(Deserialize)]
+struct Row<'a> {
+    #[serde(borrow, default)]
+    outputs: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<RowError<'a>>,
+    #[serde(borrow, default)]
+    error_code: Option<&'a str>,
+    #[serde(default)]
+    error_message: Option<String>,
+    #[serde(default)]
+    latency_ms: Option<f64>,
+    #[serde(borrow, default)]
+    error_details: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct RowError<'a> {
+    #[serde(borrow, default)]
+    code: Option<&'a str>,
+    #[serde(default)]
+    message: Option<String>,
+    #[serde(borrow, default)]
+    details: Option<&'a RawValue>,
+}
+
+impl<'a> Show<'a> {
+    /// Results to `out`, progress to the terminal if there is one.
+    pub fn new(form: Form, out: impl Write + 'a, progress: bool) -> Self {
+        let target = if progress { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(None, target);
+        let style = ProgressStyle::with_template("{spinner} {pos} done  {per_sec}  {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.set_style(style);
+        Show { form, out: BufWriter::new(Box::new(out)), bar }
+    }
+
+    /// One result.
+    pub(super) fn result(&mut self, parcel: &Parcel, summary: &Summary) -> io::Result<()> {
+        match self.form {
+            Form::Lines => {
+                self.out.write_all(&parcel.body)?;
+                self.out.write_all(b"\n")?;
+            }
+            Form::Table => {
+                let row = row(parcel);
+                self.bar.suspend(|| writeln!(self.out, "{row}"))?;
+                self.out.flush()?;
+            }
+        }
+        self.bar.inc(1);
+        if summary.failed > 0 {
+            self.bar.set_message(format!("{} failed", summary.failed));
+        }
+        Ok(())
+    }
+
+    /// No more results.
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        self.bar.finish_and_clear();
+        self.out.flush()
+    }
+
+    /// How it all went, for eyes only.
+    pub fn summary(&mut self, summary: &Summary) {
+        if self.form == Form::Table {
+            let Summary { lines, ok, failed, replayed, took } = summary;
+            let seconds = took.as_secs_f64();
+            let _ = writeln!(
+                self.out,
+                "{lines} steps: {ok} ok, {failed} failed, {replayed} answered from the journal, {seconds:.2} s"
+            );
+            let _ = self.out.flush();
+        }
+    }
+}
+
+/// One result as a row: status, block, time, tries, and what came of it.
+pub fn row(parcel: &Parcel) -> String {
+    let parsed: Option<Row<'_>> = serde_json::from_slice(&parcel.body).ok();
+    let about = &parcel.about;
+    let status = match about.status {
+        Some(Status::Ok) => "ok",
+        Some(Status::Timeout) => "timeout",
+        Some(Status::Cancelled) => "cancelled",
+        Some(Status::Error | Status::Quarantined) | None => "error",
+    };
+    let mut words = Vec::new();
+    if let Some(row) = &parsed {
+        let code = row.error_code.or(row.error.as_ref().and_then(|error| error.code));
+        let said = row.error_message.as_deref().or(row.error.as_ref().and_then(|error| error.message.as_deref()));
+        let details = row.error_details.or(row.error.as_ref().and_then(|error| error.details));
+        words.extend(code.map(str::to_owned));
+        words.extend(said.map(str::to_owned));
+        words.extend(details.map(|details| cut(details.get())));
+        words.extend(row.outputs.filter(|_| about.status == Some(Status::Ok)).map(|outputs| cut(outputs.get())));
+    }
+    if about.tries > 1 {
+        words.push(format!("({} tries)", about.tries));
+    }
+    if about.replayed {
+        words.push("(answered from the journal)".to_owned());
+    }
+    let took = parsed.and_then(|row| row.latency_ms).unwrap_or_default();
+    format!("{:>4}  {status:<9} {took:>7.1} ms  {}", about.line, words.join("  "))
+}
+
+/// Enough of a value to recognise it.
+fn cut(text: &str) -> String {
+    const MOST: usize = 72;
+    if text.chars().count() <= MOST { text.to_owned() } else { text.chars().take(MOST).chain("…".chars()).collect() }
+}

@@ -1,0 +1,131 @@
+//! Which of the subjects we publish on a stream takes, as far as we know.
+//!
+//! Asked of the server once per subject and connection, and again where something went wrong. Parcels whose subject is not
+//! decided wait here; no answer is never taken for a "no".
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use shards::ids::Text;
+
+use super::inflight::Sent;
+use super::limits::DECIDED_MAX;
+use super::nats::Link;
+use super::streams::{self, Cover, Trouble};
+use super::subjects::covers;
+use crate::settings::NatsMode;
+
+/// See the module. Lives on the edge's thread.
+pub(crate) struct Coverage {
+    mode: NatsMode,
+    decided: HashMap<Text, bool>,
+    /// Subjects of streams met so far: answers for subjects not seen before, without asking.
+    patterns: Vec<String>,
+    /// Parcels whose subject is being asked about, in order.
+    pub(crate) waiting: Vec<Sent>,
+    question: Option<Question>,
+}
+
+type Question = Pin<Box<dyn Future<Output = (Text, Option<Vec<String>>)>>>;
+
+impl Coverage {
+    pub(crate) fn new(mode: NatsMode) -> Coverage {
+        Coverage { mode, decided: HashMap::new(), patterns: Vec::new(), waiting: Vec::new(), question: None }
+    }
+
+    /// Asks about the first subject that parcels wait for.
+    pub(crate) fn ask(&mut self, link: &Link) {
+        if self.question.is_some() {
+            return;
+        }
+        let Some(first) = self.waiting.first() else { return };
+        let (subject, link) = (first.parcel.subject.clone(), link.clone());
+        self.question = Some(Box::pin(async move {
+            loop {
+                match lookup(&link, &subject).await {
+                    Ok(patterns) => return (subject, patterns),
+                    Err(trouble) => tracing::warn!(%subject, ?trouble, "it is not known yet whether a stream takes this subject"),
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }));
+    }
+
+    /// Whether an answer came: those who wait may try again.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(question) = &mut self.question else { return false };
+        let Poll::Ready((subject, patterns)) = question.as_mut().poll(cx) else { return false };
+        self.question = None;
+        self.learn(subject, patterns);
+        true
+    }
+
+    /// Whether a stream takes `subject`; `None`: not known yet.
+    pub(crate) fn of(&mut self, subject: &Text) -> Option<bool> {
+        if self.mode == NatsMode::Core {
+            return Some(false);
+        }
+        if let Some(streamed) = self.decided.get(subject) {
+            return Some(*streamed);
+        }
+        self.patterns.iter().any(|pattern| covers(pattern, subject)).then_some(true)
+    }
+
+    /// `patterns`: subjects of the streams found; `None`: no stream takes it.
+    fn learn(&mut self, subject: Text, patterns: Option<Vec<String>>) {
+        if self.decided.len() >= DECIDED_MAX {
+            self.decided.clear();
+        }
+        tracing::info!(%subject, stream = patterns.is_some(), "decided how to publish");
+        self.decided.insert(subject, patterns.is_some());
+        for pattern in patterns.into_iter().flatten() {
+            if !self.patterns.contains(&pattern) {
+                self.patterns.push(pattern);
+            }
+        }
+    }
+
+    /// Something went wrong with `subject`: it is asked about again.
+    pub(crate) fn doubt(&mut self, subject: &Text) {
+        self.decided.remove(subject);
+        self.patterns.retain(|pattern| !covers(pattern, subject));
+    }
+
+    /// Another connection: perhaps another server, which has its own streams.
+    pub(crate) fn forget(&mut self) {
+        self.question = None;
+        self.decided.clear();
+        self.patterns.clear();
+    }
+}
+
+/// The subjects of the streams that take `subject`; `None`: definitely none.
+async fn lookup(link: &Link, subject: &str) -> Result<Option<Vec<String>>, Trouble> {
+    let Cover::Streams(names) = streams::find(link, subject).await? else { return Ok(None) };
+    let mut patterns = Vec::new();
+    for name in names {
+        let subjects = streams::subjects(link, &name, false).await?.unwrap_or_default();
+        patterns.extend(subjects.into_iter().filter(|pattern| covers(pattern, subject)));
+    }
+    Ok(Some(patterns))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_met_once_answers_for_all_its_subjects() {
+        let mut coverage = Coverage::new(NatsMode::Auto);
+        assert_eq!(coverage.of(&"r.v1.a".into()), None);
+        coverage.learn("r.v1.a".into(), Some(vec!["r.v1.>".into()]));
+        assert_eq!(coverage.of(&"r.v1.b".into()), Some(true));
+        coverage.learn("core".into(), None);
+        assert_eq!(coverage.of(&"core".into()), Some(false));
+        coverage.doubt(&"r.v1.b".into());
+        assert_eq!(coverage.of(&"r.v1.c".into()), None);
+    }
+}

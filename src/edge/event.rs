@@ -1,0 +1,73 @@
+//! Lifecycle events for observers: CloudEvents 1.0 in structured JSON, the same for both profiles.
+
+use shards::event::Stage;
+use shards::outcome::Outcome;
+use shards::step::Arrival;
+
+use crate::edge::native;
+use crate::edge::pen::Pen;
+use crate::edge::wire::WireSettings;
+
+/// The content type of an event.
+pub(super) const CONTENT_TYPE: &str = "application/cloudevents+json";
+
+/// One event under the message id `id`.
+pub(super) fn lifecycle(
+    settings: &WireSettings,
+    arrival: &Arrival,
+    id: &str,
+    stage: Stage,
+    outcome: Option<&Outcome>,
+    sequence: u32,
+    at_ms: u64,
+) -> Vec<u8> {
+    let mut pen = Pen::with_capacity(768);
+    pen.raw("{\"specversion\":\"1.0\",\"id\":").text(id);
+    pen.raw(",\"source\":").text(&format!("/endstation/{}", uri_segment(&settings.worker_id)));
+    pen.raw(",\"type\":").text(&format!("beamline.worker.step.{}", name(stage)));
+    if let Some(asker) = &arrival.asker {
+        pen.raw(",\"subject\":").text(&asker.assignment_id);
+    }
+    pen.raw(",\"time\":").time(at_ms);
+    pen.raw(",\"datacontenttype\":\"application/json\",\"data\":{\"event_id\":").text(id);
+    pen.raw(",\"kind\":").text(&name(stage).to_ascii_uppercase());
+    native::who(&mut pen, arrival);
+    pen.raw(",\"sequence\":").int(u64::from(sequence));
+    pen.raw(",\"at\":").time(at_ms);
+    pen.raw(",\"worker_id\":").text(&settings.worker_id);
+    pen.raw(",\"boot\":").int(u64::from(settings.boot));
+    if let Some(outcome) = outcome {
+        // Without its outputs: observers learn that something happened, not what came of it.
+        pen.raw(",\"result\":{\"status\":").text(native::status(outcome.status));
+        native::verdict(&mut pen, outcome);
+        pen.raw(",\"effect\":").text(outcome.effect.as_str()).raw("}");
+    }
+    pen.raw("}}");
+    pen.done()
+}
+
+/// A stage as events spell it.
+pub(super) fn name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Accepted => "accepted",
+        Stage::Started => "started",
+        Stage::Retrying => "retrying",
+        Stage::Completed => "completed",
+        Stage::Failed => "failed",
+        Stage::Canceled => "canceled",
+        Stage::DeadLettered => "dead_lettered",
+    }
+}
+
+/// `text` as one segment of a URI's path.
+fn uri_segment(text: &str) -> String {
+    let mut segment = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            segment.push(byte as char);
+        } else {
+            segment.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    segment
+}

@@ -1,0 +1,56 @@
+//! Every bound of the edge, in one place, with its unit last.
+
+/// Most deliveries asked of the server and not yet here, over all consumers.
+pub(crate) const OUTSTANDING_MAX: u32 = 4_096;
+/// Most deliveries one pull request asks for.
+pub(crate) const PULL_BATCH_MAX: u32 = 1_000;
+/// A pull request ends after this; the server then says how much of it was left.
+pub(crate) const PULL_EXPIRES_MS: u64 = 10_000;
+/// A pull request that gave neither a message nor a status this long past its end is taken as lost.
+pub(crate) const PULL_STALLED_MS: u64 = PULL_EXPIRES_MS + 2_000;
+/// After a refusal of a pull request, nothing is asked of that consumer for this long.
+pub(crate) const PULL_PAUSE_MS: u64 = 250;
+/// The pause before asking again whether a lost consumer can be had.
+pub(crate) const CHECK_PAUSE_MS: u64 = 1_000;
+/// Messages taken from one subscription in one turn, and the largest batch a shard's inbox gets.
+pub(crate) const BATCH_MAX: usize = 256;
+/// Stream deliveries that wait at the edge for one shard's full inbox; more are handed back with a delay.
+pub(crate) const BACKLOG_STREAM_MAX: usize = 1_024;
+/// Core messages that wait at the edge for one shard's full inbox; more are lost and counted.
+pub(crate) const BACKLOG_CORE_MAX: usize = 65_536;
+/// Bytes of bodies that wait at the edge for one shard, whatever they came by.
+pub(crate) const BACKLOG_BYTES_MAX: usize = 256 << 20;
+/// Hand-backs the connection would not take yet; beyond these the server finds out by itself after ack_wait.
+pub(crate) const NAKS_WAITING_MAX: usize = 8_192;
+/// Delay of a delivery handed back because the worker drains, in milliseconds.
+pub(crate) const DRAIN_NAK_MS: u32 = 1_000;
+/// Parcels sent and not yet confirmed at which the outbox stops taking more from the shards.
+pub(crate) const WINDOW_MAX: usize = 8_192;
+/// Batches the outbox takes in one turn.
+pub(crate) const TURN_BATCHES_MAX: usize = 64;
+/// A confirmation that has not come after this is taken as lost: the parcel is sent again under its id.
+pub(crate) const CONFIRM_WITHIN_MS: u64 = 5_000;
+/// First and longest delay before a refused parcel is sent again; doubles in between.
+pub(crate) const RESEND_MS: std::ops::RangeInclusive<u64> = 250..=30_000;
+/// Subjects whose coverage is remembered one by one.
+pub(crate) const DECIDED_MAX: usize = 1_024;
+/// How long the end of the process waits for confirmations, in milliseconds.
+pub(crate) const FLUSH_WITHIN_MS: u64 = 1_500;
+/// Deliveries looked at one by one after a break for no visible reason.
+pub(crate) const RESCUE_LOOKS_MAX: usize = 4_096;
+/// A lost core message makes the edge unwell for this long, in milliseconds.
+pub(crate) const LOSS_SHOWS_MS: u64 = 60_000;
+/// One question to the JetStream API, in milliseconds.
+pub(crate) const API_WITHIN_MS: u64 = 3_000;
+/// Commands that wait between the edge's tasks and the connection.
+pub(crate) const CONNECTION_QUEUE: usize = 16_384;
+/// max_ack_pending of our consumers: NAKed messages count too, and our own credit bounds deliveries.
+pub(crate) const ACK_PENDING_MAX: u64 = 100_000;
+/// How long created streams keep a message, in nanoseconds (24 h).
+pub(crate) const STREAM_AGE_NS: u64 = 24 * 3600 * 1_000_000_000;
+/// Message-id memory of created streams, in nanoseconds (2 min).
+pub(crate) const DUPLICATES_NS: u64 = 120 * 1_000_000_000;
+
+const _: () = assert!(PULL_BATCH_MAX <= OUTSTANDING_MAX);
+const _: () = assert!(BACKLOG_STREAM_MAX <= BACKLOG_CORE_MAX);
+const _: () = assert!(PULL_EXPIRES_MS < PULL_STALLED_MS);

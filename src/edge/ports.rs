@@ -1,0 +1,230 @@
+//! The edge's end of each shard's inbox: what waits for room in it, and how much the shard would take.
+//!
+//! Nothing here blocks. A full inbox leaves deliveries and confirmations waiting, within bounds; the edge's tick tries again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use shards::ids::Ticket;
+use shards::runtime::ports::{Gauge, Inbound};
+use shards::step::{Delivery, Origin};
+
+use super::limits::{BACKLOG_BYTES_MAX, BACKLOG_CORE_MAX, BACKLOG_STREAM_MAX, BATCH_MAX};
+use super::thread::ShardLink;
+
+/// All shards, by number. Lives on the edge's thread.
+pub(crate) struct Ports {
+    shards: Vec<Port>,
+}
+
+struct Port {
+    inbox: flume::Sender<shards::runtime::ports::Inbound>,
+    gauge: Arc<Gauge>,
+    /// Deliveries in each batch of the inbox, oldest first: the last `inbox.len()` of them are still there.
+    sizes: VecDeque<u32>,
+    /// Their sum.
+    in_inbox: u32,
+    backlog: VecDeque<Delivery>,
+    backlog_bytes: usize,
+    confirmed: Vec<Ticket>,
+}
+
+impl Ports {
+    pub(crate) fn new(links: Vec<ShardLink>) -> Ports {
+        let port = |link: ShardLink| Port {
+            inbox: link.inbox,
+            gauge: link.gauge,
+            sizes: VecDeque::new(),
+            in_inbox: 0,
+            backlog: VecDeque::new(),
+            backlog_bytes: 0,
+            confirmed: Vec::new(),
+        };
+        Ports { shards: links.into_iter().map(port).collect() }
+    }
+
+    /// How many shards there are.
+    pub(crate) fn count(&self) -> u16 {
+        self.shards.len() as u16
+    }
+
+    /// Whether every shard takes work.
+    pub(crate) fn ready(&self) -> bool {
+        self.shards.iter().all(|port| port.gauge.ready.load(Ordering::Relaxed))
+    }
+
+    /// How many more deliveries the shards would take, less what is already on its way to them.
+    pub(crate) fn free(&mut self) -> u32 {
+        self.shards.iter_mut().map(Port::free).fold(0, u32::saturating_add)
+    }
+
+    /// Whether steps wait or run, so that places may come free without anything else happening here.
+    pub(crate) fn busy(&self) -> bool {
+        let busy = |port: &Port| {
+            port.in_inbox > 0 || port.gauge.running.load(Ordering::Relaxed) + port.gauge.queued.load(Ordering::Relaxed) > 0
+        };
+        self.shards.iter().any(busy)
+    }
+
+    /// Whether something waits for room in an inbox.
+    pub(crate) fn blocked(&self) -> bool {
+        self.shards.iter().any(|port| !port.backlog.is_empty() || !port.confirmed.is_empty())
+    }
+
+    /// Messages waiting here.
+    pub(crate) fn backlog(&self) -> usize {
+        self.shards.iter().map(|port| port.backlog.len()).sum()
+    }
+
+    /// Takes a delivery for a shard; gives it back when its bound is reached. [`Ports::flush`] sends it on.
+    #[expect(clippy::result_large_err, reason = "the error is the delivery itself, handed back without a copy")]
+    pub(crate) fn offer(&mut self, shard: u16, delivery: Delivery) -> Result<(), Delivery> {
+        let port = &mut self.shards[usize::from(shard)];
+        let bound = match delivery.origin {
+            Origin::Stream(_) => BACKLOG_STREAM_MAX,
+            _ => BACKLOG_CORE_MAX,
+        };
+        if port.backlog.len() >= bound || port.backlog_bytes + delivery.body.len() > BACKLOG_BYTES_MAX {
+            return Err(delivery);
+        }
+        port.backlog_bytes += delivery.body.len();
+        port.backlog.push_back(delivery);
+        Ok(())
+    }
+
+    /// Takes a confirmation for a shard.
+    pub(crate) fn confirm(&mut self, shard: u16, ticket: Ticket) {
+        if let Some(port) = self.shards.get_mut(usize::from(shard)) {
+            port.confirmed.push(ticket);
+        }
+    }
+
+    /// Sends on what the inboxes have room for: confirmations first, they free places.
+    pub(crate) fn flush(&mut self) {
+        for port in &mut self.shards {
+            port.flush();
+        }
+    }
+
+    /// Takes back the stream deliveries that have not reached a shard.
+    pub(crate) fn withdraw(&mut self) -> Vec<Delivery> {
+        let mut withdrawn = Vec::new();
+        for port in &mut self.shards {
+            let (streamed, kept) = port.backlog.drain(..).partition(|delivery| matches!(delivery.origin, Origin::Stream(_)));
+            port.backlog = kept;
+            port.backlog_bytes = port.backlog.iter().map(|delivery| delivery.body.len()).sum();
+            withdrawn.extend::<VecDeque<Delivery>>(streamed);
+        }
+        withdrawn
+    }
+}
+
+impl Port {
+    fn free(&mut self) -> u32 {
+        while self.sizes.len() > self.inbox.len() {
+            self.in_inbox -= self.sizes.pop_front().unwrap_or(0);
+        }
+        if !self.gauge.ready.load(Ordering::Relaxed) || self.gauge.disk_full.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let free = self.gauge.free.load(Ordering::Relaxed);
+        free.saturating_sub(self.in_inbox).saturating_sub(self.backlog.len() as u32)
+    }
+
+    fn flush(&mut self) {
+        if !self.confirmed.is_empty() && !self.inbox.is_full() {
+            let confirmed = std::mem::take(&mut self.confirmed);
+            self.send(Inbound::Confirmed(confirmed), 0);
+        }
+        while !self.backlog.is_empty() && !self.inbox.is_full() {
+            let count = self.backlog.len().min(BATCH_MAX);
+            let batch: Vec<Delivery> = self.backlog.drain(..count).collect();
+            self.backlog_bytes -= batch.iter().map(|delivery| delivery.body.len()).sum::<usize>();
+            self.send(Inbound::Deliveries(batch), count as u32);
+        }
+    }
+
+    /// This thread is the inbox's only sender, so room that was seen is still there. A shard that is gone takes nothing more:
+    /// the process is ending, and what it should have had is still with the server.
+    fn send(&mut self, inbound: Inbound, deliveries: u32) {
+        if self.inbox.try_send(inbound).is_ok() {
+            self.sizes.push_back(deliveries);
+            self.in_inbox += deliveries;
+        }
+        // Keeps the list short while nobody asks for `free`.
+        if self.sizes.len() > 2 * self.inbox.len() + 64 {
+            self.free();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn delivery(sequence: u64) -> Delivery {
+        let reply = format!("$JS.ACK.s.c.1.{sequence}.1.1.0");
+        let token = super::super::token::parse(&reply, 0).expect("a delivery");
+        Delivery { origin: Origin::Stream(token), subject: "s".into(), headers: Vec::new(), body: Bytes::new() }
+    }
+
+    fn port(capacity: usize, free: u32) -> (Ports, flume::Receiver<Inbound>, Arc<Gauge>) {
+        let (inbox, taken) = flume::bounded(capacity);
+        let gauge = Arc::new(Gauge::default());
+        gauge.free.store(free, Ordering::Relaxed);
+        gauge.ready.store(true, Ordering::Relaxed);
+        (Ports::new(vec![ShardLink { inbox, gauge: gauge.clone() }]), taken, gauge)
+    }
+
+    #[test]
+    fn what_is_on_its_way_to_a_shard_is_not_free() {
+        let (mut ports, taken, _) = port(4, 10);
+        for n in 0..3 {
+            ports.offer(0, delivery(n)).expect("room");
+        }
+        assert_eq!(ports.free(), 7, "waiting here");
+        ports.flush();
+        assert_eq!(ports.free(), 7, "in the inbox");
+        taken.recv().expect("a batch");
+        assert_eq!(ports.free(), 10, "the shard has it, its gauge tells");
+    }
+
+    #[test]
+    fn a_full_inbox_keeps_things_waiting_in_order() {
+        let (mut ports, taken, _) = port(1, 10);
+        ports.offer(0, delivery(1)).expect("room");
+        ports.flush();
+        ports.offer(0, delivery(2)).expect("room");
+        ports.confirm(0, Ticket { slot: 1, generation: 1 });
+        ports.flush();
+        assert!(ports.blocked());
+        assert!(matches!(taken.recv(), Ok(Inbound::Deliveries(batch)) if batch.len() == 1));
+        ports.flush();
+        assert!(matches!(taken.recv(), Ok(Inbound::Confirmed(_))), "confirmations go first");
+        ports.flush();
+        assert!(matches!(taken.recv(), Ok(Inbound::Deliveries(_))));
+        assert!(!ports.blocked());
+    }
+
+    #[test]
+    fn a_stream_delivery_over_the_bound_comes_back() {
+        let (mut ports, _taken, _) = port(1, 10);
+        for n in 0..BACKLOG_STREAM_MAX {
+            ports.offer(0, delivery(n as u64)).expect("room");
+        }
+        assert!(ports.offer(0, delivery(0)).is_err());
+        let core = Delivery { origin: Origin::Core, ..delivery(0) };
+        ports.offer(0, core).expect("core has its own, higher bound");
+        assert_eq!(ports.withdraw().len(), BACKLOG_STREAM_MAX);
+        assert_eq!(ports.backlog(), 1);
+    }
+
+    #[test]
+    fn a_shard_that_is_not_ready_has_nothing_free() {
+        let (mut ports, _taken, gauge) = port(1, 10);
+        gauge.ready.store(false, Ordering::Relaxed);
+        assert_eq!(ports.free(), 0);
+    }
+}

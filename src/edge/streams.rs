@@ -1,0 +1,328 @@
+//! The JetStream API, spoken plainly: which stream covers a subject, our consumers, and the streams that `provision` makes.
+//!
+//! A question has three kinds of answers: a fact, a refusal that only a person can lift ([`Trouble::Fatal`]), and no answer
+//! ([`Trouble::Unsure`]), which is asked again and never taken for a "no".
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::limits::{ACK_PENDING_MAX, DUPLICATES_NS, STREAM_AGE_NS};
+use super::nats::Link;
+use super::subjects::{collide, covers, durable, filters, widest};
+use super::thread::EdgeError;
+use crate::settings::{NatsMode, NatsSettings};
+
+/// Why something could not be settled.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// No answer, or one that may be another in a moment.
+    Unsure(String),
+    /// It will not get better by itself.
+    Fatal(EdgeError),
+}
+
+/// Where a subject's messages go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Cover {
+    /// These streams take it (more than one only for a wildcard).
+    Streams(Vec<String>),
+    /// JetStream is there, and no stream takes it.
+    Bare,
+    /// There is no JetStream for us here.
+    Off,
+}
+
+/// Where work comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A durable consumer of a stream.
+    Pull(Consumer),
+    /// A queue subscription.
+    Core(String),
+}
+
+/// A durable pull consumer of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Consumer {
+    pub(crate) stream: String,
+    pub(crate) durable: String,
+    pub(crate) filter: Option<String>,
+}
+
+const NOT_ENABLED: [u64; 2] = [10_039, 10_076];
+const CONSUMER_NOT_FOUND: u64 = 10_014;
+const STREAM_NOT_FOUND: u64 = 10_059;
+
+/// What the API answered.
+enum Answer {
+    Fact(Value),
+    Error {
+        err_code: u64,
+        code: u64,
+        description: String,
+    },
+    /// There is definitely nobody to ask.
+    Off,
+}
+
+async fn ask(link: &Link, what: &str, body: &Value) -> Result<Answer, Trouble> {
+    use async_nats::client::RequestErrorKind;
+    let answer = match link.client.request(format!("$JS.API.{what}"), Bytes::from(body.to_string())).await {
+        Ok(answer) => answer,
+        Err(error) if error.kind() == RequestErrorKind::NoResponders && !link.client.server_info().jetstream => {
+            return Ok(Answer::Off);
+        }
+        Err(error) => return Err(Trouble::Unsure(format!("JetStream API {what}: {error}"))),
+    };
+    let value: Value =
+        serde_json::from_slice(&answer.payload).map_err(|error| Trouble::Unsure(format!("JetStream API {what}: {error}")))?;
+    let Some(error) = value.get("error") else { return Ok(Answer::Fact(value)) };
+    let number = |key| error.get(key).and_then(Value::as_u64).unwrap_or(0);
+    if NOT_ENABLED.contains(&number("err_code")) {
+        return Ok(Answer::Off);
+    }
+    let description = error.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
+    Ok(Answer::Error { err_code: number("err_code"), code: number("code"), description })
+}
+
+/// A refusal: busy and unavailable (5xx) may pass, the rest will not.
+fn refused(what: &str, code: u64, description: &str, cure: impl FnOnce() -> EdgeError) -> Trouble {
+    if code >= 500 { Trouble::Unsure(format!("{what}: {description}")) } else { Trouble::Fatal(cure()) }
+}
+
+fn texts(value: Option<&Value>) -> Vec<String> {
+    let list = value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// Which streams take `subject`.
+pub(crate) async fn find(link: &Link, subject: &str) -> Result<Cover, Trouble> {
+    match ask(link, "STREAM.NAMES", &json!({ "subject": subject })).await? {
+        Answer::Off => Ok(Cover::Off),
+        Answer::Error { description, .. } => Err(Trouble::Unsure(format!("looking for the stream of {subject}: {description}"))),
+        Answer::Fact(value) => {
+            let names = texts(value.get("streams"));
+            Ok(if names.is_empty() { Cover::Bare } else { Cover::Streams(names) })
+        }
+    }
+}
+
+/// A stream's subjects; a warning where it has no second copy. `None`: it is gone.
+pub(crate) async fn subjects(link: &Link, stream: &str, warn: bool) -> Result<Option<Vec<String>>, Trouble> {
+    match ask(link, &format!("STREAM.INFO.{stream}"), &json!({})).await? {
+        Answer::Fact(value) => {
+            let config = value.get("config");
+            let replicas = config.and_then(|config| config.get("num_replicas")).and_then(Value::as_u64).unwrap_or(1);
+            if warn && replicas <= 1 {
+                tracing::warn!(stream, "the stream has one replica: what its server loses is lost");
+            }
+            Ok(Some(texts(config.and_then(|config| config.get("subjects")))))
+        }
+        Answer::Error { err_code: STREAM_NOT_FOUND, .. } => Ok(None),
+        Answer::Error { description, .. } => Err(Trouble::Unsure(format!("reading stream {stream}: {description}"))),
+        Answer::Off => Err(Trouble::Unsure(format!("reading stream {stream}: JetStream is gone"))),
+    }
+}
+
+/// Decides where work comes from, and makes what is missing: consumers always, streams where `provision` says so.
+pub(crate) async fn plan(link: &Link, settings: &NatsSettings) -> Result<Vec<Source>, Trouble> {
+    for own in [&settings.ack_subject, &settings.result_subject, &settings.heartbeat_subject, &settings.dlq_subject] {
+        if let Some(assign) = settings.assign_subjects.iter().find(|assign| covers(assign, own)) {
+            return Err(Trouble::Fatal(EdgeError::Loop { assign: assign.clone(), own: own.clone() }));
+        }
+    }
+    let assign = widest(settings.assign_subjects.clone());
+    if settings.mode == NatsMode::Core {
+        return Ok(assign.into_iter().map(Source::Core).collect());
+    }
+    if settings.provision {
+        provision(link, settings).await?;
+    }
+    let mut sources = Vec::new();
+    let mut streams: Vec<String> = Vec::new();
+    for subject in &assign {
+        match find(link, subject).await? {
+            Cover::Streams(names) => streams.extend(names),
+            _ if settings.mode == NatsMode::Auto => sources.push(Source::Core(subject.clone())),
+            Cover::Bare => return Err(Trouble::Fatal(EdgeError::NoStream(subject.clone()))),
+            Cover::Off => return Err(Trouble::Fatal(EdgeError::NoJetStream)),
+        }
+    }
+    streams.sort();
+    streams.dedup();
+    let by_core = |subject: &String| sources.contains(&Source::Core(subject.clone()));
+    let by_stream: Vec<String> = assign.into_iter().filter(|subject| !by_core(subject)).collect();
+    for stream in streams {
+        let subjects =
+            subjects(link, &stream, true).await?.ok_or_else(|| Trouble::Unsure(format!("stream {stream} vanished")))?;
+        for wanted in by_stream.iter().filter(|wanted| subjects.iter().any(|subject| collide(subject, wanted))) {
+            if !subjects.iter().any(|subject| covers(subject, wanted)) {
+                tracing::warn!(stream, wanted, "the stream takes only a part of this assign subject: the rest reaches no worker");
+            }
+        }
+        let filters = filters(&subjects, &by_stream);
+        let count = filters.len();
+        for (index, filter) in filters.into_iter().enumerate() {
+            let consumer = Consumer { stream: stream.clone(), durable: durable(&settings.durable, index, count), filter };
+            ensure(link, &consumer, settings).await?;
+            sources.push(Source::Pull(consumer));
+        }
+    }
+    Ok(sources)
+}
+
+/// Sees to it that a consumer exists as we need it.
+pub(crate) async fn ensure(link: &Link, consumer: &Consumer, settings: &NatsSettings) -> Result<(), Trouble> {
+    let Consumer { stream, durable, filter } = consumer;
+    let wrong = |why: String| Trouble::Fatal(EdgeError::Consumer { stream: stream.clone(), durable: durable.clone(), why });
+    let ours = json!({
+        "ack_wait": settings.ack_wait_ms.saturating_mul(1_000_000),
+        "max_deliver": -1,
+        "max_ack_pending": ACK_PENDING_MAX,
+    });
+    let mut config = match ask(link, &format!("CONSUMER.INFO.{stream}.{durable}"), &json!({})).await? {
+        Answer::Fact(value) => {
+            let config = value.get("config").cloned().unwrap_or_default();
+            let text = |key: &str| config.get(key).and_then(Value::as_str).unwrap_or_default();
+            if !text("deliver_subject").is_empty() {
+                return Err(wrong("it is a push consumer".into()));
+            }
+            if text("ack_policy") != "explicit" {
+                return Err(wrong(format!("its ack policy is {}, not explicit", text("ack_policy"))));
+            }
+            if text("filter_subject") != filter.as_deref().unwrap_or_default() || config.get("filter_subjects").is_some() {
+                return Err(wrong(format!(
+                    "it filters {:?}, we need {:?}",
+                    text("filter_subject"),
+                    filter.as_deref().unwrap_or_default()
+                )));
+            }
+            let same = ["ack_wait", "max_deliver", "max_ack_pending"].iter().all(|key| config.get(*key) == ours.get(*key));
+            if same {
+                return Ok(());
+            }
+            tracing::warn!(
+                stream,
+                durable,
+                "the consumer's ack_wait, max_deliver or max_ack_pending differ from ours: changing them"
+            );
+            config
+        }
+        Answer::Error { err_code: CONSUMER_NOT_FOUND, .. } => {
+            let mut config =
+                json!({ "durable_name": durable, "deliver_policy": "all", "ack_policy": "explicit", "replay_policy": "instant" });
+            if let Some(filter) = filter {
+                config["filter_subject"] = json!(filter);
+            }
+            config
+        }
+        Answer::Error { description, .. } => {
+            return Err(Trouble::Unsure(format!("consumer {durable} of {stream}: {description}")));
+        }
+        Answer::Off => return Err(Trouble::Unsure("JetStream is gone".into())),
+    };
+    for (key, value) in ours.as_object().into_iter().flatten() {
+        config[key.as_str()] = value.clone();
+    }
+    let what = format!("CONSUMER.DURABLE.CREATE.{stream}.{durable}");
+    match ask(link, &what, &json!({ "stream_name": stream, "config": config })).await? {
+        Answer::Fact(_) => {
+            tracing::info!(stream, durable, filter, "consumer made ready");
+            Ok(())
+        }
+        Answer::Error { code, description, .. } => Err(refused(&what, code, &description, || EdgeError::Consumer {
+            stream: stream.clone(),
+            durable: durable.clone(),
+            why: description.clone(),
+        })),
+        Answer::Off => Err(Trouble::Unsure("JetStream is gone".into())),
+    }
+}
+
+/// The stream sequences between which a consumer's deliveries are out: after its ack floor, up to its newest delivery.
+pub(crate) async fn unsettled(link: &Link, consumer: &Consumer) -> Result<Option<(u64, u64)>, Trouble> {
+    let Answer::Fact(value) = ask(link, &format!("CONSUMER.INFO.{}.{}", consumer.stream, consumer.durable), &json!({})).await?
+    else {
+        return Ok(None);
+    };
+    let sequence = |at: &str| value.get(at).and_then(|at| at.get("stream_seq")).and_then(Value::as_u64);
+    Ok(sequence("ack_floor").zip(sequence("delivered")).map(|(floor, last)| (floor + 1, last)))
+}
+
+/// A message as the API gives it; headers and body in base64.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Stored {
+    pub(crate) subject: String,
+    #[serde(rename = "seq")]
+    pub(crate) sequence: u64,
+    #[serde(rename = "hdrs", default)]
+    pub(crate) headers: String,
+    #[serde(rename = "data", default)]
+    pub(crate) body: String,
+    #[serde(default)]
+    pub(crate) time: String,
+}
+
+/// Reads one message of a stream; `None`: there is none.
+pub(crate) async fn stored(link: &Link, stream: &str, question: &Value) -> Result<Option<Stored>, Trouble> {
+    match ask(link, &format!("STREAM.MSG.GET.{stream}"), question).await? {
+        Answer::Fact(mut value) => {
+            let message = value.get_mut("message").map(Value::take).unwrap_or_default();
+            serde_json::from_value(message).map(Some).map_err(|error| Trouble::Unsure(format!("a message of {stream}: {error}")))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Creates the streams that are missing: assignments as a work queue, results and dead letters by time.
+async fn provision(link: &Link, settings: &NatsSettings) -> Result<(), Trouble> {
+    let mut missing = Vec::new();
+    for subject in &settings.assign_subjects {
+        match find(link, subject).await? {
+            Cover::Streams(_) => {}
+            Cover::Bare => missing.push(subject.clone()),
+            Cover::Off if settings.mode == NatsMode::Auto => {
+                tracing::warn!("there is no JetStream to provision streams in: going by core NATS");
+                return Ok(());
+            }
+            Cover::Off => return Err(Trouble::Fatal(EdgeError::NoJetStream)),
+        }
+    }
+    if !missing.is_empty() {
+        create(link, settings, "CAF_ASSIGN", &missing, "workqueue").await?;
+    }
+    for (name, subject) in [("CAF_RESULT", &settings.result_subject), ("CAF_DLQ", &settings.dlq_subject)] {
+        if find(link, subject).await? == Cover::Bare {
+            create(link, settings, name, std::slice::from_ref(subject), "limits").await?;
+        }
+    }
+    Ok(())
+}
+
+async fn create(link: &Link, settings: &NatsSettings, name: &str, subjects: &[String], retention: &str) -> Result<(), Trouble> {
+    let config = json!({
+        "name": name,
+        "subjects": subjects,
+        "retention": retention,
+        "storage": "file",
+        "discard": if retention == "workqueue" { "new" } else { "old" },
+        "max_age": STREAM_AGE_NS,
+        "duplicate_window": DUPLICATES_NS,
+        "num_replicas": settings.replicas.max(1),
+        "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "max_msg_size": -1,
+    });
+    match ask(link, &format!("STREAM.CREATE.{name}"), &config).await? {
+        Answer::Fact(_) => {
+            tracing::info!(stream = name, ?subjects, retention, replicas = settings.replicas.max(1), "stream created");
+            if settings.replicas <= 1 && retention != "workqueue" {
+                tracing::warn!(stream = name, "the stream has one replica: what its server loses is lost");
+            }
+            Ok(())
+        }
+        Answer::Error { code, description, .. } => {
+            Err(refused(name, code, &description, || EdgeError::Provision { stream: name.to_owned(), why: description.clone() }))
+        }
+        Answer::Off => Err(Trouble::Unsure("JetStream is gone".into())),
+    }
+}

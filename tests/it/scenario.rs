@@ -1,0 +1,14 @@
+//! The scenarios, by what a user of the platform would notice.
+
+mod bad_input;
+mod burst;
+mod chaos;
+mod conflict;
+mod core_nats;
+mod crash;
+mod drain;
+mod happy;
+mod health;
+mod provision;
+mod redelivery;
+mod rehearsal;

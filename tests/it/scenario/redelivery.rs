@@ -1,0 +1,81 @@
+//! The same assignment again: answered from the journal, whoever forgot it.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use crate::ledger::Ledger;
+use crate::router::Assignment;
+use crate::router::assignment::uuid4;
+use crate::worker::Settings;
+use crate::world::{PATIENCE, World};
+
+#[tokio::test]
+async fn a_resent_assignment_gets_the_same_bytes_again() -> Result<()> {
+    let world = World::jetstream(Settings::default()).await?;
+    let mut ledger = Ledger::new(world.worker.dir());
+    let job = Assignment::new("acme", "fs.blob_put", json!({"path": "once.txt", "content": "once"}));
+    let first = world.router.run(&job, PATIENCE).await?;
+    ledger.look()?;
+    for _ in 0..3 {
+        world.router.send(&job).await?;
+    }
+    world.router.wait(PATIENCE, "repeats", |model| (model.counts().repeats >= 3).then_some(())).await?;
+    ensure!(world.router.result(&job.id, PATIENCE).await?.payload == first.payload, "the model keeps the first bytes");
+    ledger.written_once("acme", "once.txt", b"once")?;
+    world.finish().await
+}
+
+#[tokio::test]
+async fn a_resend_after_a_kill_is_answered_from_the_journal() -> Result<()> {
+    let mut world = World::jetstream(Settings::default()).await?;
+    let job = Assignment::new("acme", "echo", json!({"n": 1}));
+    world.router.run(&job, PATIENCE).await?;
+    world.worker.kill();
+    world.router.send(&job).await?;
+    world.worker.restart().await?;
+    world.router.wait(PATIENCE, "a repeat", |model| (model.counts().repeats >= 1).then_some(())).await?;
+    world.finish().await
+}
+
+#[tokio::test]
+async fn a_step_killed_while_it_runs_is_finished_after_the_restart() -> Result<()> {
+    let mut world = World::jetstream(Settings::default()).await?;
+    let jobs: Vec<Assignment> = (0..8).map(|_| Assignment::new("acme", "sleep", json!({"ms": 700}))).collect();
+    world.router.send_all(&jobs).await?;
+    let accepted = |model: &crate::router::Model| jobs.iter().all(|job| model.ack_of(&job.id) == Some("accepted"));
+    world.router.wait(PATIENCE, "acks", |model| accepted(model).then_some(())).await?;
+    world.worker.kill();
+    world.worker.restart().await?;
+    world.finish().await
+}
+
+#[tokio::test]
+async fn a_long_step_is_kept_and_not_run_twice() -> Result<()> {
+    let world = World::jetstream(Settings::default()).await?;
+    let seen = world.router.run(&Assignment::new("acme", "sleep", json!({"ms": 3_500})), PATIENCE).await?;
+    ensure!(seen.status() == "success", "a step longer than three ack waits: {:?}", seen.object);
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    ensure!(world.router.ask(|model| model.counts().results) == 1, "it was answered more than once");
+    ensure!(world.router.left_in_stream().await? == 0, "its message is still in the stream");
+    world.finish().await
+}
+
+#[tokio::test]
+async fn one_flow_step_under_two_assignments_runs_once_and_answers_both() -> Result<()> {
+    let world = World::jetstream(Settings::default()).await?;
+    let mut ledger = Ledger::new(world.worker.dir());
+    let job = Assignment::new("acme", "fs.blob_put", json!({"path": "step.txt", "content": "s"})).in_flow(
+        &uuid4(),
+        &uuid4(),
+        &uuid4(),
+        1,
+    );
+    let other = job.as_another();
+    let first = world.router.run(&job, PATIENCE).await?;
+    let second = world.router.run(&other, PATIENCE).await?;
+    ensure!(first.object["outputs"] == second.object["outputs"], "one outcome: {:?} and {:?}", first.object, second.object);
+    ledger.written_once("acme", "step.txt", b"s")?;
+    world.finish().await
+}
