@@ -1,4 +1,360 @@
-//! The command line: what each command does, apart from how it is spelled.
+//! The command line: what can be asked of the binary, and which code it ends with.
+//!
+//! Exit codes: 0 all went well, 1 some of it did not, 2 the command line cannot be used, 3 the configuration cannot be used.
 
 pub mod config;
+pub mod demo;
+pub mod dev;
 pub mod run;
+pub mod send;
+pub mod serve;
+pub mod step;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{ConfigError, process_env};
+use crate::ops::logs;
+use crate::ops::timeline::Wanted;
+use crate::settings::Settings;
+
+/// All went well.
+pub const EXIT_OK: u8 = 0;
+/// Some of it did not.
+pub const EXIT_FAILED: u8 = 1;
+/// The command line cannot be used.
+pub const EXIT_USAGE: u8 = 2;
+/// The configuration cannot be used.
+pub const EXIT_CONFIG: u8 = 3;
+
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("ENDSTATION_PROFILE"),
+    ", ",
+    env!("ENDSTATION_TARGET"),
+    ", ",
+    env!("ENDSTATION_RUSTC"),
+    ")"
+);
+
+const EXAMPLES: &str = "\
+Examples:
+  endstation demo                               see steps run, the worker be killed, and nothing be lost
+  endstation run steps.ndjson                   run the steps of a file, one JSON object a line
+  cat steps.ndjson | endstation run -           the same from a pipe; results go to standard output
+  endstation dev                                a worker for development: makes its streams, opens all local blocks
+  endstation serve --set nats.url=nats://n1     a worker for a NATS server
+  endstation send steps.ndjson                  hand assignments to a worker, and show what comes back
+  endstation step show 3f0c…                    what became of a step
+  endstation config show --origin               every setting, and where it came from
+
+Exit codes: 0 all went well, 1 some of it did not, 2 usage, 3 configuration";
+
+const STEP_EXAMPLES: &str = "\
+Examples:
+  endstation step show 3f0c5a1e9b7d42688a90c1d2e3f40516
+  endstation step show --tenant acme --flow f-1 --step s-1 --attempt 1
+  endstation step show --tenant acme --assignment 0b8c…
+
+Exit codes: 0 known, 1 unknown, 2 usage, 3 configuration";
+
+/// A durable, thread-per-core worker for Beamline flow steps.
+#[derive(Debug, Parser)]
+#[command(name = "endstation", version = VERSION, about, after_help = EXAMPLES, max_term_width = 110)]
+pub struct Cli {
+    /// What is told to every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What is told to every command: where the configuration comes from.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Global {
+    /// Configuration file [default: ./endstation.toml if there is one]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Set one key, over file and environment; may be repeated
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = pair)]
+    pub set: Vec<(String, String)>,
+}
+
+impl Global {
+    /// The configuration, with `flags` (key, value, name of the flag) above all else; of two `--set` the last decides.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn settings(&self, flags: &[(&str, &str, &str)]) -> Result<Settings, ConfigError> {
+        let set = self.set.iter().rev().map(|(key, value)| (key.as_str(), value.as_str(), "--set"));
+        let all: Vec<(&str, &str, &str)> = flags.iter().copied().chain(set).collect();
+        Settings::load(self.config.as_deref(), process_env(), &all)
+    }
+
+    /// The same; where it cannot be used, all faults are printed and the exit code is the error.
+    ///
+    /// # Errors
+    /// [`EXIT_CONFIG`].
+    pub fn settings_or_exit(&self, flags: &[(&str, &str, &str)]) -> Result<Settings, u8> {
+        self.settings(flags).map_err(|error| {
+            for fault in &error.faults {
+                let _ = writeln!(io::stderr(), "error: {fault}");
+            }
+            EXIT_CONFIG
+        })
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
+        _ => Err("must be KEY=VALUE, for example nats.url=nats://127.0.0.1:4222".to_owned()),
+    }
+}
+
+/// What the binary can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the steps of a file or pipe here, without NATS
+    Run(RunArgs),
+    /// Work for a NATS server until told to stop
+    Serve(ServeArgs),
+    /// Like serve, for development: makes its streams and opens all local blocks
+    Dev,
+    /// Send assignments from a file to a worker, and show what comes back
+    Send(SendArgs),
+    /// What became of a step
+    #[command(subcommand)]
+    Step(StepCommand),
+    /// The configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// See steps run, the worker be killed, and nothing be lost
+    Demo,
+}
+
+/// `endstation run`
+#[derive(Clone, Debug, Default, Args)]
+pub struct RunArgs {
+    /// Steps, one JSON object a line; - is standard input
+    #[arg(default_value = "-")]
+    pub file: PathBuf,
+    /// Where the journal is kept [default: storage.dir]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Forget earlier runs: start with an empty journal
+    #[arg(long)]
+    pub fresh: bool,
+}
+
+/// `endstation serve`
+#[derive(Clone, Debug, Default, Args)]
+pub struct ServeArgs {
+    /// Create missing streams
+    #[arg(long)]
+    pub provision: bool,
+}
+
+/// `endstation send`
+#[derive(Clone, Debug, Default, Args)]
+pub struct SendArgs {
+    /// Assignments, one JSON object a line; - : standard input
+    pub file: PathBuf,
+    /// The server [default: nats.url]
+    #[arg(long, value_name = "URL")]
+    pub nats: Option<String>,
+    /// Where to send them [default: the first of nats.assign_subjects]
+    #[arg(long, value_name = "SUBJECT")]
+    pub subject: Option<String>,
+}
+
+/// `endstation step …`
+#[derive(Debug, Subcommand)]
+pub enum StepCommand {
+    /// Its frames in the journal, from the first to the last
+    #[command(after_help = STEP_EXAMPLES)]
+    Show(StepArgs),
+}
+
+/// `endstation step show`
+#[derive(Clone, Debug, Default, Args)]
+pub struct StepArgs {
+    /// The step's key: 32 hexadecimal digits
+    #[arg(conflicts_with_all = ["tenant", "run", "flow", "step", "attempt", "assignment"], required_unless_present = "tenant")]
+    pub key: Option<String>,
+    /// The tenant
+    #[arg(long)]
+    pub tenant: Option<String>,
+    /// The run of the flow, if the step named one
+    #[arg(long, requires = "flow")]
+    pub run: Option<String>,
+    /// The flow
+    #[arg(long, requires_all = ["tenant", "step", "attempt"])]
+    pub flow: Option<String>,
+    /// The step of the flow
+    #[arg(long, requires = "flow")]
+    pub step: Option<String>,
+    /// The attempt
+    #[arg(long, requires = "flow")]
+    pub attempt: Option<u64>,
+    /// The assignment, instead of flow, step and attempt
+    #[arg(long, requires = "tenant", conflicts_with = "flow")]
+    pub assignment: Option<String>,
+    /// Where the journal is kept [default: storage.dir]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
+/// `endstation config …`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say whether the configuration can be used, and everything that is wrong with it
+    Check,
+    /// Print every key with its value; secrets are hidden
+    Show {
+        /// And where each value came from
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+/// Does what the command line says, and gives the exit code.
+pub fn main() -> u8 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { EXIT_USAGE } else { EXIT_OK };
+        }
+    };
+    let code = dispatch(&cli);
+    logs::flush();
+    code
+}
+
+fn dispatch(cli: &Cli) -> u8 {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Run(args) => {
+            let data = args.data.as_ref().map(|dir| dir.display().to_string());
+            let flags: Vec<_> = data.iter().map(|dir| ("storage.dir", dir.as_str(), "--data")).collect();
+            let run = run::Run { file: args.file.clone(), fresh: args.fresh };
+            with_settings(global, &flags, |settings| run::main(&run, settings))
+        }
+        Command::Serve(args) => {
+            let flags: &[_] = if args.provision { &[("nats.provision", "true", "--provision")] } else { &[] };
+            with_settings(global, flags, serve::main)
+        }
+        Command::Dev => with_settings(global, &[("nats.provision", "true", "dev")], dev::main),
+        Command::Send(args) => {
+            let flags: Vec<_> = args.nats.iter().map(|url| ("nats.url", url.as_str(), "--nats")).collect();
+            let send = send::Send { file: args.file.clone(), subject: args.subject.clone() };
+            with_settings(global, &flags, |settings| send::main(&send, settings))
+        }
+        Command::Demo => with_settings(global, &[], demo::main),
+        Command::Step(StepCommand::Show(args)) => told(step_show(args, global)),
+        Command::Config(ConfigCommand::Check) => {
+            told(config::check(&global.settings(&[]), config::Form::of_stdout(), &mut io::stdout().lock()))
+        }
+        Command::Config(ConfigCommand::Show { origin }) => {
+            told(config::show(&global.settings(&[]), *origin, config::Form::of_stdout(), &mut io::stdout().lock()))
+        }
+    }
+}
+
+/// Runs a command that works, as opposed to one that only shows: with its settings and with logging.
+fn with_settings(global: &Global, flags: &[(&str, &str, &str)], command: impl FnOnce(&Settings) -> u8) -> u8 {
+    match global.settings_or_exit(flags) {
+        Ok(settings) => {
+            logs::init(settings.log_level, logs::Form::of_stderr());
+            command(&settings)
+        }
+        Err(code) => code,
+    }
+}
+
+fn step_show(args: &StepArgs, global: &Global) -> io::Result<u8> {
+    let StepArgs { key, tenant, run, flow, step, attempt, assignment, data } = args.clone();
+    let wanted = Wanted { key, tenant, run, flow, step, attempt, assignment };
+    let dir = match data {
+        Some(dir) => dir,
+        None => match global.settings_or_exit(&[]) {
+            Ok(settings) => settings.storage_dir,
+            Err(code) => return Ok(code),
+        },
+    };
+    step::show(&dir, &wanted, config::Form::of_stdout(), &mut io::stdout().lock(), &mut io::stderr().lock())
+}
+
+/// A reader that has seen enough is no failure.
+fn told(result: io::Result<u8>) -> u8 {
+    match result {
+        Ok(code) => code,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => EXIT_OK,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: {error}");
+            EXIT_FAILED
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lines_that_users_type_are_taken_and_nonsense_is_not() {
+        for line in [
+            "endstation run",
+            "endstation run -",
+            "endstation run steps.ndjson --data d --fresh",
+            "endstation serve --provision --set nats.url=nats://a:1,nats://b:2 --set worker.id=w",
+            "endstation --config x.toml serve",
+            "endstation dev",
+            "endstation demo",
+            "endstation send f --nats nats://x --subject s",
+            "endstation config check --config x.toml",
+            "endstation config show --origin",
+            "endstation step show 00112233445566778899aabbccddeeff",
+            "endstation step show --tenant t --flow f --step s --attempt 1 --run r",
+            "endstation step show --tenant t --assignment a",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err().map(|error| error.to_string()));
+        }
+        for line in [
+            "endstation",
+            "endstation send",
+            "endstation serve --set nats.url",
+            "endstation serve --set =x",
+            "endstation step show",
+            "endstation step show --tenant t --flow f",
+            "endstation step show k --tenant t",
+            "endstation step show --flow f --step s --attempt 1",
+            "endstation step show --tenant t --flow f --step s --attempt 1 --assignment a",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_last_set_of_a_key_decides_and_a_command_s_own_flag_stands_above() -> anyhow::Result<()> {
+        let cli = parse("endstation serve --set worker.id=a --set worker.id=b")?;
+        assert_eq!(cli.global.settings(&[])?.worker_id, "b");
+        assert_eq!(cli.global.settings(&[("worker.id", "c", "--id")])?.worker_id, "c");
+        Ok(())
+    }
+}

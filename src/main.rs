@@ -1,9 +1,10 @@
-fn main() -> std::process::ExitCode {
-    let args: Vec<String> = std::env::args().collect();
-    let dir = args.get(3).cloned().unwrap_or("./endstation-data".into());
-    let settings =
-        endstation::settings::Settings::load(None, endstation::config::process_env(), &[("storage.dir", &dir, "--data")])
-            .unwrap();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    endstation::cli::run::main(&endstation::cli::run::Run { file: args[2].clone().into(), fresh: false }, &settings).into()
+//! The binary: the allocator, the command line, the exit code.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    ExitCode::from(endstation::cli::main())
 }

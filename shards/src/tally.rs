@@ -13,7 +13,7 @@ pub const LATENCY_BOUNDS_US: [u64; 18] = [
 pub struct Tally {
     /// Per block, in the order of the block table.
     pub blocks: Vec<BlockTally>,
-    /// Faults by code, in the order of [`Code::ALL`].
+    /// Faults by code, in the order of [`Code::ALL`]; those of no block (refusals, garbage) are only here.
     pub faults: Vec<u64>,
     /// Steps accepted.
     pub accepted: u64,
@@ -64,6 +64,8 @@ pub struct BlockTally {
     pub latency: [u64; LATENCY_BOUNDS_US.len() + 1],
     /// Their sum, in microseconds.
     pub latency_us: u64,
+    /// Outcomes that are not ok by code, in the order of [`Code::ALL`].
+    pub faults: [u64; Code::ALL.len()],
 }
 
 impl Tally {
@@ -72,8 +74,8 @@ impl Tally {
         Tally { blocks: vec![BlockTally::default(); blocks], faults: vec![0; Code::ALL.len()], ..Tally::default() }
     }
 
-    /// Counts an outcome.
-    pub fn outcome(&mut self, block: usize, status: Status, latency_us: u64) {
+    /// Counts an outcome, with its fault's code where it has one.
+    pub fn outcome(&mut self, block: usize, status: Status, fault: Option<Code>, latency_us: u64) {
         let Some(tally) = self.blocks.get_mut(block) else { return };
         let index = match status {
             Status::Ok => 0,
@@ -84,6 +86,9 @@ impl Tally {
         tally.by_status[index] += 1;
         tally.latency[LATENCY_BOUNDS_US.partition_point(|bound| *bound < latency_us)] += 1;
         tally.latency_us += latency_us;
+        if let Some(code) = fault {
+            tally.faults[code as usize - 1] += 1;
+        }
     }
 
     /// Counts a fault.

@@ -35,7 +35,8 @@ impl Shard {
         let job = &mut self.jobs[slot as usize];
         let latency_us = now.mono_us.saturating_sub(job.received_us);
         if let Some(work) = job.arrival.work() {
-            self.tally.outcome(usize::from(work.block.0), outcome.status, latency_us);
+            let fault = outcome.fault.as_ref().map(|fault| fault.code);
+            self.tally.outcome(usize::from(work.block.0), outcome.status, fault, latency_us);
         }
         job.state = State::Decided;
         job.outcome = Some(Rc::new(outcome));

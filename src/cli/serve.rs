@@ -1,0 +1,6 @@
+//! stub
+use crate::settings::Settings;
+/// stub
+pub fn main(_settings: &Settings) -> u8 {
+    2
+}

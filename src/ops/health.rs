@@ -1,0 +1,161 @@
+//! Whether the worker is well: a short list of named checks, each looked at when somebody asks.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use serde_json::{Map, Value, json};
+use shards::runtime::ports::Gauge;
+
+use crate::edge::status::EdgeStatus;
+
+/// What one look found. Crosses cores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Whether it holds.
+    pub ok: bool,
+    /// What there is to say.
+    pub message: String,
+}
+
+impl Check {
+    /// It holds.
+    pub fn ok(message: impl Into<String>) -> Check {
+        Check { ok: true, message: message.into() }
+    }
+
+    /// It does not.
+    pub fn fail(message: impl Into<String>) -> Check {
+        Check { ok: false, message: message.into() }
+    }
+
+    /// It holds unless there is a complaint.
+    pub fn unless(complaint: Option<&str>) -> Check {
+        complaint.map_or_else(|| Check::ok("ok"), Check::fail)
+    }
+}
+
+/// Looks once. Shared.
+pub type Look = Arc<dyn Fn() -> Check + Send + Sync>;
+
+/// What a check decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Health and readiness.
+    Both,
+    /// Readiness alone: not ready is not ill (a worker that drains).
+    Ready,
+}
+
+/// The checks. Shared, never changes while the process runs.
+#[derive(Clone, Default)]
+pub struct Checks {
+    list: Vec<(&'static str, Scope, Look)>,
+}
+
+impl Checks {
+    /// The checks that every worker has: `journal` (its disk is not full) and `shards` (all take work).
+    pub fn of_shards(gauges: &[Arc<Gauge>]) -> Checks {
+        let (disks, seats) = (gauges.to_vec(), gauges.to_vec());
+        let journal = move || match disks.iter().filter(|gauge| gauge.disk_full.load(Relaxed)).count() {
+            0 => Check::ok("has room"),
+            full => Check::fail(format!("the disk is full for {full} of {} shards: nothing new is accepted", disks.len())),
+        };
+        let shards = move || {
+            let ready = seats.iter().filter(|gauge| gauge.ready.load(Relaxed)).count();
+            let message = format!("{ready} of {} ready", seats.len());
+            Check { ok: ready == seats.len(), message }
+        };
+        Checks::default().with("journal", Scope::Both, Arc::new(journal)).with("shards", Scope::Both, Arc::new(shards))
+    }
+
+    /// The same and `nats`: what the edge has to complain of.
+    pub fn with_edge(self, status: &Arc<EdgeStatus>) -> Checks {
+        let status = Arc::clone(status);
+        self.with("nats", Scope::Both, Arc::new(move || Check::unless(status.complaint())))
+    }
+
+    /// The same and one more.
+    pub fn with(mut self, name: &'static str, scope: Scope, look: Look) -> Checks {
+        self.list.push((name, scope, look));
+        self
+    }
+
+    /// Looks at all of them.
+    pub fn look(&self) -> Report {
+        Report { found: self.list.iter().map(|(name, scope, look)| (*name, *scope, look())).collect() }
+    }
+}
+
+/// What one look at all checks found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    found: Vec<(&'static str, Scope, Check)>,
+}
+
+impl Report {
+    /// Every check of health holds.
+    pub fn healthy(&self) -> bool {
+        self.found.iter().all(|(_, scope, check)| check.ok || *scope == Scope::Ready)
+    }
+
+    /// Every check holds.
+    pub fn ready(&self) -> bool {
+        self.found.iter().all(|(_, _, check)| check.ok)
+    }
+
+    /// Names and whether they hold, those of health alone.
+    pub fn holds(&self) -> Vec<(&'static str, bool)> {
+        self.found.iter().filter(|(_, scope, _)| *scope == Scope::Both).map(|(name, _, check)| (*name, check.ok)).collect()
+    }
+
+    /// The platform's form of health. Its own check fails on the word "ok" at top level, so that stands only below `checks`.
+    pub fn health(&self) -> Value {
+        let status = if self.healthy() { "healthy" } else { "unhealthy" };
+        self.body(status, |scope| scope == Scope::Both)
+    }
+
+    /// The same form for readiness.
+    pub fn readiness(&self) -> Value {
+        self.body(if self.ready() { "ready" } else { "unready" }, |_| true)
+    }
+
+    fn body(&self, status: &str, wanted: fn(Scope) -> bool) -> Value {
+        let mut checks = Map::new();
+        for (name, _, check) in self.found.iter().filter(|(_, scope, _)| wanted(*scope)) {
+            let status = if check.ok { "ok" } else { "fail" };
+            checks.insert((*name).to_owned(), json!({"status": status, "message": check.message}));
+        }
+        json!({"status": status, "timestamp": super::logs::stamp(jiff::Timestamp::now()), "checks": checks})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_ill_and_a_draining_worker_only_not_ready() {
+        let gauges = [Arc::new(Gauge::default()), Arc::new(Gauge::default())];
+        let draining = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let seen = Arc::clone(&draining);
+        let drain: Look = Arc::new(move || Check::unless(seen.load(Relaxed).then_some("draining")));
+        let checks = Checks::of_shards(&gauges).with("draining", Scope::Ready, drain);
+        let said = |report: &Report| (report.healthy(), report.ready());
+
+        gauges[0].ready.store(true, Relaxed);
+        assert_eq!(said(&checks.look()), (false, false), "one shard still recovers");
+        gauges[1].ready.store(true, Relaxed);
+        assert_eq!(said(&checks.look()), (true, true));
+        draining.store(true, Relaxed);
+        assert_eq!(said(&checks.look()), (true, false));
+        draining.store(false, Relaxed);
+        gauges[1].disk_full.store(true, Relaxed);
+        let report = checks.look();
+        assert_eq!(said(&report), (false, false));
+        assert_eq!(report.holds(), [("journal", false), ("shards", true)]);
+        let body = report.health();
+        assert_eq!((&body["status"], &body["checks"]["journal"]["status"]), (&json!("unhealthy"), &json!("fail")));
+        assert_eq!(body["checks"]["shards"]["status"], "ok");
+        assert!(body["checks"].get("draining").is_none());
+    }
+}

@@ -1,0 +1,341 @@
+//! Metrics by the names that dashboards query, from what the shards have counted themselves.
+//!
+//! Nothing is counted here: tallies and gauges are absolute values, written as they stand. The specification's and the
+//! platform's names come first, the project's own (`endstation_…`, base units, by shard) after them. No label is an id.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use prometheus::TextEncoder;
+use prometheus::proto::{Bucket, Counter, Gauge as Value, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use shards::outcome::Code;
+use shards::runtime::ports::Gauge;
+use shards::tally::{BlockTally, LATENCY_BOUNDS_US, Tally};
+
+use super::EdgeFigures;
+use super::process::Usage;
+
+/// The statuses of [`BlockTally::by_status`], as results spell them.
+pub const STATUSES: [&str; 4] = ["success", "error", "timeout", "cancelled"];
+/// What stands for a block where there was none: refusals and messages put aside.
+const NO_BLOCK: &str = "_other";
+/// The one lane there is.
+const POOL: &str = "io";
+
+/// Everything the metrics are made of.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// Names of the blocks, in the order of the tallies.
+    pub blocks: &'a [String],
+    /// The newest of each shard.
+    pub tallies: &'a [Tally],
+    /// One a shard.
+    pub gauges: &'a [Arc<Gauge>],
+    /// Name and whether it holds.
+    pub checks: &'a [(&'a str, bool)],
+    /// The edge, if there is one.
+    pub edge: Option<EdgeFigures>,
+    /// This process.
+    pub usage: Usage,
+}
+
+/// Prometheus text, version 0.0.4.
+pub fn render(view: &View<'_>) -> String {
+    let mut page = Page::default();
+    page.by_block(view);
+    page.by_pool(view);
+    page.by_shard(view);
+    page.edge(view);
+    // Families are never empty and have names: there is nothing else to fail on in memory.
+    TextEncoder::new().encode_to_string(&page.families).unwrap_or_default()
+}
+
+#[derive(Default)]
+struct Page {
+    families: Vec<MetricFamily>,
+}
+
+impl Page {
+    fn by_block(&mut self, view: &View<'_>) {
+        let blocks: Vec<(&str, BlockTally)> =
+            view.blocks.iter().enumerate().map(|(index, name)| (name.as_str(), sum(view.tallies, index))).collect();
+        let each = |with: fn(&BlockTally) -> Vec<([&'static str; 1], u64)>| -> Vec<Metric> {
+            let rows = blocks.iter().flat_map(|(name, tally)| with(tally).into_iter().map(move |row| (*name, row)));
+            rows.map(|(name, ([status], count))| counter(&[("block_type", name), ("status", status)], count as f64)).collect()
+        };
+        let statuses =
+            |tally: &BlockTally| STATUSES.iter().zip(tally.by_status).map(|(status, count)| ([*status], count)).collect();
+        self.counters("worker_tasks_total", "Steps that came to an outcome.", each(statuses));
+        let latencies = |label, per_unit: f64| {
+            blocks.iter().map(|(name, tally)| histogram(&[(label, *name)], tally, per_unit)).collect::<Vec<_>>()
+        };
+        let help = "From receipt to decision.";
+        self.family("worker_task_latency_ms", help, MetricType::HISTOGRAM, latencies("block_type", 1e3));
+        let failures = blocks.iter().map(|(name, tally)| {
+            let failed: u64 = tally.by_status[1..].iter().sum();
+            counter(&[("block_type", name)], failed as f64)
+        });
+        self.counters("worker_task_failures_total", "Steps whose outcome is not success.", failures.collect());
+
+        let executions = blocks.iter().flat_map(|(name, tally)| {
+            let labelled = STATUSES.iter().zip(tally.by_status);
+            labelled.map(move |(status, count)| counter(&[("step_type", name), ("execution_status", status)], count as f64))
+        });
+        self.counters("worker_step_executions_total", "Steps that came to an outcome.", executions.collect());
+        self.family("worker_step_execution_duration_seconds", help, MetricType::HISTOGRAM, latencies("step_type", 1e6));
+        self.counters("worker_step_errors_total", "Faults by code.", errors(&blocks, view.tallies));
+    }
+
+    fn by_pool(&mut self, view: &View<'_>) {
+        let total = |of: fn(&Gauge) -> u32| view.gauges.iter().map(|gauge| f64::from(of(gauge))).sum::<f64>();
+        let queued = total(|gauge| gauge.queued.load(Relaxed));
+        let running = total(|gauge| gauge.running.load(Relaxed));
+        let (pool, resource) = ([("pool", POOL)], [("resource_pool", POOL)]);
+        self.gauges("worker_pool_queue_depth", "Steps that wait.", vec![gauge(&pool, queued)]);
+        self.gauges("worker_queue_depth", "Steps that wait.", vec![gauge(&resource, queued)]);
+        self.gauges("worker_active_tasks", "Steps that run.", vec![gauge(&resource, running)]);
+        let usage = view.usage;
+        let cpu_ms = vec![counter(&[], usage.cpu_us as f64 / 1e3)];
+        self.counters("worker_resource_cpu_time_ms", "CPU time of the process.", cpu_ms);
+        let memory = || vec![gauge(&[], usage.memory_bytes as f64)];
+        self.gauges("worker_resource_mem_bytes", "Resident memory of the process.", memory());
+        self.counters("process_cpu_seconds_total", "CPU time of the process.", vec![counter(&[], usage.cpu_us as f64 / 1e6)]);
+        self.gauges("process_resident_memory_bytes", "Resident memory of the process.", memory());
+        let checks = view.checks.iter().map(|(name, ok)| gauge(&[("check", name)], f64::from(u8::from(*ok))));
+        self.gauges("worker_health_status", "1 where the check holds, else 0.", checks.collect());
+    }
+
+    fn by_shard(&mut self, view: &View<'_>) {
+        type Count = fn(&Tally) -> u64;
+        let counters: [(&str, &str, Count); 16] = [
+            ("endstation_accepted_total", "Steps accepted.", |t| t.accepted),
+            ("endstation_tries_total", "Tries started.", |t| t.started),
+            ("endstation_retries_total", "Tries after a first one.", |t| t.retried),
+            ("endstation_duplicates_total", "Arrivals answered from the journal or joined to a step in flight.", |t| {
+                t.duplicates
+            }),
+            ("endstation_handed_back_total", "Deliveries handed back for load.", |t| t.handed_back),
+            ("endstation_refused_total", "Assignments refused.", |t| t.refused),
+            ("endstation_quarantined_total", "Messages put aside.", |t| t.quarantined),
+            ("endstation_conflicts_total", "Arrivals with a known key and other content.", |t| t.conflicts),
+            ("endstation_stale_total", "Verdicts of tries that no longer mattered.", |t| t.stale),
+            ("endstation_panics_total", "Block code that panicked.", |t| t.panics),
+            ("endstation_dead_letters_total", "Dead letters written.", |t| t.dead_letters),
+            ("endstation_outbox_posted_total", "Letters handed to the edge.", |t| t.posted),
+            ("endstation_journal_fsyncs_total", "Commits of the journal.", |t| t.fsyncs),
+            ("endstation_journal_bytes_total", "Bytes written to the journal.", |t| t.journal_bytes),
+            ("endstation_journal_frames_total", "Frames written to the journal.", |t| t.journal_frames),
+            ("endstation_faults_total", "Outcomes, answers and messages with a fault.", |t| t.faults.iter().sum()),
+        ];
+        let shards: Vec<String> = (0..view.tallies.len().max(view.gauges.len())).map(|shard| shard.to_string()).collect();
+        let labelled = |make: fn(&[(&str, &str)], f64) -> Metric, of: Count| -> Vec<Metric> {
+            shards.iter().zip(view.tallies).map(|(shard, tally)| make(&[("shard", shard)], of(tally) as f64)).collect()
+        };
+        for (name, help, of) in counters {
+            self.counters(name, help, labelled(counter, of));
+        }
+        self.gauges("endstation_keys", "Keys remembered.", labelled(gauge, |t| t.keys));
+        let mut shown = |name, help, of: fn(&Gauge) -> f64| {
+            let rows = shards.iter().zip(view.gauges).map(|(shard, shown)| gauge(&[("shard", shard)], of(shown)));
+            self.gauges(name, help, rows.collect());
+        };
+        shown("endstation_unpublished", "Outcomes not yet known as published.", |g| f64::from(g.unpublished.load(Relaxed)));
+        shown("endstation_queued", "Steps that wait.", |g| f64::from(g.queued.load(Relaxed)));
+        shown("endstation_running", "Steps that run.", |g| f64::from(g.running.load(Relaxed)));
+        shown("endstation_free", "Deliveries that would be taken now.", |g| f64::from(g.free.load(Relaxed)));
+        shown("endstation_shard_ready", "1 where the shard takes work.", |g| f64::from(u8::from(g.ready.load(Relaxed))));
+    }
+
+    fn edge(&mut self, view: &View<'_>) {
+        let Some(edge) = view.edge else { return };
+        let mut count = |name, help, value: u64| self.counters(name, help, vec![counter(&[], value as f64)]);
+        count("endstation_edge_received_total", "Messages received.", edge.received);
+        count("endstation_edge_handed_back_total", "Deliveries the edge handed back.", edge.handed_back);
+        count("endstation_edge_lost_total", "Core NATS messages lost: too slow.", edge.lost);
+        count("endstation_edge_reconnects_total", "Connections lost and found again.", edge.reconnects);
+        count("endstation_outbox_fenced_total", "Results refused because another was there first.", edge.fenced);
+        count("endstation_outbox_unsendable_total", "Letters that no server takes as they are, by try.", edge.unsendable);
+        count("endstation_outbox_published_total", "Letters published, resends included.", edge.published);
+        count("endstation_outbox_confirmed_total", "Letters confirmed by the server.", edge.confirmed);
+        count("endstation_outbox_resent_total", "Letters sent again.", edge.resent);
+        count("endstation_outbox_duplicates_total", "First publishes that the server already had.", edge.duplicates);
+        let mut now = |name, help, value: u32| self.gauges(name, help, vec![gauge(&[], f64::from(value))]);
+        now("endstation_outbox_unconfirmed", "Letters sent and not yet confirmed.", edge.unconfirmed);
+        now("endstation_edge_backlog", "Messages that wait for a full inbox.", edge.backlog);
+    }
+
+    fn counters(&mut self, name: &str, help: &str, metrics: Vec<Metric>) {
+        self.family(name, help, MetricType::COUNTER, metrics);
+    }
+
+    fn gauges(&mut self, name: &str, help: &str, metrics: Vec<Metric>) {
+        self.family(name, help, MetricType::GAUGE, metrics);
+    }
+
+    /// The encoder refuses an empty family, so one is left out.
+    fn family(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
+        if metrics.is_empty() {
+            return;
+        }
+        let mut family = MetricFamily::default();
+        family.set_name(name.to_owned());
+        family.set_help(help.to_owned());
+        family.set_field_type(kind);
+        family.set_metric(metrics);
+        self.families.push(family);
+    }
+}
+
+/// One block's counts over all shards.
+fn sum(tallies: &[Tally], block: usize) -> BlockTally {
+    let mut all = BlockTally::default();
+    for tally in tallies.iter().filter_map(|tally| tally.blocks.get(block)) {
+        add(&mut all.by_status, &tally.by_status);
+        add(&mut all.latency, &tally.latency);
+        add(&mut all.faults, &tally.faults);
+        all.latency_us += tally.latency_us;
+    }
+    all
+}
+
+fn add(all: &mut [u64], more: &[u64]) {
+    for (all, more) in all.iter_mut().zip(more) {
+        *all += more;
+    }
+}
+
+/// By block and code, those that happened; what no block had is under [`NO_BLOCK`], so that the sum is all faults.
+fn errors(blocks: &[(&str, BlockTally)], tallies: &[Tally]) -> Vec<Metric> {
+    let mut rows = Vec::new();
+    for (index, code) in Code::ALL.iter().enumerate() {
+        let all: u64 = tallies.iter().filter_map(|tally| tally.faults.get(index)).sum();
+        let mut of_blocks = 0;
+        for (name, tally) in blocks.iter().filter(|(_, tally)| tally.faults[index] > 0) {
+            of_blocks += tally.faults[index];
+            rows.push(counter(&[("step_type", name), ("error_code", code.as_str())], tally.faults[index] as f64));
+        }
+        if all > of_blocks {
+            rows.push(counter(&[("step_type", NO_BLOCK), ("error_code", code.as_str())], (all - of_blocks) as f64));
+        }
+    }
+    rows
+}
+
+fn labels(pairs: &[(&str, &str)]) -> Vec<LabelPair> {
+    let pair = |(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    pairs.iter().map(pair).collect()
+}
+
+fn counter(pairs: &[(&str, &str)], value: f64) -> Metric {
+    let mut counter = Counter::default();
+    counter.set_value(value);
+    let mut metric = Metric::from_label(labels(pairs));
+    metric.set_counter(counter);
+    metric
+}
+
+fn gauge(pairs: &[(&str, &str)], value: f64) -> Metric {
+    let mut gauge = Value::default();
+    gauge.set_value(value);
+    let mut metric = Metric::from_label(labels(pairs));
+    metric.set_gauge(gauge);
+    metric
+}
+
+/// The latencies of a block in a unit of `per_unit` microseconds.
+fn histogram(pairs: &[(&str, &str)], tally: &BlockTally, per_unit: f64) -> Metric {
+    let mut below = 0;
+    let buckets = LATENCY_BOUNDS_US.iter().zip(tally.latency).map(|(bound, count)| {
+        below += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(*bound as f64 / per_unit);
+        bucket.set_cumulative_count(below);
+        bucket
+    });
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(buckets.collect());
+    histogram.set_sample_count(tally.latency.iter().sum());
+    histogram.set_sample_sum(tally.latency_us as f64 / per_unit);
+    let mut metric = Metric::from_label(labels(pairs));
+    metric.set_histogram(histogram);
+    metric
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shards::outcome::Status;
+
+    fn page(edge: Option<EdgeFigures>) -> String {
+        let mut tallies = [Tally::new(2), Tally::new(2)];
+        tallies[0].outcome(0, Status::Ok, None, 900);
+        tallies[1].outcome(0, Status::Ok, None, 1_000);
+        tallies[1].outcome(0, Status::Timeout, Some(Code::Timeout), 70_000_000);
+        tallies[1].fault(Code::Timeout);
+        tallies[1].fault(Code::InvalidFormat);
+        tallies[1].fsyncs = 3;
+        let gauges = [Arc::new(Gauge::default()), Arc::new(Gauge::default())];
+        gauges[0].queued.store(2, Relaxed);
+        gauges[1].queued.store(3, Relaxed);
+        let blocks = ["echo".to_owned(), "sleep".to_owned()];
+        let usage = Usage { cpu_us: 1_500_000, memory_bytes: 4096 };
+        render(&View {
+            blocks: &blocks,
+            tallies: &tallies,
+            gauges: &gauges,
+            checks: &[("journal", true), ("nats", false)],
+            edge,
+            usage,
+        })
+    }
+
+    #[test]
+    fn values_stand_under_the_names_that_dashboards_query() {
+        let text = page(Some(EdgeFigures { published: 9, ..EdgeFigures::default() }));
+        for line in [
+            r#"worker_tasks_total{block_type="echo",status="success"} 2"#,
+            r#"worker_tasks_total{block_type="sleep",status="error"} 0"#,
+            r#"worker_task_latency_ms_bucket{block_type="echo",le="0.5"} 0"#,
+            r#"worker_task_latency_ms_bucket{block_type="echo",le="1"} 2"#,
+            r#"worker_task_latency_ms_bucket{block_type="echo",le="60000"} 2"#,
+            r#"worker_task_latency_ms_bucket{block_type="echo",le="+Inf"} 3"#,
+            r#"worker_task_latency_ms_sum{block_type="echo"} 70001.9"#,
+            r#"worker_task_failures_total{block_type="echo"} 1"#,
+            r#"worker_step_executions_total{step_type="echo",execution_status="timeout"} 1"#,
+            r#"worker_step_execution_duration_seconds_bucket{step_type="echo",le="0.001"} 2"#,
+            r#"worker_step_execution_duration_seconds_count{step_type="echo"} 3"#,
+            r#"worker_step_errors_total{step_type="echo",error_code="TIMEOUT"} 1"#,
+            r#"worker_step_errors_total{step_type="_other",error_code="INVALID_FORMAT"} 1"#,
+            r#"worker_pool_queue_depth{pool="io"} 5"#,
+            r#"worker_queue_depth{resource_pool="io"} 5"#,
+            r#"worker_active_tasks{resource_pool="io"} 0"#,
+            "worker_resource_cpu_time_ms 1500",
+            "worker_resource_mem_bytes 4096",
+            r#"worker_health_status{check="journal"} 1"#,
+            r#"worker_health_status{check="nats"} 0"#,
+            r#"endstation_journal_fsyncs_total{shard="1"} 3"#,
+            r#"endstation_unpublished{shard="0"} 0"#,
+            "endstation_outbox_published_total 9",
+            "# TYPE worker_task_latency_ms histogram",
+        ] {
+            assert!(text.lines().any(|has| has == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains(r#"step_type="_other",error_code="TIMEOUT""#), "the block's own faults are not counted twice");
+    }
+
+    #[test]
+    fn a_name_is_declared_once_and_nothing_is_claimed_of_an_edge_that_is_not_there() {
+        let text = page(None);
+        let mut names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+        assert!(!text.contains("outbox_published"));
+    }
+}
