@@ -146,7 +146,7 @@ pub struct RunArgs {
     /// Where the journal is kept [default: storage.dir]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Forget earlier runs: start with an empty journal
+    /// Run every line again, also those that went well before
     #[arg(long)]
     pub fresh: bool,
 }

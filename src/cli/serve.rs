@@ -1,6 +1,227 @@
-//! stub
+//! `endstation serve`: a worker for a NATS server, until it is told to stop or cannot go on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK};
+use crate::edge::salt::{self, Shared};
+use crate::edge::status::EdgeStatus;
+use crate::edge::thread::{self as edge, EdgeError, EdgeSettings, Halt, Links, ShardLink};
+use crate::ops::health::{Check, Checks, Scope};
+use crate::ops::http::{OpsHandle, Sources};
+use crate::ops::{admin, http};
 use crate::settings::Settings;
-/// stub
-pub fn main(_settings: &Settings) -> u8 {
-    2
+use crate::worker::{Identity, Plan, Worker, WorkerError, random_salt};
+
+/// Why serving could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The shards.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// The edge.
+    #[error(transparent)]
+    Edge(#[from] EdgeError),
+    /// The ops port.
+    #[error("ops.bind {0}: {1}")]
+    Ops(std::net::SocketAddr, std::io::Error),
+    /// The admin socket.
+    #[error("the admin socket in {0}: {1}")]
+    Admin(std::path::PathBuf, std::io::Error),
+    /// The journal belongs to another deployment.
+    #[error(
+        "the journal in {0} was written with another key salt than the one of this NATS deployment (bucket endstation, key_salt): its keys mean nothing here; name another storage.dir, or set worker.key_salt to the journal's own"
+    )]
+    OtherDeployment(std::path::PathBuf),
+    /// The system.
+    #[error("{0}: {1}")]
+    System(&'static str, std::io::Error),
+}
+
+/// A worker with its edge and its ops. Ends in reverse order of its start.
+pub struct Serving {
+    worker: Worker,
+    edge: JoinHandle<Result<(), EdgeError>>,
+    halt: watch::Sender<Halt>,
+    status: Arc<EdgeStatus>,
+    ops: OpsHandle,
+    _admin: admin::AdminHandle,
+    draining: Arc<AtomicBool>,
+    grace: Duration,
+}
+
+/// Serves until a signal or an error ends it.
+pub fn main(settings: &Settings) -> u8 {
+    run(settings, false, |_| {})
+}
+
+/// Starts, tells `started`, and serves to the end. `dev` opens the blocks for development.
+pub fn run(settings: &Settings, dev: bool, started: impl FnOnce(&Serving)) -> u8 {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "no runtime for signals");
+            return EXIT_FAILED;
+        }
+    };
+    let serving = match runtime.block_on(Serving::start(settings, dev)) {
+        Ok(serving) => serving,
+        Err(error) => {
+            tracing::error!(error = %error, "the worker cannot start");
+            return EXIT_CONFIG;
+        }
+    };
+    started(&serving);
+    match runtime.block_on(serving.until_told()).and_then(|()| serving.end()) {
+        Ok(()) => EXIT_OK,
+        Err(error) => {
+            tracing::error!(error = %error, "the worker ends: what is unfinished stays in the journal");
+            EXIT_FAILED
+        }
+    }
+}
+
+impl Serving {
+    /// Starts shards, then the edge, then ops.
+    ///
+    /// # Errors
+    /// Whatever keeps one of them from starting.
+    pub async fn start(settings: &Settings, dev: bool) -> Result<Serving, ServeError> {
+        let identity = identity(settings).await?;
+        let mut worker = Worker::start(settings, &Plan { identity: identity.clone(), dev })?;
+        for found in &worker.found {
+            tracing::info!(
+                shard = found.shard,
+                core = worker.layout.shards[usize::from(found.shard)],
+                boot = found.boot,
+                frames = found.frames,
+                outcomes = found.outcomes,
+                open = found.open,
+                unpublished = found.unpublished,
+                "the journal is read"
+            );
+        }
+        let draining = Arc::new(AtomicBool::new(false));
+        let status = Arc::new(EdgeStatus::default());
+        let admin =
+            admin::spawn(&settings.storage_dir).map_err(|error| ServeError::Admin(settings.storage_dir.clone(), error))?;
+        let sources = sources(&mut worker, &identity.worker_id, &status, &draining);
+        let ops = http::spawn(settings.ops_bind, sources).map_err(|error| ServeError::Ops(settings.ops_bind, error))?;
+        tracing::info!(address = %ops.address, "health and metrics are served");
+        let (halt, phase) = watch::channel(Halt::Run);
+        let count = worker.inboxes.len();
+        let limits = (0..count).map(|index| settings.shard_limits(index, count));
+        let (running_max, queued_max) = limits
+            .fold((0, 0), |(running, queued), limits| (running + limits.shard_running_max, queued + limits.shard_queued_max));
+        let links = Links {
+            shards: std::iter::zip(&worker.inboxes, &worker.gauges)
+                .map(|(inbox, gauge)| ShardLink { inbox: inbox.clone(), gauge: gauge.clone() })
+                .collect(),
+            outbound: worker.outbound.clone(),
+        };
+        let edge_settings = EdgeSettings {
+            nats: settings.nats.clone(),
+            worker_id: identity.worker_id,
+            cores: worker.layout.edge.clone(),
+            boot: worker.boot(),
+            running_max,
+            queued_max,
+        };
+        let edge = edge::spawn(edge_settings, links, phase, status.clone())
+            .map_err(|error| ServeError::System("the edge's thread", error))?;
+        let grace = Duration::from_millis(settings.grace_ms);
+        Ok(Serving { worker, edge, halt, status, ops, _admin: admin, draining, grace })
+    }
+
+    /// Where health and metrics are.
+    pub fn ops_address(&self) -> std::net::SocketAddr {
+        self.ops.address
+    }
+
+    /// The edge's flags and counts.
+    pub fn status(&self) -> &EdgeStatus {
+        &self.status
+    }
+
+    /// Waits for a signal to end.
+    ///
+    /// # Errors
+    /// A shard or the edge ended by itself.
+    async fn until_told(&self) -> Result<(), ServeError> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(|error| ServeError::System("SIGTERM", error))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| ServeError::System("SIGINT", error))?;
+        let mut look = tokio::time::interval(Duration::from_millis(100));
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                _ = look.tick() => {
+                    if let Some(error) = self.worker.watch(Duration::ZERO) {
+                        return Err(error.into());
+                    }
+                    if self.edge.is_finished() {
+                        // Its error is its result, which `end` looks at.
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes nothing new, finishes what is here within the grace, and ends edge and shards.
+    ///
+    /// # Errors
+    /// What one of them ended with.
+    fn end(self) -> Result<(), ServeError> {
+        tracing::info!(grace_ms = self.grace.as_millis() as u64, "draining");
+        self.draining.store(true, Relaxed);
+        let _ = self.halt.send(Halt::Drain);
+        let done = self.worker.drain(self.grace);
+        if !done {
+            tracing::warn!("the grace is over; what is unfinished stays in the journal and with the stream");
+        }
+        let _ = self.halt.send(Halt::Stop);
+        let edge = self.edge.join().unwrap_or_else(|_| Err(EdgeError::Connect("the edge's thread panicked".to_owned())));
+        let stopped = self.worker.stop();
+        self.ops.stop();
+        edge?;
+        stopped?;
+        tracing::info!("ended");
+        Ok(())
+    }
+}
+
+/// Who this worker is; the deployment's salt where the configuration names none.
+async fn identity(settings: &Settings) -> Result<Identity, ServeError> {
+    if settings.salt().is_some() {
+        return Ok(Identity::resolve(settings, random_salt));
+    }
+    let stored = crate::worker::stored(&settings.storage_dir).map(|stored| stored.salt);
+    match salt::shared(&settings.nats, &settings.worker_id, stored.as_ref(), random_salt).await {
+        Shared::Salt(salt) => match stored {
+            Some(stored) if stored != salt => Err(ServeError::OtherDeployment(settings.storage_dir.clone())),
+            _ => Ok(Identity::resolve(settings, || salt)),
+        },
+        Shared::Nothing | Shared::Unknown => Ok(Identity::resolve(settings, random_salt)),
+    }
+}
+
+fn sources(worker: &mut Worker, worker_id: &str, status: &Arc<EdgeStatus>, draining: &Arc<AtomicBool>) -> Sources {
+    let (nats, drains) = (status.clone(), draining.clone());
+    let checks = Checks::of_shards(&worker.gauges)
+        .with("nats", Scope::Both, Arc::new(move || Check::unless(nats.complaint())))
+        .with("accepting", Scope::Ready, Arc::new(move || Check::unless(drains.load(Relaxed).then_some("draining"))));
+    Sources {
+        worker_id: worker_id.to_owned(),
+        blocks: crate::blocks::TABLE.iter().map(|entry| entry.info.name.to_owned()).collect(),
+        gauges: worker.gauges.clone(),
+        keeper: worker.take_keeper().expect("taken once, here"),
+        checks,
+        edge: Some(status.clone()),
+    }
 }
