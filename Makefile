@@ -1,0 +1,60 @@
+# Everything a visitor or a developer types. Cargo decides where things are built: CARGO_TARGET_DIR is honoured.
+#
+#   make run      see it work: steps, a kill -9, a burst (under 20 s once built; no server, no internet)
+#   make deps     what the tests need besides Rust and git: nats-server
+#   make test     all tests
+#   make lint     formatting, clippy, and that the machine compiles without its runtime
+#   make chaos    hundreds of kills and thousands of simulated worlds, recorded in tests/runs/
+#   make perf     measurements, recorded in perf/runs/
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help deps run test lint chaos perf
+
+CARGO ?= cargo
+# Failpoints are the crash points C0 to C9; planted bugs are what the simulation must find.
+FEATURES := failpoints,planted
+# Debian keeps servers in /usr/sbin, which is not in everybody's PATH.
+export PATH := $(PATH):/usr/sbin:/usr/local/sbin
+# Where a recorded run is kept.
+RUN := $(shell date -u +%Y-%m-%d)-$(shell uname -n)
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+deps:
+	@.ci/deps
+
+run:
+	@$(CARGO) build --release
+	@$(CARGO) run --release --quiet -- demo
+
+test:
+	$(CARGO) test --workspace --features $(FEATURES)
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --features $(FEATURES) -- -D warnings
+	$(CARGO) check -p shards --no-default-features
+	$(CARGO) clippy -p shards --no-default-features -- -D warnings
+
+# How much: make chaos WORKER_KILLS=20 SERVER_KILLS=5 SEEDS=1..1000
+WORKER_KILLS ?= 200
+SERVER_KILLS ?= 50
+SEEDS ?= 1..100000
+
+chaos: deps
+	@mkdir -p tests/runs/$(RUN)
+	ENDSTATION_IT_WORKER_KILLS=$(WORKER_KILLS) ENDSTATION_IT_SERVER_KILLS=$(SERVER_KILLS) \
+	  ENDSTATION_IT_RECORD=$(CURDIR)/tests/runs/$(RUN)/chaos.jsonl \
+	  $(CARGO) test --release --test it scenario::chaos -- --nocapture
+	SEEDS=$(SEEDS) $(CARGO) test --release --test sim many_seeds -- --nocapture | tee tests/runs/$(RUN)/sim.txt
+
+# What is measured and how: cargo run -p perf -- help
+PERF_ARGS ?=
+
+perf: deps
+	$(CARGO) build --profile profiling --workspace --bins
+	$(CARGO) run --profile profiling --quiet -p perf -- engine
+	$(CARGO) run --profile profiling --quiet -p perf -- nats $(PERF_ARGS)
