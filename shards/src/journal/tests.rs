@@ -1,5 +1,7 @@
 //! Every kind survives the way to bytes and back, and no damaged byte goes unnoticed.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use bytes::Bytes;
 
 use super::batch::{self, BATCH_HEAD_BYTES};
