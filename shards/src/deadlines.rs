@@ -83,8 +83,8 @@ impl Deadlines {
             }
             let found = due.len();
             due.extend(self.buckets[bucket].iter().filter(|armed| armed.due_tick <= now_tick).map(|armed| armed.slot));
-            for index in found..due.len() {
-                self.disarm(due[index]);
+            for slot in &due[found..] {
+                self.disarm(*slot);
             }
         }
         self.tick = now_tick;

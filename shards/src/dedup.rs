@@ -132,14 +132,14 @@ impl Known {
     pub fn forget_below(&mut self, floor: Lsn, most: usize) -> bool {
         for _ in 0..most {
             let Some(key) = self.finished.front() else { return false };
-            if let Ok(entry) = self.table.find_entry(hash(key), |entry| entry.key == *key) {
-                if entry.get().state & IN_FLIGHT == 0 {
-                    if entry.get().lsn >= floor {
-                        return false;
-                    }
-                    self.answers -= usize::from(entry.get().state & ANSWER != 0);
-                    entry.remove();
+            if let Ok(entry) = self.table.find_entry(hash(key), |entry| entry.key == *key)
+                && entry.get().state & IN_FLIGHT == 0
+            {
+                if entry.get().lsn >= floor {
+                    return false;
                 }
+                self.answers -= usize::from(entry.get().state & ANSWER != 0);
+                entry.remove();
             }
             self.finished.pop_front();
         }

@@ -3,11 +3,12 @@
 //! Run again, a line whose step went well is answered from the journal; one that failed gets the orchestrator's next attempt.
 //! So does every line under `--fresh`.
 
-mod feed;
-mod lines;
-mod show;
+pub(crate) mod feed;
+pub(crate) mod lines;
+pub(crate) mod reader;
+pub(crate) mod show;
 
-use std::io::{BufReader, IsTerminal, Read};
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use crate::settings::Settings;
@@ -26,7 +27,7 @@ pub struct Run {
 
 /// Runs the file. Exit code: 0 all ok, 1 some failed, 2 usage, 3 configuration.
 pub fn main(run: &Run, settings: &Settings) -> u8 {
-    let input: Box<dyn Read> = if run.file == Path::new("-") {
+    let input: Box<dyn Read + Send> = if run.file == Path::new("-") {
         Box::new(std::io::stdin())
     } else {
         match std::fs::File::open(&run.file) {
@@ -37,7 +38,7 @@ pub fn main(run: &Run, settings: &Settings) -> u8 {
             }
         }
     };
-    let mut worker = match start(settings) {
+    let worker = match start(settings) {
         Ok(worker) => worker,
         Err(error) => {
             eprintln!("endstation run: {error}");
@@ -47,7 +48,8 @@ pub fn main(run: &Run, settings: &Settings) -> u8 {
     let form = if std::io::stdout().is_terminal() { show::Form::Table } else { show::Form::Lines };
     let mut show = show::Show::new(form, std::io::stdout().lock(), std::io::stderr().is_terminal());
     let name = run.file.display().to_string();
-    let outcome = feed::feed(&mut worker, &name, BufReader::new(input), run.fresh, &mut show);
+    let lines = reader::read(input).map_err(|error| feed::FeedError::Read(0, error));
+    let outcome = lines.and_then(|lines| feed::feed(&worker, &name, &lines, run.fresh, &mut show));
     let stopped = worker.stop();
     match (outcome, stopped) {
         (Ok(summary), Ok(())) => {

@@ -43,6 +43,7 @@ impl Clock {
 
 /// Runs a future of the runtime's own to its end. A panic in it ends the process: a shard is never continued in an unknown
 /// state.
+#[expect(clippy::disallowed_methods, reason = "this is the one place that spawns")]
 pub fn spawn(name: &'static str, future: impl Future<Output = ()> + 'static) {
     let guarded = async move {
         if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {

@@ -1,22 +1,25 @@
 //! Feeds a file's lines to the shards and collects one result for each, keeping a bounded number under way.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead};
+use std::io;
 use std::time::{Duration, Instant};
+
+use flume::{Receiver, Selector};
 
 use shards::ids::Ticket;
 use shards::outcome::Status;
-use shards::runtime::ports::{Inbound, Outgoing, Outlet, Parcel};
+use shards::runtime::ports::{Inbound, Outbound, Outgoing, Outlet, Parcel};
 use shards::{map, step::Delivery};
 
 use super::lines::{Line, Namer};
+use super::reader::Lines;
 use super::show::Show;
 use crate::worker::{Worker, WorkerError};
 
 /// Lines under way at once, over all shards: enough to fill a commit, far below what a shard may hold.
 const UNDER_WAY_MAX: usize = 2_048;
-/// A line longer than this is an error of the file, not a step.
-const LINE_BYTES_MAX: usize = shards::limits::MESSAGE_BYTES_MAX;
+/// How often it is looked whether the shards still live while nothing comes from anywhere.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How a run went.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +38,7 @@ pub struct Summary {
 
 /// Why a run broke off.
 #[derive(Debug, thiserror::Error)]
-pub enum FeedError {
+pub(crate) enum FeedError {
     /// The input.
     #[error("line {0}: {1}")]
     Read(u64, io::Error),
@@ -59,14 +62,22 @@ struct Feeder<'a, 'b> {
     show: &'a mut Show<'b>,
 }
 
+/// What ended a wait.
+enum Woken {
+    Lines(Lines),
+    NoMoreLines,
+    Results(Outbound),
+    Nothing,
+}
+
 /// Feeds every line and waits for every result.
 ///
 /// # Errors
 /// The input cannot be read, the output cannot be written, or a shard failed. What was accepted is in the journal.
-pub(super) fn feed(
-    worker: &mut Worker,
+pub(crate) fn feed(
+    worker: &Worker,
     file: &str,
-    mut input: impl BufRead,
+    input: &Receiver<Lines>,
     fresh: bool,
     show: &mut Show<'_>,
 ) -> Result<Summary, FeedError> {
@@ -84,50 +95,34 @@ pub(super) fn feed(
         show,
     };
     let mut namer = Namer::default();
-    let mut text = Vec::new();
-    let mut number = 0;
-    loop {
-        text.clear();
-        number += 1;
-        let read = read_line(&mut input, &mut text).map_err(|error| FeedError::Read(number, error))?;
-        if !read {
-            break;
+    let mut input = Some(input);
+    while input.is_some() || !feeder.under_way.is_empty() {
+        match feeder.wait(input.filter(|_| feeder.under_way.len() < UNDER_WAY_MAX)) {
+            Woken::Lines(lines) => {
+                for (number, text) in lines.map_err(|(number, error)| FeedError::Read(number, error))? {
+                    let line = namer.name(number, &text);
+                    feeder.submit(&line);
+                    feeder.under_way.insert(number, line);
+                }
+            }
+            Woken::NoMoreLines => input = None,
+            Woken::Results(batch) => feeder.take(batch.shard, batch.items)?,
+            Woken::Nothing => {
+                if let Some(error) = worker.watch(Duration::ZERO) {
+                    return Err(error.into());
+                }
+            }
         }
-        if text.iter().all(u8::is_ascii_whitespace) {
-            continue;
-        }
-        let line = namer.name(number, &text);
-        feeder.submit(&line);
-        feeder.under_way.insert(number, line);
-        while feeder.under_way.len() >= UNDER_WAY_MAX {
-            feeder.collect()?;
-        }
-        feeder.collect_ready()?;
+        feeder.take_ready()?;
+        feeder.flush();
+        feeder.show.flush()?;
     }
-    while !feeder.under_way.is_empty() {
-        feeder.collect()?;
-    }
-    feeder.flush();
     feeder.show.end()?;
     let mut summary = feeder.summary;
     summary.took = started.elapsed();
     // Every result was confirmed; the shards need a turn to write that down.
     worker.drain(Duration::from_secs(5));
     Ok(summary)
-}
-
-/// Reads one line without its end; false at the end of the input.
-fn read_line(input: &mut impl BufRead, text: &mut Vec<u8>) -> io::Result<bool> {
-    use std::io::Read;
-    let read = input.by_ref().take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', text)?;
-    if text.len() > LINE_BYTES_MAX {
-        let rule = format!("longer than {LINE_BYTES_MAX} bytes");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, rule));
-    }
-    while text.last().is_some_and(|byte| *byte == b'\n' || *byte == b'\r') {
-        text.pop();
-    }
-    Ok(read > 0)
 }
 
 impl Feeder<'_, '_> {
@@ -154,25 +149,23 @@ impl Feeder<'_, '_> {
         }
     }
 
-    fn collect_ready(&mut self) -> Result<(), FeedError> {
+    /// Waits for results and, if any are wanted, for lines.
+    fn wait(&self, input: Option<&Receiver<Lines>>) -> Woken {
+        let results = &self.worker.outbound;
+        let select = Selector::new().recv(results, |batch| batch.map_or(Woken::Nothing, Woken::Results));
+        let select = match input {
+            Some(input) => select.recv(input, |lines| lines.map_or(Woken::NoMoreLines, Woken::Lines)),
+            None => select,
+        };
+        select.wait_timeout(LOOK_EVERY).unwrap_or(Woken::Nothing)
+    }
+
+    /// Takes the results that are here already.
+    fn take_ready(&mut self) -> Result<(), FeedError> {
         while let Ok(batch) = self.worker.outbound.try_recv() {
             self.take(batch.shard, batch.items)?;
         }
         Ok(())
-    }
-
-    /// Waits for results.
-    fn collect(&mut self) -> Result<(), FeedError> {
-        self.flush();
-        match self.worker.outbound.recv_timeout(Duration::from_millis(200)) {
-            Ok(batch) => self.take(batch.shard, batch.items)?,
-            Err(_) => {
-                if let Some(error) = self.worker.watch(Duration::ZERO) {
-                    return Err(error.into());
-                }
-            }
-        }
-        self.collect_ready()
     }
 
     fn take(&mut self, shard: u16, items: Vec<Outgoing>) -> Result<(), FeedError> {

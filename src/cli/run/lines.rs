@@ -13,11 +13,11 @@ use crate::edge::wire::{HEADER_ASSIGNMENT, HEADER_ATTEMPT, line_subject};
 
 /// A line on its way to its result. Lives with the feeder.
 #[derive(Debug)]
-pub struct Line {
+pub(crate) struct Line {
     /// Its number, from 1.
-    pub number: u64,
+    pub(crate) number: u64,
     /// Whose it is; decides the shard.
-    pub tenant: String,
+    pub(crate) tenant: String,
     body: Bytes,
     naming: Naming,
     /// How often the next attempt was asked for.
@@ -60,13 +60,13 @@ struct Context<'a> {
 
 /// Names the lines of one file: equal lines by their occurrence.
 #[derive(Debug, Default)]
-pub struct Namer {
+pub(crate) struct Namer {
     seen: HashMap<[u8; 8], u64>,
 }
 
 impl Namer {
     /// The line with this number and text.
-    pub fn name(&mut self, number: u64, text: &[u8]) -> Line {
+    pub(crate) fn name(&mut self, number: u64, text: &[u8]) -> Line {
         let body = Bytes::copy_from_slice(text);
         // What cannot be read is a line too: it gets its error from the wire.
         let names: Names = serde_json::from_slice(text).unwrap_or_default();
@@ -93,12 +93,12 @@ impl Namer {
 
 impl Line {
     /// Asks for the next attempt from now on.
-    pub fn bump(&mut self) {
+    pub(crate) fn bump(&mut self) {
         self.bumps += 1;
     }
 
     /// The line as a message, under its current attempt.
-    pub fn delivery(&self, file: &str) -> Delivery {
+    pub(crate) fn delivery(&self, file: &str) -> Delivery {
         let mut headers = Vec::with_capacity(2);
         let mut header = |name: &'static str, value: String| headers.push((Text::from_static(name), Text::from(value)));
         match &self.naming {

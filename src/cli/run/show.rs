@@ -1,5 +1,6 @@
 //! How results look: NDJSON in a pipe, rows on a terminal, and a progress bar on the terminal's other stream.
 
+use std::borrow::Cow;
 use std::io::{self, BufWriter, Write};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -9,10 +10,11 @@ use shards::outcome::Status;
 use shards::runtime::ports::Parcel;
 
 use super::feed::Summary;
+use crate::cli::step::visible;
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub(crate) enum Form {
     /// A row each, for eyes.
     Table,
     /// The result itself, one line each, for programs.
@@ -20,7 +22,7 @@ pub enum Form {
 }
 
 /// Where results go.
-pub struct Show<'a> {
+pub(crate) struct Show<'a> {
     form: Form,
     out: BufWriter<Box<dyn Write + 'a>>,
     bar: ProgressBar,
@@ -29,6 +31,10 @@ pub struct Show<'a> {
 /// The parts of a result that a row shows; both profiles have them.
 #[derive(Deserialize)]
 struct Row<'a> {
+    #[serde(borrow, default, rename = "type")]
+    block: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    job: Option<RowJob<'a>>,
     #[serde(borrow, default)]
     outputs: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -44,6 +50,12 @@ struct Row<'a> {
 }
 
 #[derive(Deserialize)]
+struct RowJob<'a> {
+    #[serde(borrow, default, rename = "type")]
+    block: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
 struct RowError<'a> {
     #[serde(borrow, default)]
     code: Option<&'a str>,
@@ -55,7 +67,7 @@ struct RowError<'a> {
 
 impl<'a> Show<'a> {
     /// Results to `out`, progress to the terminal if there is one.
-    pub fn new(form: Form, out: impl Write + 'a, progress: bool) -> Self {
+    pub(crate) fn new(form: Form, out: impl Write + 'a, progress: bool) -> Self {
         let target = if progress { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
         let style = ProgressStyle::with_template("{spinner} {pos} done  {per_sec}  {msg}")
@@ -65,7 +77,7 @@ impl<'a> Show<'a> {
     }
 
     /// One result.
-    pub(super) fn result(&mut self, parcel: &Parcel, summary: &Summary) -> io::Result<()> {
+    pub(crate) fn result(&mut self, parcel: &Parcel, summary: &Summary) -> io::Result<()> {
         match self.form {
             Form::Lines => {
                 self.out.write_all(&parcel.body)?;
@@ -73,8 +85,7 @@ impl<'a> Show<'a> {
             }
             Form::Table => {
                 let row = row(parcel);
-                self.bar.suspend(|| writeln!(self.out, "{row}"))?;
-                self.out.flush()?;
+                self.bar.suspend(|| writeln!(self.out, "{row}").and_then(|()| self.out.flush()))?;
             }
         }
         self.bar.inc(1);
@@ -84,14 +95,19 @@ impl<'a> Show<'a> {
         Ok(())
     }
 
+    /// What was shown is out.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
     /// No more results.
-    pub(super) fn end(&mut self) -> io::Result<()> {
+    pub(crate) fn end(&mut self) -> io::Result<()> {
         self.bar.finish_and_clear();
         self.out.flush()
     }
 
     /// How it all went, for eyes only.
-    pub fn summary(&mut self, summary: &Summary) {
+    pub(crate) fn summary(&mut self, summary: &Summary) {
         if self.form == Form::Table {
             let Summary { lines, ok, failed, replayed, took } = summary;
             let seconds = took.as_secs_f64();
@@ -105,7 +121,7 @@ impl<'a> Show<'a> {
 }
 
 /// One result as a row: status, block, time, tries, and what came of it.
-pub fn row(parcel: &Parcel) -> String {
+pub(crate) fn row(parcel: &Parcel) -> String {
     let parsed: Option<Row<'_>> = serde_json::from_slice(&parcel.body).ok();
     let about = &parcel.about;
     let status = match about.status {
@@ -124,6 +140,8 @@ pub fn row(parcel: &Parcel) -> String {
         words.extend(details.map(|details| cut(details.get())));
         words.extend(row.outputs.filter(|_| about.status == Some(Status::Ok)).map(|outputs| cut(outputs.get())));
     }
+    let block = parsed.as_ref().and_then(|row| row.block.as_ref().or_else(|| row.job.as_ref()?.block.as_ref()));
+    let block = block.map_or("", |block| block.as_ref()).to_owned();
     if about.tries > 1 {
         words.push(format!("({} tries)", about.tries));
     }
@@ -131,7 +149,7 @@ pub fn row(parcel: &Parcel) -> String {
         words.push("(answered from the journal)".to_owned());
     }
     let took = parsed.and_then(|row| row.latency_ms).unwrap_or_default();
-    format!("{:>4}  {status:<9} {took:>7.1} ms  {}", about.line, words.join("  "))
+    visible(&format!("{:>4}  {status:<9}  {block:<12} {took:>6.0} ms  {}", about.line, words.join("  ")))
 }
 
 /// Enough of a value to recognise it.

@@ -1,7 +1,7 @@
 //! What comes of messages, good and bad, as tables.
 
 use serde_json::json;
-use shards::step::StreamToken;
+use shards::step::{Source, StreamToken};
 
 use super::sample::{NOW_MS, assignment, delivery, read, said, step, wire};
 use super::*;
@@ -335,7 +335,7 @@ fn a_message_is_too_late_after_its_own_time_or_the_horizon() {
     };
     assert_eq!(not_after(Origin::Core, &[]), NOW_MS + horizon_ms);
     assert_eq!(not_after(stream(5_000, 3), &[]), 5_000 + horizon_ms);
-    assert_eq!(not_after(Origin::Journal { streamed: true, since_ms: 5_000 }, &[]), 5_000 + horizon_ms);
+    assert_eq!(not_after(Origin::Journal { source: Source::Stream, since_ms: 5_000 }, &[]), 5_000 + horizon_ms);
     assert_eq!(not_after(stream(5_000, 1), &[("/not_after", json!(77))]), 77);
     assert_eq!(not_after(Origin::Core, &[("/not_after", json!("77"))]), 77);
     assert_eq!(not_after(Origin::Core, &[("/not_after", json!("2026-01-01T00:00:00.5Z"))]), NOW_MS + 500);
@@ -343,20 +343,20 @@ fn a_message_is_too_late_after_its_own_time_or_the_horizon() {
 
 #[test]
 fn a_message_read_back_from_the_journal_is_the_same_step_and_asker() {
-    let same = |first: Delivery, streamed| {
-        let again = Delivery { origin: Origin::Journal { streamed, since_ms: NOW_MS }, ..first.clone() };
+    let same = |first: Delivery, source| {
+        let again = Delivery { origin: Origin::Journal { source, since_ms: NOW_MS }, ..first.clone() };
         let (first, again) = (read(first), read(again));
         assert_eq!((first.key, first.fingerprint), (again.key, again.fingerprint));
         assert_eq!(first.asker.map(|asker| asker.id), again.asker.map(|asker| asker.id));
         assert_eq!((first.received_ms, again.received_ms), (NOW_MS, NOW_MS));
     };
     for body in [assignment(&[]), assignment(&[("/job", json!(1))]), "junk".into()] {
-        same(delivery(Origin::Core, body.clone()), false);
-        same(delivery(stream(NOW_MS, 1), body.clone()), true);
-        same(delivery(Origin::Line(3), body), false);
+        same(delivery(Origin::Core, body.clone()), Source::Core);
+        same(delivery(stream(NOW_MS, 1), body.clone()), Source::Stream);
+        same(delivery(Origin::Line(3), body), Source::Line);
     }
-    same(line(&step(&[]), Some("line-ab-1"), Some("2")), false);
-    same(with_headers(assignment(&[]), &[("endstation-attempt", "2"), ("endstation-assignment-id", "spoofed")]), false);
+    same(line(&step(&[]), Some("line-ab-1"), Some("2")), Source::Line);
+    same(with_headers(assignment(&[]), &[("endstation-attempt", "2"), ("endstation-assignment-id", "spoofed")]), Source::Core);
 }
 
 fn line(body: &str, assignment: Option<&str>, attempt: Option<&str>) -> Delivery {

@@ -1,6 +1,7 @@
 //! Real files, real rings: what was durable is there again, what is damaged is refused, and room is found out early.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::disallowed_methods, reason = "these tests have an executor without the runtime around it")]
 
 use std::fs::{self, OpenOptions};
 use std::future::Future;
