@@ -12,6 +12,7 @@ pub mod step;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -116,6 +117,11 @@ fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn duration(text: &str) -> Result<Duration, String> {
+    let ms = crate::config::parse_duration(text);
+    ms.map(Duration::from_millis).ok_or_else(|| "must be a duration with a unit, such as 500ms, 30s or 2m".to_owned())
+}
+
 /// What the binary can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -170,6 +176,9 @@ pub struct SendArgs {
     /// Where to send them [default: the first of nats.assign_subjects]
     #[arg(long, value_name = "SUBJECT")]
     pub subject: Option<String>,
+    /// How long to wait for the results
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub timeout: Duration,
 }
 
 /// `endstation step …`
@@ -252,7 +261,7 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Dev => with_settings(global, &[("nats.provision", "true", "dev")], dev::main),
         Command::Send(args) => {
             let flags: Vec<_> = args.nats.iter().map(|url| ("nats.url", url.as_str(), "--nats")).collect();
-            let send = send::Send { file: args.file.clone(), subject: args.subject.clone() };
+            let send = send::Send { file: args.file.clone(), subject: args.subject.clone(), timeout: args.timeout };
             with_settings(global, &flags, |settings| send::main(&send, settings))
         }
         Command::Demo => with_settings(global, &[], demo::main),
@@ -326,7 +335,7 @@ mod tests {
             "endstation --config x.toml serve",
             "endstation dev",
             "endstation demo",
-            "endstation send f --nats nats://x --subject s",
+            "endstation send f --nats nats://x --subject s --timeout 5s",
             "endstation config check --config x.toml",
             "endstation config show --origin",
             "endstation step show 00112233445566778899aabbccddeeff",
@@ -338,6 +347,7 @@ mod tests {
         for line in [
             "endstation",
             "endstation send",
+            "endstation send f --timeout 5",
             "endstation serve --set nats.url",
             "endstation serve --set =x",
             "endstation step show",

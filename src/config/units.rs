@@ -18,7 +18,7 @@ const SIZES: [(&str, u64); 9] = [
 const CORES_MAX: usize = 4_096;
 
 /// Milliseconds out of "500ms", "10s", "15m", "2h" or "7d".
-pub(super) fn parse_duration(text: &str) -> Option<u64> {
+pub(crate) fn parse_duration(text: &str) -> Option<u64> {
     parse(text, &DURATIONS)
 }
 
