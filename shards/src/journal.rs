@@ -46,7 +46,12 @@
 //! before the first batch. So a bad batch with a later good one behind it that was written when the bad one was already
 //! durable is damage, and is reported; a bad one at the very end is a write that never finished, and is cut ([`scan`]).
 
+pub mod batch;
 pub mod codec;
+pub mod scan;
+pub mod segment;
+#[cfg(test)]
+mod tests;
 pub mod view;
 
 use bytes::Bytes;
