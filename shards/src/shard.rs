@@ -113,6 +113,8 @@ struct Job {
     at_work: bool,
     /// The next try starts only after its STARTED frame is durable.
     cautious: bool,
+    /// Something may have happened outside in a try that is not the current one.
+    touched: bool,
     /// The first answer to the first asker is out.
     acked: bool,
     role: Role,
@@ -325,6 +327,7 @@ impl Shard {
             tries: 0,
             at_work: false,
             cautious: false,
+            touched: false,
             acked: false,
             role,
             stages: 0,

@@ -26,7 +26,15 @@ impl Shard {
             }
             (Content::Work(_), Some(memory)) => {
                 let same = memory.fingerprint == short_fingerprint(&arrival.fingerprint) || planted(Bug::IgnoreFingerprint);
-                if same { self.again(now, arrival.key, memory, arrival, fx) } else { self.conflict(now, memory, arrival, fx) }
+                if !same {
+                    return self.conflict(now, memory, arrival, fx);
+                }
+                // An assignment that was answered without this step (refused, say) keeps that answer.
+                let answered = if memory.asker == short_asker(&asker_of(&arrival)) { None } else { self.answered(&arrival) };
+                match answered {
+                    Some(answered) => self.again(now, self.answer_key(&arrival), answered, arrival, fx),
+                    None => self.again(now, arrival.key, memory, arrival, fx),
+                }
             }
             // A refusal or a message put aside is known by its own key: the same message again, or a second one that is
             // refused for the same assignment. Either way its first answer stands.
@@ -58,7 +66,7 @@ impl Shard {
     }
 
     /// The key is known and asks for the same: attach to its job, or answer from the journal.
-    fn again(&mut self, now: Now, key: Key, memory: Memory, arrival: Rc<Arrival>, fx: &mut Effects) {
+    pub(super) fn again(&mut self, now: Now, key: Key, memory: Memory, arrival: Rc<Arrival>, fx: &mut Effects) {
         self.tally.duplicates += 1;
         match memory.place {
             Place::Job(slot) => self.attach(now, slot, arrival, fx),
@@ -105,9 +113,9 @@ impl Shard {
                 }
             }
             _ => {
-                let told = job.acked && asker(&job.arrival) != asker(&arrival);
+                let tell = job.acked && asker(&job.arrival) != asker(&arrival) && arrival.token().is_some();
                 job.others.push(arrival.clone());
-                if told {
+                if tell {
                     self.tell_accepted(now, &arrival, fx);
                 }
             }
@@ -119,11 +127,15 @@ impl Shard {
     pub(super) fn reply(&mut self, now: Now, key: Key, arrival: Rc<Arrival>, outcome: Rc<Outcome>, fx: &mut Effects) {
         let first = self.known.get(&key).is_some_and(|memory| memory.asker == short_asker(&asker_of(&arrival)));
         let answer_key = self.answer_key(&arrival);
-        let recorded = first || arrival.asker.is_none() || key == answer_key || self.known.get(&answer_key).is_some();
-        if recorded {
+        let silent = arrival.asker.is_none() || outcome.status == Status::Quarantined;
+        if first || silent || key == answer_key {
             let slot = self.open_job(now, key, arrival, Lsn(0), Role::Replay);
             self.job(slot).outcome = Some(outcome);
             return self.post_outcome(now, slot, fx);
+        }
+        // It got its terminal answer while this one was on its way: that one stands.
+        if let Some(answered) = self.known.get(&answer_key) {
+            return self.again(now, answer_key, answered, arrival, fx);
         }
         let lsn = self.log_answer(now, answer_key, &arrival, &outcome, Some(key), fx);
         self.hold_answer(now, answer_key, arrival, outcome, lsn, Role::Shared);
@@ -135,8 +147,13 @@ impl Shard {
         let fault = Fault::new(Code::KeyConflict, "The same key already stands for other content.");
         let asker = arrival.asker.as_ref().map_or(AskerId([0; 16]), |asker| asker.id);
         let answered = self.answered(&arrival);
+        let rides = match memory.place {
+            Place::Job(slot) => self.jobs[slot as usize].others.iter().any(|other| asker_of(other) == asker),
+            Place::Journal(_) => false,
+        };
         // This very assignment has, or will have, its one terminal answer: another would be a violation.
         let taken = memory.asker == short_asker(&asker)
+            || rides
             || answered.is_some_and(|answer| answer.fingerprint != short_fingerprint(&arrival.fingerprint));
         if taken {
             let key = self.own_hash(&arrival);
@@ -164,7 +181,7 @@ impl Shard {
         let forgotten = streamed && arrival.since_ms() <= self.retain.watermark_ms();
         if (now.wall_ms > work.not_after_ms || forgotten) && !planted(Bug::RunExpired) {
             self.tally.refused += 1;
-            let fault = Fault::new(Code::Expired, "The job came after its time.");
+            let fault = self.expired(&arrival, forgotten);
             let key = self.answer_key(&arrival);
             return self.answer(now, key, arrival, fault, fx);
         }
@@ -189,7 +206,10 @@ impl Shard {
                 let deadline_us = now.mono_us.saturating_add(work.budget_ms.saturating_mul(1000));
                 let job = self.job(slot);
                 job.charge = Some(charge);
-                job.cautious = work.effect == EffectClass::Unsafe || delivered > 1;
+                // Where no server holds the message, nothing would tell that a try was made whose record was lost.
+                job.cautious =
+                    work.effect == EffectClass::Unsafe || delivered > 1 || (!streamed && work.effect != EffectClass::Pure);
+                job.touched = delivered > 1 && !matches!(work.effect, EffectClass::Pure | EffectClass::Unsafe);
                 job.deadline_us = deadline_us;
                 self.deadlines.arm(slot, deadline_us);
                 self.unfinished.push_back((lsn, slot));
@@ -211,6 +231,18 @@ impl Shard {
                 _ => self.wait(now, arrival, fx),
             },
         }
+    }
+
+    /// "Too late". Where its key may have been forgotten, or an earlier delivery may have run, so may its effect have happened.
+    pub(super) fn expired(&self, arrival: &Arrival, forgotten: bool) -> Fault {
+        let effect = match arrival.work().map(|work| work.effect) {
+            None | Some(EffectClass::Pure) => Effected::None,
+            Some(_) if forgotten => Effected::Unknown,
+            Some(EffectClass::Unsafe) => Effected::None,
+            Some(_) if arrival.token().is_some_and(|token| token.delivered > 1) => Effected::Unknown,
+            Some(_) => Effected::None,
+        };
+        Fault::new(Code::Expired, "The job came after its time.").with_effect(effect)
     }
 
     /// There is no room for anyone: the stream keeps it, others wait or are refused.
@@ -327,7 +359,7 @@ impl Shard {
     fn instant(&self, now: Now, arrival: &Arrival, status: Status, fault: Fault) -> Outcome {
         Outcome {
             status,
-            effect: Effected::None,
+            effect: fault.effect,
             outputs: bytes::Bytes::new(),
             fault: Some(fault),
             tries: 0,
