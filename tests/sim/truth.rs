@@ -33,7 +33,6 @@ pub struct Decided {
     pub status: Status,
     pub effect: Effected,
     pub code: Option<Code>,
-    pub of: Option<Key>,
     /// Its dead letter's id, where it owes one.
     pub dead_letter: Option<MessageId>,
 }
@@ -48,6 +47,8 @@ pub struct Story {
     pub answer: Option<Decided>,
     /// The newest try whose start is durable.
     pub started: u32,
+    /// How often it was forgotten and came again as something new.
+    pub lives: u32,
     /// The newest try that is durably due after a failed one.
     pub retry: u32,
 }
@@ -66,10 +67,11 @@ pub struct Truth {
     pub stories: BTreeMap<Key, Story>,
     pub told: BTreeMap<AskerId, Told>,
     pub dead_letters: BTreeSet<MessageId>,
-    /// Askers that were told "accepted".
-    pub promised: BTreeSet<AskerId>,
-    /// Floors and watermarks that have been written, by shard.
+    /// Askers that were told "accepted", and of which key.
+    pub promised: BTreeMap<AskerId, Key>,
+    /// Floors that have been written, by shard.
     pub floors: [Lsn; 2],
+    /// Watermarks that are durable: what is accepted behind them was accepted knowing them.
     pub watermarks: [u64; 2],
     /// Effects of lives that left no trace of the step: nobody can know of them.
     pub ghosts: BTreeSet<Key>,
@@ -111,6 +113,7 @@ impl Truth {
                 }
                 *story = Story {
                     shard,
+                    lives: story.lives + 1,
                     answer: story.answer,
                     taken: Some(Taken {
                         lsn,
@@ -138,7 +141,7 @@ impl Truth {
                 }
                 let bad = !matches!(fact.outcome.status, Status::Ok | Status::Cancelled);
                 let dead_letter = bad.then_some(taken.dead_letter);
-                story.result = Some(decided(lsn, fact.fingerprint, taken.asker, &fact.outcome, None, dead_letter));
+                story.result = Some(decided(lsn, fact.fingerprint, taken.asker, &fact.outcome, dead_letter));
             }
             Fact::Answer(fact) | Fact::Quarantined(fact) => {
                 if let Some(old) = &story.answer
@@ -147,17 +150,25 @@ impl Truth {
                     return Err(format!("I2: {} answered twice, at {:?} and {lsn:?}", frame.key, old.lsn));
                 }
                 let dead_letter = fact.of.is_none().then(|| dead_letter_id(&fact.message.subject, &fact.message.body));
-                story.answer = Some(decided(lsn, fact.fingerprint, fact.asker, &fact.outcome, fact.of, dead_letter));
+                story.answer = Some(decided(lsn, fact.fingerprint, fact.asker, &fact.outcome, dead_letter));
             }
-            Fact::Mark { .. } | Fact::Published { .. } | Fact::Unknown(_) => {}
+            Fact::Mark { watermark_ms, .. } => {
+                self.watermarks[shard] = self.watermarks[shard].max(*watermark_ms);
+            }
+            Fact::Published { .. } | Fact::Unknown(_) => {}
         }
         Ok(())
     }
 
+    /// A shard has booted: what it had written and not synced is gone.
+    pub fn booted(&mut self, shard: usize, floor: Lsn, watermark_ms: u64) {
+        self.floors[shard] = floor;
+        self.watermarks[shard] = watermark_ms;
+    }
+
     /// The machine has written (not yet synced) a mark.
-    pub fn marked(&mut self, shard: usize, floor: Lsn, watermark_ms: u64) {
+    pub fn marked(&mut self, shard: usize, floor: Lsn) {
         self.floors[shard] = self.floors[shard].max(floor);
-        self.watermarks[shard] = self.watermarks[shard].max(watermark_ms);
     }
 
     /// A key's story, unless the journal was allowed to forget it.
@@ -180,14 +191,7 @@ impl Truth {
     }
 }
 
-fn decided(
-    lsn: Lsn,
-    fingerprint: Fingerprint,
-    asker: AskerId,
-    outcome: &Outcome,
-    of: Option<Key>,
-    dead_letter: Option<MessageId>,
-) -> Decided {
+fn decided(lsn: Lsn, fingerprint: Fingerprint, asker: AskerId, outcome: &Outcome, dead_letter: Option<MessageId>) -> Decided {
     Decided {
         lsn,
         fingerprint,
@@ -196,7 +200,6 @@ fn decided(
         status: outcome.status,
         effect: outcome.effect,
         code: outcome.fault.as_ref().map(|fault| fault.code),
-        of,
         dead_letter,
     }
 }

@@ -113,6 +113,7 @@ impl World {
         let disk = &self.disks[shard];
         let restored = oracles::fold(disk.frames())?;
         let before = oracles::fold(disk.frames())?;
+        self.truth.booted(shard, restored.floor, restored.watermark_ms);
         let boot_wall_ms = wall_ms.max(restored.wall_ms);
         let mut list = Vec::new();
         for one in &restored.unfinished {
@@ -211,9 +212,9 @@ impl World {
         for frame in Frames::new(&log.bytes).flatten() {
             if let Ok(view) = FrameView::parse(frame)
                 && view.kind() == Some(Kind::Mark)
-                && let Ok(Peek::Mark { floor, watermark_ms, .. }) = view.peek()
+                && let Ok(Peek::Mark { floor, .. }) = view.peek()
             {
-                self.truth.marked(shard, floor, watermark_ms);
+                self.truth.marked(shard, floor);
             }
         }
         self.disks[shard].append(&mut log);
@@ -449,7 +450,7 @@ impl World {
         match &post.letter {
             Letter::Ack { accepted, .. } => {
                 if *accepted {
-                    self.truth.promised.insert(asker);
+                    self.truth.promised.insert(asker, arrival.key);
                 }
                 return self.note("post ack", Some(arrival.key), u64::from(*accepted));
             }
