@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shards::audit::outcome_digest;
 use shards::event::Letter;
 use shards::fold::{Fold, Restored};
-use shards::ids::{Key, Lsn, Text};
+use shards::ids::{AskerId, Key, Lsn, Text};
 use shards::journal::FrameView;
 use shards::journal::batch::BATCH_HEAD_BYTES;
 use shards::journal::scan::Scan;
@@ -23,6 +23,7 @@ use crate::blocks::Ledger;
 use crate::disk::Disk;
 use crate::job::SALT;
 use crate::rng::Rng;
+use crate::server::MessageId;
 use crate::truth::{Decided, Truth, dead_letter_id};
 
 type Verdict = Result<(), String>;
@@ -194,6 +195,16 @@ pub fn every_asker_is_answered(truth: &Truth) -> Verdict {
     match truth.promised.iter().find(|(asker, _)| !truth.told.contains_key(*asker) && !expired.contains(*asker)) {
         None => Ok(()),
         Some((_, key)) => Err(format!("unanswered: an asker of {key} was told accepted and never the outcome")),
+    }
+}
+
+/// Who asked on core NATS in a life that did not end has its answer, or there is a dead letter that says why not.
+pub fn core_askers_of_this_life_are_answered(truth: &Truth) -> Verdict {
+    let silent =
+        |(asker, _, id): &&(AskerId, Key, MessageId)| !truth.told.contains_key(asker) && !truth.dead_letters.contains(id);
+    match truth.heard.iter().find(silent) {
+        None => Ok(()),
+        Some((_, key, _)) => Err(format!("unanswered: {key} was asked for on core NATS and nobody was told")),
     }
 }
 

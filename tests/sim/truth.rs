@@ -69,6 +69,8 @@ pub struct Truth {
     pub dead_letters: BTreeSet<MessageId>,
     /// Askers that were told "accepted", and of which key.
     pub promised: BTreeMap<AskerId, Key>,
+    /// Core messages that a shard took in its present life: nobody but that life can answer them.
+    pub heard: Vec<(AskerId, Key, MessageId)>,
     /// Floors that have been written, by shard.
     pub floors: [Lsn; 2],
     /// Watermarks that are durable: what is accepted behind them was accepted knowing them.

@@ -62,6 +62,7 @@ impl World {
     /// Boots: fold, restore, take up what has no end, then connect.
     pub fn start(&mut self) {
         self.boot += 1;
+        self.truth.heard.clear();
         let (boot, wall_ms, now_us) = (self.boot, self.wall_ms(), self.now_us);
         self.note("start", None, u64::from(boot));
         self.worker = Some(Worker { started_us: now_us, seats: Vec::new(), outbox: BTreeMap::new(), draining: false });
@@ -428,6 +429,10 @@ impl World {
 
     pub fn arrive_core(&mut self, body: Bytes) {
         let arrival = self.arrival(Origin::Core, body);
+        let id = dead_letter_id(&arrival.delivery.subject, &arrival.delivery.body);
+        if let Some(asker) = &arrival.asker {
+            self.truth.heard.push((asker.id, arrival.key, id));
+        }
         self.take(arrival);
     }
 

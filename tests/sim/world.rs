@@ -192,6 +192,7 @@ impl World {
     fn last_checks(&mut self) {
         let mut found = oracles::i1_every_accepted_key_has_its_outcome(&self.truth);
         found = found.and_then(|()| oracles::every_asker_is_answered(&self.truth));
+        found = found.and_then(|()| oracles::core_askers_of_this_life_are_answered(&self.truth));
         found = found.and_then(|()| oracles::i5_effects_within_their_class(&self.truth, &self.ledger));
         found = found.and_then(|()| oracles::i6_outcomes_say_what_happened(&self.truth, &self.ledger));
         found = found.and_then(|()| oracles::i21_failures_leave_dead_letters(&self.truth));

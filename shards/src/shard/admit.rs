@@ -19,7 +19,7 @@ impl Shard {
         match (&arrival.content, memory) {
             (Content::Work(work), None) => {
                 if let Some(answered) = self.answered(&arrival) {
-                    return self.again(now, self.answer_key(&arrival), answered, arrival, fx);
+                    return self.answered_before(now, answered, arrival, fx);
                 }
                 let work = work.clone();
                 self.admit(now, arrival, &work, fx);
@@ -32,13 +32,14 @@ impl Shard {
                 // An assignment that was answered without this step (refused, say) keeps that answer.
                 let answered = if memory.asker == short_asker(&asker_of(&arrival)) { None } else { self.answered(&arrival) };
                 match answered {
-                    Some(answered) => self.again(now, self.answer_key(&arrival), answered, arrival, fx),
+                    Some(answered) => self.answered_before(now, answered, arrival, fx),
                     None => self.again(now, arrival.key, memory, arrival, fx),
                 }
             }
             // A refusal or a message put aside is known by its own key: the same message again, or a second one that is
             // refused for the same assignment. Either way its first answer stands.
-            (Content::Refusal(_) | Content::Garbage(_), Some(memory)) => self.again(now, arrival.key, memory, arrival, fx),
+            (Content::Refusal(_), Some(memory)) => self.answered_before(now, memory, arrival, fx),
+            (Content::Garbage(_), Some(memory)) => self.again(now, arrival.key, memory, arrival, fx),
             (Content::Refusal(fault), None) => {
                 self.tally.refused += 1;
                 let fault = fault.clone();
@@ -63,6 +64,25 @@ impl Shard {
             return None;
         }
         self.known.get(&self.answer_key(arrival))
+    }
+
+    /// This assignment has its one terminal answer: it gets that again, unless it now asks for something else.
+    fn answered_before(&mut self, now: Now, answered: Memory, arrival: Rc<Arrival>, fx: &mut Effects) {
+        if answered.fingerprint == short_fingerprint(&arrival.fingerprint) {
+            let key = self.answer_key(&arrival);
+            return self.again(now, key, answered, arrival, fx);
+        }
+        self.tally.conflicts += 1;
+        self.put_aside(now, arrival, fx);
+    }
+
+    /// Another content under an assignment that has an answer: a dead letter, and nobody is answered.
+    fn put_aside(&mut self, now: Now, arrival: Rc<Arrival>, fx: &mut Effects) {
+        let key = self.own_hash(&arrival);
+        match self.known.get(&key) {
+            Some(memory) => self.again(now, key, memory, arrival, fx),
+            None => self.quarantine(now, key, arrival, conflict_fault(), fx),
+        }
     }
 
     /// The key is known and asks for the same: attach to its job, or answer from the journal.
@@ -144,7 +164,6 @@ impl Shard {
     /// The same key with other content: never run, and never answered as if it were the same.
     fn conflict(&mut self, now: Now, memory: Memory, arrival: Rc<Arrival>, fx: &mut Effects) {
         self.tally.conflicts += 1;
-        let fault = Fault::new(Code::KeyConflict, "The same key already stands for other content.");
         let asker = arrival.asker.as_ref().map_or(AskerId([0; 16]), |asker| asker.id);
         let answered = self.answered(&arrival);
         let rides = match memory.place {
@@ -156,16 +175,12 @@ impl Shard {
             || rides
             || answered.is_some_and(|answer| answer.fingerprint != short_fingerprint(&arrival.fingerprint));
         if taken {
-            let key = self.own_hash(&arrival);
-            match self.known.get(&key) {
-                Some(memory) => self.again(now, key, memory, arrival, fx),
-                None => self.quarantine(now, key, arrival, fault, fx),
-            }
+            self.put_aside(now, arrival, fx);
         } else {
             let key = self.answer_key(&arrival);
             match answered {
                 Some(memory) => self.again(now, key, memory, arrival, fx),
-                None => self.answer(now, key, arrival, fault, fx),
+                None => self.answer(now, key, arrival, conflict_fault(), fx),
             }
         }
     }
@@ -371,4 +386,8 @@ impl Shard {
             boot: self.settings.boot,
         }
     }
+}
+
+fn conflict_fault() -> Fault {
+    Fault::new(Code::KeyConflict, "The same key already stands for other content.")
 }
