@@ -320,6 +320,18 @@ impl Shard {
         self.waiting_due_us = now.mono_us + 100_000;
     }
 
+    /// Takes nothing new from now on; what waited unaccepted on core NATS is told so rather than left to its budget.
+    pub(super) fn drain(&mut self, now: Now, fx: &mut Effects) {
+        self.draining = true;
+        for tenant in self.tenants.indices() {
+            for arrival in std::mem::take(&mut self.tenants.get(tenant).waiting) {
+                self.waiting -= 1;
+                self.held_bytes -= arrival.held_bytes();
+                self.arrived(now, arrival, fx);
+            }
+        }
+    }
+
     fn refuse_over_quota(&mut self, now: Now, arrival: Rc<Arrival>, limit: u32, fx: &mut Effects) {
         self.tally.refused += 1;
         let details = format!("{{\"limit\":\"limits.tenant_queued\",\"value\":{limit}}}");
