@@ -148,7 +148,7 @@ impl World {
 
     /// The faults are over.
     pub fn mend_everything(&mut self) {
-        for fault in [Fault::Partition, Fault::SlowDisk, Fault::DiskFull] {
+        for fault in [Fault::Partition, Fault::SlowDisk, Fault::DiskFull, Fault::ClockForward] {
             self.mend(fault);
         }
     }

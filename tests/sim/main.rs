@@ -7,6 +7,7 @@
 
 mod blocks;
 mod disk;
+mod edge;
 mod faults;
 mod job;
 mod oracles;
