@@ -67,7 +67,7 @@ impl Shard {
     }
 
     /// This assignment has its one terminal answer: it gets that again, unless it now asks for something else.
-    fn answered_before(&mut self, now: Now, answered: Memory, arrival: Rc<Arrival>, fx: &mut Effects) {
+    pub(super) fn answered_before(&mut self, now: Now, answered: Memory, arrival: Rc<Arrival>, fx: &mut Effects) {
         if answered.fingerprint == short_fingerprint(&arrival.fingerprint) {
             let key = self.answer_key(&arrival);
             return self.again(now, key, answered, arrival, fx);
@@ -155,7 +155,7 @@ impl Shard {
         }
         // It got its terminal answer while this one was on its way: that one stands.
         if let Some(answered) = self.known.get(&answer_key) {
-            return self.again(now, answer_key, answered, arrival, fx);
+            return self.answered_before(now, answered, arrival, fx);
         }
         let lsn = self.log_answer(now, answer_key, &arrival, &outcome, Some(key), fx);
         self.hold_answer(now, answer_key, arrival, outcome, lsn, Role::Shared);

@@ -240,7 +240,7 @@ impl Shard {
             let answer_key = self.answer_key(&arrival);
             match (&found, self.known.get(&answer_key)) {
                 (Some(outcome), _) => self.reply(now, key, arrival, outcome.clone(), fx),
-                (None, Some(answered)) => self.again(now, answer_key, answered, arrival, fx),
+                (None, Some(answered)) => self.answered_before(now, answered, arrival, fx),
                 // Its segment went while we asked. Whatever it was, it is not run again: its time is over.
                 (None, None) => {
                     let fault = self.expired(&arrival, true);
