@@ -3,6 +3,7 @@
 mod bad_input;
 mod burst;
 mod chaos;
+mod cli;
 mod conflict;
 mod core_nats;
 mod crash;
