@@ -70,8 +70,7 @@ fn beneath(settings: &Settings, folder: &Path, name: &str) -> Settings {
 
 /// A folder for temporary files, on a disk: a memory file system would say nothing of durable writes.
 fn place() -> PathBuf {
-    const TMPFS_MAGIC: i64 = 0x0102_1994;
     let usual = std::env::temp_dir();
-    let in_memory = rustix::fs::statfs(&usual).is_ok_and(|fs| i64::from(fs.f_type) == TMPFS_MAGIC);
+    let in_memory = rustix::fs::statfs(&usual).is_ok_and(|fs| fs.f_type == 0x0102_1994); // TMPFS_MAGIC
     if in_memory { PathBuf::from(".") } else { usual }
 }

@@ -26,6 +26,9 @@ use heard::{Heard, Kind};
 /// Publishes to a stream that wait for their confirmation at once.
 const UNDER_WAY_MAX: usize = 256;
 
+/// How long stragglers are listened to once every result is here: events that follow it.
+const LINGER: Duration = Duration::from_millis(50);
+
 /// What `send` was asked to do; the server is in the settings.
 #[derive(Clone, Debug)]
 pub struct Send {
@@ -115,7 +118,10 @@ async fn exchange(send: &Send, nats: &NatsSettings, assignments: &[Assignment]) 
     tokio::pin!(sending);
     let mut sent = false;
     let mut until = None;
-    while !told.complete() {
+    loop {
+        if told.complete() {
+            until = until.or(Some(tokio::time::Instant::now())).map(|until| until.min(tokio::time::Instant::now() + LINGER));
+        }
         let left = async {
             match until {
                 Some(until) => tokio::time::sleep_until(until).await,

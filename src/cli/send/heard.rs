@@ -67,7 +67,8 @@ impl Heard {
             let piece = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             words.extend(Some(cut(&piece)).filter(|piece| !piece.is_empty()));
         }
-        let id: String = self.assignment_id.chars().take(8).collect();
+        let id = self.assignment_id.char_indices().rev().nth(7).map_or(0, |(at, _)| at);
+        let id = &self.assignment_id[id..];
         visible(&format!("{id:8}  {job_type:12}  {:6}  {what:10}  {}", self.kind(), words.join("  ")))
     }
 
