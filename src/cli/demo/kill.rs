@@ -18,8 +18,9 @@ use super::DemoError;
 use super::paper::{Paper, thousands};
 
 const STEPS: u64 = 2_000;
-/// The worker is killed when it has printed so many results.
+/// The worker is killed when it has printed so many results, and among them so many of steps that wrote a file.
 const SEEN: usize = 700;
+const SEEN_PUTS: usize = 100;
 const TENANTS: u64 = 8;
 /// So long the latest sleeping step takes at least, so that the kill comes before the end.
 const SLEEP_MS_MAX: u64 = 600;
@@ -56,11 +57,11 @@ pub(super) fn show(folder: &Path, paper: &mut Paper) -> Result<bool, DemoError> 
     paper.heading(&format!("3  A batch of {} steps, and kill -9 in the middle of it", thousands(STEPS)))?;
     let began = Instant::now();
     let (mut child, mut out) = start(&folder, &file)?;
-    let mut before = read(&mut out, SEEN)?;
+    let mut before = read(&mut out, true)?;
     let killed_early = child.try_wait().map_err(failed("looking at the worker"))?.is_none();
     child.kill().map_err(failed("killing the worker"))?;
     // What it had printed by then is still in the pipe.
-    before.extend(read(&mut out, usize::MAX)?);
+    before.extend(read(&mut out, false)?);
     child.wait().map_err(failed("waiting for the worker"))?;
     let killed_at = Timestamp::now();
     let killed_ms = began.elapsed().as_millis() as u64;
@@ -77,7 +78,7 @@ pub(super) fn show(folder: &Path, paper: &mut Paper) -> Result<bool, DemoError> 
     ))?;
     let began = Instant::now();
     let (mut child, mut out) = start(&folder, &file)?;
-    let after = read(&mut out, usize::MAX)?;
+    let after = read(&mut out, false)?;
     let status = child.wait().map_err(failed("waiting for the worker"))?;
     if !status.success() && after.is_empty() {
         return Err(DemoError::Child(child_log(&folder)));
@@ -145,13 +146,14 @@ fn start(folder: &Path, file: &Path) -> Result<(Child, BufReader<ChildStdout>), 
     Ok((child, BufReader::new(out)))
 }
 
-/// The results it prints, until there are `most` or no more. A line that was cut by the kill is none.
-fn read(out: &mut impl BufRead, most: usize) -> Result<Results, DemoError> {
+/// The results it prints: to the moment when it is to be killed, or all. A line that was cut by the kill is none.
+fn read(out: &mut impl BufRead, to_the_kill: bool) -> Result<Results, DemoError> {
     let failed = |error| DemoError::System("reading the worker's results", error);
     let mut results = Results::new();
-    let mut line = String::new();
-    while results.len() < most && out.read_line(&mut line).map_err(failed)? > 0 {
+    let (mut line, mut puts) = (String::new(), 0);
+    while !(to_the_kill && results.len() >= SEEN && puts >= SEEN_PUTS) && out.read_line(&mut line).map_err(failed)? > 0 {
         if let Ok(result) = serde_json::from_str::<Value>(&line) {
+            puts += usize::from(result["type"] == "fs.blob_put");
             results.insert(result["context"]["step_id"].as_str().unwrap_or_default().to_owned(), result);
         }
         line.clear();

@@ -55,6 +55,7 @@ pub(super) fn show(settings: &Settings, folder: &Path, fsync: &FsyncTimes, paper
         let result = serde_json::from_str(line).unwrap_or(Value::Null);
         paper.object("step", json!({ "result": result }))?;
     }
+    paper.line("line 4 fails once and is tried again, 5 would leave its tenant's folder and is refused, 7 is line 1 again")?;
     let feed::Summary { lines, ok, failed, replayed, took } = summary;
     let took_ms = took.as_millis() as u64;
     paper.object(

@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::server::free_port;
 use crate::worker::Settings;
 use crate::world::World;
 
@@ -233,4 +234,41 @@ async fn what_is_sent_comes_back_as_ack_events_and_result() -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(said.contains("without an assignment_id"), "it says that it made ids: {said}");
     exits(&send("missing").await??, 2)
+}
+
+/// Whether somebody listens there within this time, or nobody does any more.
+async fn listens(port: u16, wanted: bool) -> Result<()> {
+    let begun = std::time::Instant::now();
+    while std::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port)).is_ok() != wanted {
+        ensure!(begun.elapsed() < std::time::Duration::from_secs(10), "port {port} listens: {}", !wanted);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn dev_brings_a_server_that_ends_with_it_whether_told_or_killed() -> Result<()> {
+    let place = Place::new()?;
+    let (nats, ops) = (free_port(), free_port());
+    let (url, bind) = (format!("nats://127.0.0.1:{nats}"), format!("ops.bind=127.0.0.1:{ops}"));
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::KILL] {
+        let set = format!("nats.url={url}");
+        let mut child =
+            place.command(&["dev", "--set", &set, "--set", &bind]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        listens(ops, true).await?;
+        let mut send = place.command(&["send", "-", "--nats", &url, "--timeout", "10s"]);
+        let mut send = send.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        writeln!(send.stdin.take().context("its input")?, "{}", json!({"type": "echo", "inputs": {"n": 1}}))?;
+        let output = tokio::task::spawn_blocking(move || send.wait_with_output()).await??;
+        exits(&output, 0)?;
+        let pid = rustix::process::Pid::from_raw(child.id().try_into()?).context("a pid is not 0")?;
+        rustix::process::kill_process(pid, signal)?;
+        let status = tokio::task::spawn_blocking(move || child.wait()).await??;
+        ensure!(status.success() == (signal == rustix::process::Signal::INT), "{status}");
+        listens(nats, false).await?;
+    }
+    let elsewhere = place.run(&["dev", "--set", "nats.url=nats://example.com:4222"])?;
+    exits(&elsewhere, 3)?;
+    ensure!(String::from_utf8_lossy(&elsewhere.stderr).contains("serve --provision"), "it says what to do instead");
+    Ok(())
 }
