@@ -9,9 +9,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::DemoError;
@@ -24,6 +25,9 @@ const SEEN_PUTS: usize = 100;
 const TENANTS: u64 = 8;
 /// So long the latest sleeping step takes at least, so that the kill comes before the end.
 const SLEEP_MS_MAX: u64 = 600;
+
+/// A worker that is not done by then is given up: what it has not printed counts as lost.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What was printed for a step, and what came of it.
 type Results = HashMap<String, Value>;
@@ -78,7 +82,9 @@ pub(super) fn show(folder: &Path, paper: &mut Paper) -> Result<bool, DemoError> 
     ))?;
     let began = Instant::now();
     let (mut child, mut out) = start(&folder, &file)?;
+    let patience = give_up(&child);
     let after = read(&mut out, false)?;
+    drop(patience);
     let status = child.wait().map_err(failed("waiting for the worker"))?;
     if !status.success() && after.is_empty() {
         return Err(DemoError::Child(child_log(&folder)));
@@ -144,6 +150,18 @@ fn start(folder: &Path, file: &Path) -> Result<(Child, BufReader<ChildStdout>), 
     let mut child = command.spawn().map_err(failed("starting this binary again"))?;
     let out = child.stdout.take().expect("its output is a pipe");
     Ok((child, BufReader::new(out)))
+}
+
+/// Kills the worker when the patience is over, unless what this returns is dropped before.
+fn give_up(child: &Child) -> flume::Sender<()> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let (done, wait) = flume::bounded(1);
+    std::thread::spawn(move || {
+        if let (Err(flume::RecvTimeoutError::Timeout), Some(pid)) = (wait.recv_timeout(PATIENCE), pid) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    });
+    done
 }
 
 /// The results it prints: to the moment when it is to be killed, or all. A line that was cut by the kill is none.
