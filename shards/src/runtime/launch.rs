@@ -162,6 +162,7 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
         open: unfinished.iter().filter(|one| one.result.is_none()).count() as u64,
         unpublished: unfinished.iter().filter(|one| one.result.is_some()).count() as u64,
     };
+    let inline_bytes_max = seat.limits.inline_result_bytes;
     let settings = ShardSettings {
         shard: seat.shard,
         boot: opened.boot,
@@ -179,7 +180,7 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
         shard,
         wire: furniture.wire,
         disk: disk.clone(),
-        perform: Perform::new(furniture.blocks, furniture.blobs, seat.clock, local.clone()),
+        perform: Perform::new(furniture.blocks, furniture.blobs, seat.clock, local.clone(), inline_bytes_max),
         local,
         clock: seat.clock,
         inbox: seat.inbox,
@@ -193,6 +194,7 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
         out: Vec::new(),
         posted: 0,
         tally_due_us: 0,
+        untold: true,
     };
     for one in unfinished {
         recover(&mut driver, &disk, &one).await?;
