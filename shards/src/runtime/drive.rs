@@ -87,9 +87,7 @@ impl<W: Wire> Driver<W> {
             let wait = Duration::from_micros(due_us.map_or(60_000_000, |due_us| due_us.saturating_sub(now.mono_us)));
             let mut timer = pin!(rt::sleep(wait));
             let local = &self.local;
-            let waker = &self.gauge.waker;
             poll_fn(|cx| {
-                waker.register(cx.waker());
                 if let Poll::Ready(Some(message)) = std::pin::Pin::new(&mut control).poll_next(cx) {
                     early.control = Some(message);
                     return Poll::Ready(());

@@ -76,13 +76,13 @@ pub(crate) fn carries(value: &Value, body: &[u8]) -> bool {
         Value::String(text) => {
             text.as_bytes() == body || base64::engine::general_purpose::STANDARD.decode(text).is_ok_and(|bytes| bytes == body)
         }
-        Value::Object(inner) => {
-            serde_json::from_slice::<Value>(body).is_ok_and(|body| body == *value)
-                || inner.values().any(|inner| carries(inner, body))
-        }
-        Value::Null => body == b"null",
-        _ => false,
+        Value::Object(inner) => is(value, body) || inner.values().any(|inner| carries(inner, body)),
+        other => is(other, body),
     }
+}
+
+fn is(value: &Value, body: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(body).is_ok_and(|body| body == *value)
 }
 
 fn optional_text<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
