@@ -233,6 +233,9 @@ pub enum ConfigCommand {
 
 /// Does what the command line says, and gives the exit code.
 pub fn main() -> u8 {
+    // Trips the crash points named in the environment, in builds made for tests.
+    #[cfg(feature = "failpoints")]
+    let _failpoints = fail::FailScenario::setup();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

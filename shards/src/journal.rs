@@ -169,6 +169,8 @@ pub mod tag {
     pub const FAULT_DETAILS: u8 = 42;
     pub const FAULT_EFFECT: u8 = 43;
     pub const FAULT_RETRY_AFTER_MS: u8 = 44;
+    /// The outputs are a reference to where they are; only there when they are.
+    pub const SPILLED: u8 = 45;
     pub const AUDIT: u8 = 48;
 }
 

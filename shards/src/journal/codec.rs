@@ -413,6 +413,9 @@ fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
         }
     }
     put(out, tag::OUTPUTS, &outcome.outputs);
+    if outcome.spilled {
+        put_u8(out, tag::SPILLED, 1);
+    }
 }
 
 fn put_audit(out: &mut Vec<u8>, item: &AuditItem) {

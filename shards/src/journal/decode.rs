@@ -111,6 +111,7 @@ impl Source<'_> {
             status: fields.code(tag::STATUS, Status::from_code)?,
             effect: fields.code(tag::EFFECTED, Effected::from_code)?,
             outputs: self.share(tag::OUTPUTS)?,
+            spilled: fields.optional(tag::SPILLED, |tag| fields.u8(tag))?.is_some(),
             fault: fields.optional(tag::FAULT_CODE, fault)?,
             tries: fields.u32(tag::TRIES)?,
             received_ms: fields.u64(tag::RECEIVED_MS)?,

@@ -25,6 +25,7 @@ fn outcome(fault: Option<Fault>) -> Outcome {
         started_ms: 2,
         ended_ms: 1_700_000_000_003,
         ran_us: 4,
+        spilled: false,
         queue_depth: 5,
         boot: 6,
     }

@@ -394,6 +394,7 @@ impl Shard {
             started_ms: 0,
             ended_ms: now.wall_ms,
             ran_us: 0,
+            spilled: false,
             queue_depth: self.queued(),
             boot: self.settings.boot,
         }

@@ -93,10 +93,12 @@ impl Shard {
             return self.close_job(slot);
         }
         job.at_work = false;
+        let spilled = matches!(verdict, Verdict::Spilled(_));
         match verdict {
-            Verdict::Done(outputs) => {
+            Verdict::Done(outputs) | Verdict::Spilled(outputs) => {
                 let mut outcome = self.outcome(now, slot, Status::Ok, Effected::Applied, ran_us);
                 outcome.outputs = outputs;
+                outcome.spilled = spilled;
                 self.settle(now, slot, outcome, fx);
             }
             Verdict::Failed(fault) => self.failed(now, slot, fault, ran_us, fx),

@@ -25,6 +25,7 @@ impl Shard {
             started_ms: job.started_ms,
             ended_ms: now.wall_ms,
             ran_us,
+            spilled: false,
             queue_depth: self.queued(),
             boot: self.settings.boot,
         }

@@ -22,6 +22,7 @@ pub(super) fn outcome(status: Status, fault: Option<Fault>) -> Outcome {
         started_ms: NOW_MS + 5,
         ended_ms: NOW_MS + 12,
         ran_us: 6_500,
+        spilled: false,
         queue_depth: 4,
         boot: 3,
     }
