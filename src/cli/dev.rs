@@ -23,6 +23,8 @@ const MORE_PATHS: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
 const NATS_PORT: u16 = 4222;
 /// How long the server may take to speak; a large store is read first.
 const SPEAKS_WITHIN: Duration = Duration::from_secs(20);
+/// How long the worker may take to settle with it before people are told what to try.
+const READY_WITHIN: Duration = Duration::from_secs(5);
 /// How long it may take to end before it is killed.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
@@ -55,6 +57,11 @@ pub fn main(settings: &Settings) -> u8 {
     let mut settings = settings.clone();
     settings.nats.url = server.url();
     let code = serve::run(&settings, true, |serving| {
+        // What is sent before the streams are made would be lost.
+        let began = Instant::now();
+        while serving.status().complaint().is_some() && began.elapsed() < READY_WITHIN {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         // A reader that went away is no reason to end.
         let _ = welcome(&settings, serving);
     });

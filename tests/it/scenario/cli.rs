@@ -236,11 +236,11 @@ async fn what_is_sent_comes_back_as_ack_events_and_result() -> Result<()> {
     exits(&send("missing").await??, 2)
 }
 
-/// Whether somebody listens there within this time, or nobody does any more.
-async fn listens(port: u16, wanted: bool) -> Result<()> {
+/// Waits until nobody listens there any more.
+async fn closes(port: u16) -> Result<()> {
     let begun = std::time::Instant::now();
-    while std::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port)).is_ok() != wanted {
-        ensure!(begun.elapsed() < std::time::Duration::from_secs(10), "port {port} listens: {}", !wanted);
+    while std::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port)).is_ok() {
+        ensure!(begun.elapsed() < std::time::Duration::from_secs(10), "somebody still listens on port {port}");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     Ok(())
@@ -255,7 +255,9 @@ async fn dev_brings_a_server_that_ends_with_it_whether_told_or_killed() -> Resul
         let set = format!("nats.url={url}");
         let mut child =
             place.command(&["dev", "--set", &set, "--set", &bind]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-        listens(ops, true).await?;
+        let mut said = BufReader::new(child.stdout.take().context("its output")?).lines();
+        let said = tokio::task::spawn_blocking(move || said.any(|line| line.is_ok_and(|line| line.starts_with("try")))).await?;
+        ensure!(said, "it ended before it said what to try");
         let mut send = place.command(&["send", "-", "--nats", &url, "--timeout", "10s"]);
         let mut send = send.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         writeln!(send.stdin.take().context("its input")?, "{}", json!({"type": "echo", "inputs": {"n": 1}}))?;
@@ -265,7 +267,7 @@ async fn dev_brings_a_server_that_ends_with_it_whether_told_or_killed() -> Resul
         rustix::process::kill_process(pid, signal)?;
         let status = tokio::task::spawn_blocking(move || child.wait()).await??;
         ensure!(status.success() == (signal == rustix::process::Signal::INT), "{status}");
-        listens(nats, false).await?;
+        closes(nats).await?;
     }
     let elsewhere = place.run(&["dev", "--set", "nats.url=nats://example.com:4222"])?;
     exits(&elsewhere, 3)?;
