@@ -113,7 +113,7 @@ pub(crate) fn work(args: &BootWorkerArgs) -> Result<()> {
     let begun = Instant::now();
     let worker = Worker::start(&settings, &engine::plan())?;
     let ms = begun.elapsed().as_secs_f64() * 1e3;
-    let shard_cpu_ms = thread_cpu_us(process::thread_named("shard-0")?)? as f64 / 1e3;
+    let shard_cpu_ms = thread_cpu_us(engine::shard_thread(0, &[])?)? as f64 / 1e3;
     // What was only needed to start goes back to the system.
     std::thread::sleep(Duration::from_secs(1));
     let rss_mb = resident_bytes(std::process::id())? as f64 / 1e6;

@@ -147,6 +147,16 @@ pub(crate) fn settings(dir: &Path, shards: usize, events: bool) -> Result<Settin
     Ok(settings)
 }
 
+fn thread_ids(shard: usize) -> Result<Vec<u32>> {
+    process::threads_named(&format!("shard-{shard}"))
+}
+
+/// The thread of a shard: the oldest of its name that was not there before.
+pub(crate) fn shard_thread(shard: usize, earlier: &[u32]) -> Result<u32> {
+    let found = thread_ids(shard)?.into_iter().find(|tid| !earlier.contains(tid));
+    found.with_context(|| format!("shard {shard} has no thread"))
+}
+
 /// Who it is here.
 pub(crate) fn plan() -> Plan {
     Plan { identity: Identity { worker_id: "perf".into(), salt: Salt([7; 32]) }, dev: false }
@@ -173,9 +183,11 @@ pub(crate) fn fill(dir: &Path, steps: u64) -> Result<()> {
 }
 
 fn one(args: &EngineArgs, shards: usize, window: u32, events: bool, dir: &Path) -> Result<Row> {
+    // Of an earlier measurement, if it is still ending.
+    let earlier: Vec<u32> = (0..shards).map(thread_ids).collect::<Result<Vec<_>>>()?.concat();
     let mut worker = Worker::start(&settings(dir, shards, events)?, &plan())?;
     let mut keeper = worker.take_keeper().context("taken once")?;
-    let tids: Vec<u32> = (0..shards).map(|shard| process::thread_named(&format!("shard-{shard}"))).collect::<Result<_>>()?;
+    let tids: Vec<u32> = (0..shards).map(|shard| shard_thread(shard, &earlier)).collect::<Result<_>>()?;
     let used = || -> Result<Used> {
         let shards_us = tids.iter().map(|tid| thread_cpu_us(*tid)).sum::<Result<u64>>()?;
         Ok(Used { shards_us, feeder_us: thread_cpu_us(0)?, process_us: process::own_cpu_us()? })
@@ -306,7 +318,6 @@ impl<'a> Feeder<'a> {
         while let Some(batch) = next {
             let shard = usize::from(batch.shard);
             let now = Instant::now();
-            self.last_result = now;
             let size = BATCH.min(self.window);
             for item in batch.items {
                 let Outgoing::Parcel(parcel) = item else { continue };
@@ -318,6 +329,7 @@ impl<'a> Feeder<'a> {
                 let sent = self.sent[shard].get((number / size) as usize).context("never sent")?;
                 self.under_way[shard] = self.under_way[shard].checked_sub(1).context("answered twice")?;
                 self.done += 1;
+                self.last_result = now;
                 self.failed += u64::from(parcel.about.status != Some(shards::outcome::Status::Ok));
                 if self.measuring {
                     self.latency.record((now - *sent).as_micros() as u64)?;

@@ -53,18 +53,18 @@ fn clock_us(clock: libc::clockid_t) -> Result<u64> {
     Ok(time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000)
 }
 
-/// The id of this process's thread of that name: the newest, where an earlier one is still ending.
-pub(crate) fn thread_named(name: &str) -> Result<u32> {
-    let mut found = None;
+/// The ids of this process's threads of that name, oldest first. Helper threads bear the name of the thread that made them.
+pub(crate) fn threads_named(name: &str) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc/self/task")? {
         let path = entry?.path();
         let comm = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
         if comm.trim() == name {
-            let tid = path.file_name().and_then(|tid| tid.to_str()?.parse().ok());
-            found = found.max(tid);
+            found.extend(path.file_name().and_then(|tid| tid.to_str()?.parse::<u32>().ok()));
         }
     }
-    found.with_context(|| format!("no thread {name}"))
+    found.sort_unstable();
+    Ok(found)
 }
 
 /// The memory that a process holds now, in bytes.

@@ -3,6 +3,8 @@
 //! A block that can answer at once does so in the driver's turn, without a task. Deadlines are the machine's: it asks a try
 //! to stop, and the try's future is dropped here, inside its task. That drop is the end of the work.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
 use crate::block::{Blobs, Block, BlockCx};
@@ -41,8 +43,14 @@ impl Perform {
             inputs: work.inputs.clone(),
             blobs: self.blobs.clone(),
         };
-        if let Some(result) = block.instant(&cx) {
-            let verdict = result.map_or_else(Verdict::Failed, Verdict::Done);
+        let verdict = match std::panic::catch_unwind(AssertUnwindSafe(|| block.instant(&cx))) {
+            Ok(None) => None,
+            Ok(Some(Ok(outputs))) => Some(Verdict::Done(outputs)),
+            Ok(Some(Err(fault))) => Some(Verdict::Failed(fault)),
+            Err(panic) => Some(panicked(&*block, panic.as_ref())),
+        };
+        if let Some(verdict) = verdict {
+            fail::fail_point!("C4", |_| std::process::abort());
             return Some(Event::Ended { ticket, verdict, ran_us: 0 });
         }
         let stop = Stop::default();
@@ -57,11 +65,7 @@ impl Perform {
             let verdict = match stop.race(caught(block.execute(cx))).await {
                 Some(Ok(Ok(outputs))) => Verdict::Done(outputs),
                 Some(Ok(Err(fault))) => Verdict::Failed(fault),
-                Some(Err(panic)) => {
-                    let (name, said) = (block.info().name, panic_text(panic.as_ref()));
-                    tracing::error!(block = name, panic = said, "a block panicked");
-                    Verdict::Panicked
-                }
+                Some(Err(panic)) => panicked(&*block, panic.as_ref()),
                 None => Verdict::Stopped,
             };
             fail::fail_point!("C4", |_| std::process::abort());
@@ -79,4 +83,9 @@ impl Perform {
             stop.ask();
         }
     }
+}
+
+fn panicked(block: &dyn Block, panic: &(dyn Any + Send)) -> Verdict {
+    tracing::error!(block = block.info().name, panic = panic_text(panic), "a block panicked");
+    Verdict::Panicked
 }
