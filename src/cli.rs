@@ -42,14 +42,14 @@ const VERSION: &str = concat!(
 
 const EXAMPLES: &str = "\
 Examples:
-  endstation demo                               see steps run, the worker be killed, and nothing be lost
-  endstation run steps.ndjson                   run the steps of a file, one JSON object a line
-  cat steps.ndjson | endstation run -           the same from a pipe; results go to standard output
-  endstation dev                                a worker for development: makes its streams, opens all local blocks
-  endstation serve --set nats.url=nats://n1     a worker for a NATS server
-  endstation send steps.ndjson                  hand assignments to a worker, and show what comes back
-  endstation step show 3f0c…                    what became of a step
-  endstation config show --origin               every setting, and where it came from
+  endstation demo                            steps run, the worker is killed, nothing is lost
+  endstation run steps.ndjson                run a file's steps, one JSON object a line
+  cat steps.ndjson | endstation run -        the same from a pipe
+  endstation dev                             a worker for development, with its own streams
+  endstation serve --set nats.url=n1:4222    a worker for a NATS server
+  endstation send steps.ndjson               send assignments, show what comes back
+  endstation step show 3f0c…                 what became of a step
+  endstation config show --origin            every setting, and where it came from
 
 Exit codes: 0 all went well, 1 some of it did not, 2 usage, 3 configuration";
 
@@ -224,6 +224,9 @@ pub enum ConfigCommand {
 
 /// Does what the command line says, and gives the exit code.
 pub fn main() -> u8 {
+    // Trips the crash points named in the environment, in builds made for tests.
+    #[cfg(feature = "failpoints")]
+    let _failpoints = fail::FailScenario::setup();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

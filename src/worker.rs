@@ -5,7 +5,7 @@
 mod identity;
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -93,8 +93,11 @@ impl Worker {
     /// The data directory is held, a journal is damaged or not ours, a core cannot be used.
     pub fn start(settings: &Settings, plan: &Plan) -> Result<Worker, WorkerError> {
         let layout = Layout::resolve(settings.cores.shards.as_deref(), settings.cores.edge.as_deref(), &Layout::allowed())?;
-        let lock = lock_dir(&settings.storage_dir)?;
-        let blobs_dir = &settings.blobs_dir;
+        // The ring opens files by path and takes only absolute ones.
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let storage_dir = absolute(&settings.storage_dir);
+        let lock = lock_dir(&storage_dir)?;
+        let blobs_dir = &absolute(&settings.blobs_dir);
         blocks::local::sweep(blobs_dir).map_err(|source| WorkerError::Blobs { path: blobs_dir.clone(), source })?;
         let count = layout.shards.len();
         let (outbound_to, outbound) = flume::unbounded();
@@ -130,7 +133,7 @@ impl Worker {
                 shard: index as u16,
                 shards: count as u16,
                 core: *core,
-                dir: settings.storage_dir.clone(),
+                dir: storage_dir.clone(),
                 worker_id: plan.identity.worker_id.clone(),
                 salt: plan.identity.salt.clone(),
                 limits,

@@ -60,8 +60,9 @@ pub fn outcome_digest(outcome: &Outcome) -> [u8; 32] {
     fixed[30..38].copy_from_slice(&outcome.ran_us.to_le_bytes());
     fixed[38..42].copy_from_slice(&outcome.queue_depth.to_le_bytes());
     fixed[42..46].copy_from_slice(&outcome.boot.to_le_bytes());
+    fixed[46] = u8::from(outcome.spilled);
     let mut hash = Sha256::new();
-    hash.update(&fixed[..46]);
+    hash.update(&fixed[..47]);
     hash.update((outcome.outputs.len() as u64).to_le_bytes());
     hash.update(&outcome.outputs);
     if let Some(fault) = &outcome.fault {

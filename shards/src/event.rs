@@ -123,6 +123,8 @@ pub enum DiskNews {
 pub enum Verdict {
     /// It did what was asked; the JSON text of its outputs.
     Done(Bytes),
+    /// It did, and its outputs are where this reference says: the JSON text of `{uri, sha256, size}`.
+    Spilled(Bytes),
     /// It did not.
     Failed(Fault),
     /// It was stopped because the machine asked for it.

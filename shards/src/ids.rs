@@ -17,7 +17,7 @@ pub struct Key(pub [u8; 16]);
 pub struct Fingerprint(pub [u8; 32]);
 
 /// Who asks: one (K, assignment id). Message ids derive from it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AskerId(pub [u8; 16]);
 
 /// The deployment-wide secret that every key and message id is salted with.

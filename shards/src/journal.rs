@@ -4,7 +4,7 @@
 //! fact about one key. Frames are tagged fields, so that a reader skips what it does not know where that is allowed.
 //! The meaning of the facts is in [`crate::fold`] and [`crate::shard`]. All numbers are little-endian.
 //!
-//! | frame ([`codec`], [`view`]) | bytes |
+//! | frame ([`codec`], [`decode()`], [`view`]) | bytes |
 //! |---|---|
 //! | length of the whole frame | u32 |
 //! | kind, see [`Kind`] | u8 |
@@ -48,6 +48,7 @@
 
 pub mod batch;
 pub mod codec;
+mod decode;
 pub mod scan;
 pub mod segment;
 #[cfg(test)]
@@ -61,7 +62,8 @@ use crate::ids::{AskerId, Fingerprint, Key, Lsn, Partition, Text};
 use crate::outcome::Outcome;
 use crate::step::{Delivery, EffectClass, Origin, Source};
 
-pub use codec::{AcceptedRef, AnswerRef, CodecError, Head, MessageRef, ResultRef, decode};
+pub use codec::{AcceptedRef, AnswerRef, CodecError, Head, MessageRef, ResultRef};
+pub use decode::decode;
 pub use view::{FrameView, Peek};
 
 /// Frame kinds. The numbers are for ever; those without a [`Fact`] are reserved.
@@ -167,6 +169,8 @@ pub mod tag {
     pub const FAULT_DETAILS: u8 = 42;
     pub const FAULT_EFFECT: u8 = 43;
     pub const FAULT_RETRY_AFTER_MS: u8 = 44;
+    /// The outputs are a reference to where they are; only there when they are.
+    pub const SPILLED: u8 = 45;
     pub const AUDIT: u8 = 48;
 }
 

@@ -21,6 +21,10 @@ pub const RUNNING_PER_SHARD_MAX: u32 = 30_000;
 pub const NAK_DELAY_MS: std::ops::RangeInclusive<u32> = 1_000..=30_000;
 /// One level of priority is worth this much waiting time, in milliseconds: that is the aging of a tenant's queue.
 pub const PRIORITY_STEP_MS: u64 = 100;
+/// A clock that jumps forward by more than this is not believed at once, in milliseconds.
+pub const CLOCK_JUMP_MS_MAX: u64 = 5 * 60 * 1000;
+/// A wall that jumped is believed once it has gone on steadily for this long, in milliseconds: long enough for an alarm.
+pub const CLOCK_STEADY_MS: u64 = 10 * 60 * 1000;
 /// Longest budget of a step, in milliseconds (24 h).
 pub const BUDGET_MS_MAX: u64 = 24 * 3600 * 1000;
 /// Most tries one key may ask for.

@@ -15,6 +15,8 @@ pub struct Outcome {
     pub effect: Effected,
     /// JSON text; empty unless the status is ok.
     pub outputs: Bytes,
+    /// The outputs were too large for a message: `outputs` is the reference `{uri, sha256, size}` to where they are.
+    pub spilled: bool,
     /// Why, unless the status is ok.
     pub fault: Option<Fault>,
     /// Tries made, 0 where none was started.

@@ -13,6 +13,8 @@ mod recover;
 mod retain;
 mod run;
 mod settle;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -24,7 +26,7 @@ use crate::dedup::{Home, Known};
 use crate::event::{Effect, Effects, Event, Letter, Overload, Post, Role, Stage};
 use crate::ids::{Key, Lsn, Now, Salt, Text, Ticket};
 use crate::lane::Lane;
-use crate::limits::Limits;
+use crate::limits::{CLOCK_JUMP_MS_MAX, CLOCK_STEADY_MS, Limits};
 use crate::outcome::Outcome;
 use crate::quota::Charge;
 use crate::step::Arrival;
@@ -32,6 +34,9 @@ use crate::tally::Tally;
 use crate::tenant::{TenantIndex, Tenants};
 
 pub use retain::Span;
+
+/// While a clock that jumped is not believed, it is looked at this often, in microseconds.
+const CLOCK_LOOK_EVERY_US: u64 = 1_000_000;
 
 /// What a shard is told at launch. Shared, never changes.
 #[derive(Clone, Debug)]
@@ -85,6 +90,12 @@ pub struct Shard {
     unpublished: u32,
     held_bytes: u64,
     wall_floor_ms: u64,
+    /// A moment whose wall was believed; from there the monotonic clock tells what the wall should be.
+    believed: Option<Now>,
+    /// Since when the wall stands more than [`CLOCK_JUMP_MS_MAX`] before what it should be: nothing new is accepted.
+    jumped: Option<Now>,
+    /// When a clock that jumped is looked at again, monotonic.
+    clock_look_us: u64,
     progress_due_us: u64,
     waiting_due_us: u64,
     draining: bool,
@@ -115,6 +126,8 @@ struct Job {
     at_work: bool,
     /// The next try starts only after its STARTED frame is durable.
     cautious: bool,
+    /// Something may have happened outside in a try that is not the current one.
+    touched: bool,
     /// The first answer to the first asker is out.
     acked: bool,
     role: Role,
@@ -187,6 +200,9 @@ impl Shard {
             unpublished: 0,
             held_bytes: 0,
             wall_floor_ms: 0,
+            believed: None,
+            jumped: None,
+            clock_look_us: 0,
             progress_due_us: 0,
             waiting_due_us: 0,
             draining: false,
@@ -208,7 +224,7 @@ impl Shard {
             Event::Confirmed { ticket } => self.confirmed(now, ticket, fx),
             Event::Tick => self.tick(now, fx),
             Event::Cancel { key } => self.cancel(now, key, fx),
-            Event::Drain => self.draining = true,
+            Event::Drain => self.drain(now, fx),
             Event::Disk(news) => self.disk(now, news, fx),
         }
         self.dispatch(now, fx);
@@ -220,7 +236,9 @@ impl Shard {
         let progress = (self.live > 0).then_some(self.progress_due_us);
         let waiting = (self.waiting > 0).then_some(self.waiting_due_us);
         let retain = self.retain.next_look_us();
-        [timers, progress, waiting, retain].into_iter().flatten().min()
+        // While nothing is accepted, nothing else would come and let the clock be looked at again.
+        let steady = self.jumped.map(|_| self.clock_look_us);
+        [timers, progress, waiting, retain, steady].into_iter().flatten().min()
     }
 
     /// How many more deliveries this shard would take now: what the edge may pull for it.
@@ -280,15 +298,38 @@ impl Shard {
         self.tenants.iter().map(|tenant| (&tenant.name, tenant.account.queued, tenant.account.running))
     }
 
-    /// Walls never go back: what the journal has seen stays in the past.
+    /// Whether the clock jumped so far ahead that it is not believed yet: an alarm; nothing new is accepted.
+    pub fn clock_jumped(&self) -> bool {
+        self.jumped.is_some()
+    }
+
+    /// Walls never go back: what the journal has seen stays in the past. A wall far ahead of the monotonic clock is not
+    /// believed until it has been steady: it would expire everything at once.
     fn clock(&mut self, mut now: Now) -> Now {
+        let believed = *self.believed.get_or_insert(now);
+        let expected_ms = should_be(believed, now);
+        let ahead = now.wall_ms > expected_ms + CLOCK_JUMP_MS_MAX;
+        self.jumped = match self.jumped {
+            _ if !ahead => None,
+            Some(since) if should_be(since, now).abs_diff(now.wall_ms) <= CLOCK_JUMP_MS_MAX => Some(since),
+            _ => Some(now),
+        };
+        self.clock_look_us = now.mono_us + CLOCK_LOOK_EVERY_US;
+        match self.jumped {
+            Some(since) if now.mono_us - since.mono_us < CLOCK_STEADY_MS * 1000 => now.wall_ms = expected_ms,
+            None if now.wall_ms + CLOCK_JUMP_MS_MAX < expected_ms => {}
+            _ => (self.believed, self.jumped) = (Some(now), None),
+        }
         self.wall_floor_ms = self.wall_floor_ms.max(now.wall_ms);
         now.wall_ms = self.wall_floor_ms;
         now
     }
 
     fn has_room(&self) -> bool {
-        !self.disk_full && !self.retain.at_floor() && self.unpublished < self.settings.limits.unpublished_max
+        !self.disk_full
+            && self.jumped.is_none()
+            && !self.retain.at_floor()
+            && self.unpublished < self.settings.limits.unpublished_max
     }
 
     fn job(&mut self, slot: u32) -> &mut Job {
@@ -328,6 +369,7 @@ impl Shard {
             tries: 0,
             at_work: false,
             cautious: false,
+            touched: false,
             acked: false,
             role,
             stages: 0,
@@ -392,4 +434,9 @@ impl Shard {
         let post = Post { confirm: None, arrival: job.arrival.clone(), letter };
         fx.list.push(Effect::Post(post));
     }
+}
+
+/// What the wall should show now, given a moment that was believed.
+fn should_be(then: Now, now: Now) -> u64 {
+    then.wall_ms + now.mono_us.saturating_sub(then.mono_us) / 1000
 }

@@ -26,7 +26,6 @@ impl Block for Echo {
     }
 
     fn execute<'a>(&'a self, cx: BlockCx) -> Local<'a, Result<Bytes, Fault>> {
-        let outputs = self.instant(&cx).expect("echo always answers at once");
-        Box::pin(async move { outputs })
+        Box::pin(async move { self.instant(&cx).expect("echo always answers at once") })
     }
 }

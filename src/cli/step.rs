@@ -18,8 +18,10 @@ pub const EXIT_UNKNOWN: u8 = 1;
 /// The question names no step.
 pub const EXIT_USAGE: u8 = 2;
 
-/// Columns of the table that are not repeated among what a frame says.
-const COLUMNS: [&str; 5] = ["at", "kind", "shard", "lsn", "key"];
+/// What of a frame stands first in the table, after its columns.
+const FIRST: [&str; 8] = ["status", "code", "effect", "message", "details", "block", "try", "due"];
+/// What the table leaves out: its own columns, and what only programs compare.
+const LEFT_OUT: [&str; 9] = ["at", "kind", "shard", "lsn", "key", "asker", "fingerprint", "tenant_seq", "queue_depth"];
 
 /// Prints the frames about a step in the journal under `dir`, and to `err` what else is to be said. Gives the exit code.
 ///
@@ -83,7 +85,9 @@ fn table(rows: &[Map<String, Value>], out: &mut impl Write) -> io::Result<()> {
         let number = |name: &str| row.get(name).and_then(Value::as_u64).unwrap_or_default();
         let place = format!("{}/{}", number("shard"), number("lsn"));
         write!(out, "  {:27}  {:11}  {place:>10} ", visible(text("at")), visible(text("kind")))?;
-        for (name, value) in row.iter().filter(|(name, _)| !COLUMNS.contains(&name.as_str())) {
+        let first = FIRST.iter().filter_map(|name| row.get_key_value(*name));
+        let shown = |name: &str| !FIRST.contains(&name) && !LEFT_OUT.contains(&name);
+        for (name, value) in first.chain(row.iter().filter(|(name, _)| shown(name))) {
             let value = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
             write!(out, " {}={}", visible(name), visible(&value))?;
         }
@@ -131,7 +135,7 @@ mod tests {
         let (code, table, _) = shown(dir.path(), &coordinates(), Form::Table)?;
         assert_eq!((code, table.lines().count()), (EXIT_FOUND, 5), "{table}");
         assert_eq!(table.matches("key ").count(), 1);
-        assert!(table.contains("code=EXECUTION_FAILED") && table.contains("  result       "), "{table}");
+        assert!(table.contains("status=error code=EXECUTION_FAILED") && table.contains("  result       "), "{table}");
         Ok(())
     }
 

@@ -64,7 +64,7 @@ pub(super) fn result(
     pen.raw("{\"version\":\"1\"");
     result_fields(&mut pen, settings, arrival, Some(asker), outcome);
     if outcome.status == Status::Ok {
-        pen.raw(",\"outputs\":").raw_bytes(outputs(outcome));
+        outputs(&mut pen, outcome);
     }
     if let Some(replayed) = replayed {
         pen.raw(if replayed { ",\"replayed\":true" } else { ",\"replayed\":false" });
@@ -73,10 +73,10 @@ pub(super) fn result(
     pen.done()
 }
 
-/// The outputs that travel with a result. The one place where outputs above `limits.inline_result_bytes` will become an
-/// `outputs_ref`; until then every output is inline.
-pub(super) fn outputs(outcome: &Outcome) -> &[u8] {
-    if outcome.outputs.is_empty() { b"{}" } else { &outcome.outputs }
+/// The outputs as a result carries them, or the reference to where they are.
+pub(super) fn outputs(pen: &mut Pen, outcome: &Outcome) {
+    let text: &[u8] = if outcome.outputs.is_empty() { b"{}" } else { &outcome.outputs };
+    pen.raw(if outcome.spilled { ",\"outputs_ref\":" } else { ",\"outputs\":" }).raw_bytes(text);
 }
 
 /// A dead letter: the whole message as it came, with why it was not done.

@@ -237,7 +237,7 @@ pub(super) fn step_result(arrival: &Arrival, outcome: &Outcome, replayed: Option
     let mut pen = Pen::with_capacity(512 + outcome.outputs.len());
     pen.raw("{\"status\":").text(status(outcome.status));
     if outcome.status == Status::Ok {
-        pen.raw(",\"outputs\":").raw_bytes(outputs(outcome));
+        outputs(&mut pen, outcome);
     }
     verdict(&mut pen, outcome);
     pen.raw(",\"timing\":{\"received_at\":").time(outcome.received_ms);

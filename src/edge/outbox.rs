@@ -179,6 +179,11 @@ impl Outbox {
                             let sending = self.link.client.publish(subject, settlement(how));
                             // One that is lost on the way is delivered again, and answered again.
                             let _ = patiently(sending, &self.phase).await;
+                            #[cfg(feature = "failpoints")]
+                            if how == shards::step::Settle::Ack {
+                                let _ = self.link.client.flush().await;
+                                fail::fail_point!("C9", |_| std::process::abort());
+                            }
                         }
                     }
                     Outgoing::Parcel(parcel) if parcel.confirm.is_none() => self.publish(&parcel, None).await,

@@ -269,6 +269,10 @@ impl EdgeWire {
         }
     }
 
+    fn own_hash(&self, delivery: &Delivery) -> String {
+        self.settings.salt.quarantine_key(&delivery.subject, &delivery.headers, &delivery.body).to_string()
+    }
+
     fn render_line(&self, arrival: &Arrival, letter: &Letter) -> Option<(Outlet, Text, Headers, Vec<u8>)> {
         let (outcome, replayed) = match letter {
             Letter::Result { outcome, replayed } => (outcome, *replayed),
@@ -284,6 +288,10 @@ impl EdgeWire {
         Some(match letter {
             Letter::Ack { accepted, fault, overload, at_ms } => {
                 let asker = arrival.asker.as_ref().filter(|asker| asker.profile == Profile::Beamline)?;
+                // The router may have had its answer long ago: a late refusal must not look like a second one.
+                if fault.as_ref().is_some_and(|fault| fault.code == Code::Expired) {
+                    return None;
+                }
                 let headers = self.headers(arrival, message_id('a', asker.id), 0);
                 let body = answer::ack(arrival, asker, *accepted, fault.as_ref(), *overload, *at_ms);
                 (Outlet::Ack, settings.ack_subject.clone(), headers, body)
@@ -319,7 +327,12 @@ impl EdgeWire {
             }
             Letter::DeadLetter { outcome } => {
                 let code = answer::dead_code(outcome);
-                let mut headers = self.headers(arrival, format!("d-{}-{code}", mark(arrival)), 3);
+                let mark = match outcome.status {
+                    // A message put aside goes by its own bytes: another of the same asker is another dead letter.
+                    Status::Quarantined => self.own_hash(&arrival.delivery),
+                    _ => mark(arrival),
+                };
+                let mut headers = self.headers(arrival, format!("d-{mark}-{code}"), 3);
                 headers.push((Text::from_static("x-dlq-reason"), Text::from_static(code)));
                 let original = arrival.delivery.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("nats-msg-id"));
                 if let Some((_, id)) = original {

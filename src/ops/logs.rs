@@ -93,10 +93,8 @@ fn filter(level: Level) -> EnvFilter {
         return filter;
     }
     let mut text = level.to_string();
-    if level > Level::INFO {
-        for name in LOUD {
-            let _ = write!(text, ",{name}=info");
-        }
+    for name in LOUD {
+        let _ = write!(text, ",{name}={}", if level > Level::INFO { "info" } else { "warn" });
     }
     EnvFilter::new(text)
 }

@@ -59,13 +59,14 @@ impl Page {
     fn by_block(&mut self, view: &View<'_>) {
         let blocks: Vec<(&str, BlockTally)> =
             view.blocks.iter().enumerate().map(|(index, name)| (name.as_str(), sum(view.tallies, index))).collect();
-        let each = |with: fn(&BlockTally) -> Vec<([&'static str; 1], u64)>| -> Vec<Metric> {
-            let rows = blocks.iter().flat_map(|(name, tally)| with(tally).into_iter().map(move |row| (*name, row)));
-            rows.map(|(name, ([status], count))| counter(&[("block_type", name), ("status", status)], count as f64)).collect()
+        let by_status = |block: &str, status: &str| {
+            let rows = blocks.iter().flat_map(|(name, tally)| {
+                let labelled = STATUSES.iter().zip(tally.by_status);
+                labelled.map(move |(text, count)| counter(&[(block, name), (status, text)], count as f64))
+            });
+            rows.collect::<Vec<Metric>>()
         };
-        let statuses =
-            |tally: &BlockTally| STATUSES.iter().zip(tally.by_status).map(|(status, count)| ([*status], count)).collect();
-        self.counters("worker_tasks_total", "Steps that came to an outcome.", each(statuses));
+        self.counters("worker_tasks_total", "Steps that came to an outcome.", by_status("block_type", "status"));
         let latencies = |label, per_unit: f64| {
             blocks.iter().map(|(name, tally)| histogram(&[(label, *name)], tally, per_unit)).collect::<Vec<_>>()
         };
@@ -77,11 +78,8 @@ impl Page {
         });
         self.counters("worker_task_failures_total", "Steps whose outcome is not success.", failures.collect());
 
-        let executions = blocks.iter().flat_map(|(name, tally)| {
-            let labelled = STATUSES.iter().zip(tally.by_status);
-            labelled.map(move |(status, count)| counter(&[("step_type", name), ("execution_status", status)], count as f64))
-        });
-        self.counters("worker_step_executions_total", "Steps that came to an outcome.", executions.collect());
+        let executions = by_status("step_type", "execution_status");
+        self.counters("worker_step_executions_total", "Steps that came to an outcome.", executions);
         self.family("worker_step_execution_duration_seconds", help, MetricType::HISTOGRAM, latencies("step_type", 1e6));
         self.counters("worker_step_errors_total", "Faults by code.", errors(&blocks, view.tallies));
     }

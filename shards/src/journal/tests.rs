@@ -1,5 +1,7 @@
 //! Every kind survives the way to bytes and back, and no damaged byte goes unnoticed.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use bytes::Bytes;
 
 use super::batch::{self, BATCH_HEAD_BYTES};
@@ -23,6 +25,7 @@ fn outcome(fault: Option<Fault>) -> Outcome {
         started_ms: 2,
         ended_ms: 1_700_000_000_003,
         ran_us: 4,
+        spilled: false,
         queue_depth: 5,
         boot: 6,
     }

@@ -54,6 +54,8 @@ pub struct Driver<W: Wire> {
     pub(super) out: Vec<Outgoing>,
     pub(super) posted: u64,
     pub(super) tally_due_us: u64,
+    /// Something was counted since the last tally.
+    pub(super) untold: bool,
 }
 
 /// How a turn ended.
@@ -91,13 +93,11 @@ impl<W: Wire> Driver<W> {
             }
             let now = self.clock.now();
             let tick_us = self.shard.next_tick_us();
-            let due_us = [tick_us, Some(self.tally_due_us).filter(|_| !self.shard.is_idle())].into_iter().flatten().min();
+            let due_us = [tick_us, Some(self.tally_due_us).filter(|_| self.untold)].into_iter().flatten().min();
             let wait = Duration::from_micros(due_us.map_or(60_000_000, |due_us| due_us.saturating_sub(now.mono_us)));
             let mut timer = pin!(rt::sleep(wait));
             let local = &self.local;
-            let waker = &self.gauge.waker;
             poll_fn(|cx| {
-                waker.register(cx.waker());
                 if let Poll::Ready(Some(message)) = std::pin::Pin::new(&mut control).poll_next(cx) {
                     early.control = Some(message);
                     return Poll::Ready(());
@@ -147,6 +147,7 @@ impl<W: Wire> Driver<W> {
             busy = true;
             taken += self.take_in(now, message);
         }
+        self.untold |= busy;
         self.flush(now);
         Ok(if busy { Turn::Busy } else { Turn::Quiet })
     }
@@ -274,6 +275,7 @@ impl<W: Wire> Driver<W> {
         self.gauge.disk_full.store(self.shard.disk_full(), Relaxed);
         if now.mono_us >= self.tally_due_us {
             self.tally_due_us = now.mono_us + TALLY_EVERY_US;
+            self.untold = false;
             self.send_tally();
         }
     }

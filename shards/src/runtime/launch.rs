@@ -1,6 +1,8 @@
 //! Starts the shards: a pinned thread each, with an executor, an open journal, and everything unfinished taken up again.
 
 use std::fmt::Display;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -106,7 +108,8 @@ fn on_core<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<(), Sh
         .preempt_timer(PREEMPT)
         .make()
         .map_err(|error| executor_error(shard, core, &error))?;
-    executor.run(async move {
+    let gauge = seat.gauge.clone();
+    let life = async move {
         let driver = open(seat, found).await?;
         let (disk, local) = (driver.disk.clone(), driver.local.clone());
         super::rt::spawn("journal", disk.clone().run());
@@ -120,7 +123,13 @@ fn on_core<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<(), Sh
         // What was appended is written; what was not told yet is told after the next boot.
         disk.close().await;
         Ok(())
-    })
+    };
+    let mut life = pin!(life);
+    // From the first moment on the watchdog can wake it: an executor may park over runnable tasks while it opens, too.
+    executor.run(poll_fn(|cx| {
+        gauge.waker.register(cx.waker());
+        life.as_mut().poll(cx)
+    }))
 }
 
 fn executor_error(shard: u16, core: usize, error: &dyn Display) -> ShardError {
@@ -162,6 +171,7 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
         open: unfinished.iter().filter(|one| one.result.is_none()).count() as u64,
         unpublished: unfinished.iter().filter(|one| one.result.is_some()).count() as u64,
     };
+    let inline_bytes_max = seat.limits.inline_result_bytes;
     let settings = ShardSettings {
         shard: seat.shard,
         boot: opened.boot,
@@ -179,7 +189,7 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
         shard,
         wire: furniture.wire,
         disk: disk.clone(),
-        perform: Perform::new(furniture.blocks, furniture.blobs, seat.clock, local.clone()),
+        perform: Perform::new(furniture.blocks, furniture.blobs, seat.clock, local.clone(), inline_bytes_max),
         local,
         clock: seat.clock,
         inbox: seat.inbox,
@@ -193,6 +203,7 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
         out: Vec::new(),
         posted: 0,
         tally_due_us: 0,
+        untold: true,
     };
     for one in unfinished {
         recover(&mut driver, &disk, &one).await?;

@@ -7,9 +7,13 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
 use crate::block::{Blobs, Block, BlockCx};
 use crate::event::{Event, Verdict};
-use crate::ids::Ticket;
+use crate::ids::{Ticket, hex};
+use crate::outcome::Fault;
 use crate::step::Arrival;
 
 use super::local::{Local, News};
@@ -23,12 +27,14 @@ pub struct Perform {
     local: Local,
     /// By slot: the generation at work there, and how to stop it.
     stops: Vec<Option<(u32, Stop)>>,
+    /// Larger outputs go to the tenant's blobs, in bytes.
+    inline_bytes_max: u64,
 }
 
 impl Perform {
     /// With the worker's blocks in the order of their ids.
-    pub fn new(blocks: Vec<Rc<dyn Block>>, blobs: Rc<dyn Blobs>, clock: Clock, local: Local) -> Self {
-        Perform { blocks, blobs, clock, local, stops: Vec::new() }
+    pub fn new(blocks: Vec<Rc<dyn Block>>, blobs: Rc<dyn Blobs>, clock: Clock, local: Local, inline_bytes_max: u64) -> Self {
+        Perform { blocks, blobs, clock, local, stops: Vec::new(), inline_bytes_max }
     }
 
     /// Starts a try. Its end comes as news, or is returned here if it came at once.
@@ -43,16 +49,24 @@ impl Perform {
             inputs: work.inputs.clone(),
             blobs: self.blobs.clone(),
         };
-        let verdict = match std::panic::catch_unwind(AssertUnwindSafe(|| block.instant(&cx))) {
-            Ok(None) => None,
-            Ok(Some(Ok(outputs))) => Some(Verdict::Done(outputs)),
-            Ok(Some(Err(fault))) => Some(Verdict::Failed(fault)),
-            Err(panic) => Some(panicked(&*block, panic.as_ref())),
+        let instant = match std::panic::catch_unwind(AssertUnwindSafe(|| block.instant(&cx))) {
+            Ok(instant) => instant,
+            Err(panic) => {
+                let verdict = panicked(&*block, panic.as_ref());
+                return Some(Event::Ended { ticket, verdict, ran_us: 0 });
+            }
         };
-        if let Some(verdict) = verdict {
-            fail::fail_point!("C4", |_| std::process::abort());
-            return Some(Event::Ended { ticket, verdict, ran_us: 0 });
-        }
+        let instant = match instant {
+            Some(Ok(outputs)) if outputs.len() as u64 > self.inline_bytes_max => Some(outputs),
+            Some(result) => {
+                fail::fail_point!("C3", |_| std::process::abort());
+                fail::fail_point!("C4", |_| std::process::abort());
+                let verdict = result.map_or_else(Verdict::Failed, Verdict::Done);
+                return Some(Event::Ended { ticket, verdict, ran_us: 0 });
+            }
+            None => None,
+        };
+        let (blobs, tenant, inline_bytes_max) = (self.blobs.clone(), arrival.tenant.clone(), self.inline_bytes_max);
         let stop = Stop::default();
         let slot = ticket.slot as usize;
         if slot >= self.stops.len() {
@@ -62,8 +76,18 @@ impl Perform {
         let (clock, local) = (self.clock, self.local.clone());
         let started_us = clock.now().mono_us;
         spawn("a try", async move {
-            let verdict = match stop.race(caught(block.execute(cx))).await {
-                Some(Ok(Ok(outputs))) => Verdict::Done(outputs),
+            let work = async {
+                let outputs = match instant {
+                    Some(outputs) => outputs,
+                    None => block.execute(cx).await?,
+                };
+                if outputs.len() as u64 <= inline_bytes_max {
+                    return Ok(Verdict::Done(outputs));
+                }
+                spill(&*blobs, &tenant, outputs).await
+            };
+            let verdict = match stop.race(caught(work)).await {
+                Some(Ok(Ok(verdict))) => verdict,
                 Some(Ok(Err(fault))) => Verdict::Failed(fault),
                 Some(Err(panic)) => panicked(&*block, panic.as_ref()),
                 None => Verdict::Stopped,
@@ -83,6 +107,16 @@ impl Perform {
             stop.ask();
         }
     }
+}
+
+/// Stores outputs that no message should carry, by their own hash, and gives the reference to them. A step that is run again
+/// finds them there.
+async fn spill(blobs: &dyn Blobs, tenant: &str, outputs: Bytes) -> Result<Verdict, Fault> {
+    let digest = hex(&Sha256::digest(&outputs));
+    let stored = blobs.put(tenant, &format!("$outputs/{digest}"), outputs, false).await?;
+    let size = stored.size;
+    let reference = format!("{{\"uri\":\"blob:$outputs/{digest}\",\"sha256\":\"{digest}\",\"size\":{size}}}");
+    Ok(Verdict::Spilled(reference.into()))
 }
 
 fn panicked(block: &dyn Block, panic: &(dyn Any + Send)) -> Verdict {

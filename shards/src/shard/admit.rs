@@ -20,17 +20,26 @@ impl Shard {
         match (&shared.content, memory) {
             (Content::Work(work), None) => {
                 if let Some(answered) = self.answered(&arrival) {
-                    return self.again(now, self.answer_key(&arrival), answered, arrival, fx);
+                    return self.answered_before(now, answered, arrival, fx);
                 }
                 self.admit(now, arrival, work, fx);
             }
             (Content::Work(_), Some(memory)) => {
                 let same = memory.fingerprint == short_fingerprint(&arrival.fingerprint) || planted(Bug::IgnoreFingerprint);
-                if same { self.again(now, arrival.key, memory, arrival, fx) } else { self.conflict(now, memory, arrival, fx) }
+                if !same {
+                    return self.conflict(now, memory, arrival, fx);
+                }
+                // An assignment that was answered without this step (refused, say) keeps that answer.
+                let answered = if memory.asker == short_asker(&asker_of(&arrival)) { None } else { self.answered(&arrival) };
+                match answered {
+                    Some(answered) => self.answered_before(now, answered, arrival, fx),
+                    None => self.again(now, arrival.key, memory, arrival, fx),
+                }
             }
             // A refusal or a message put aside is known by its own key: the same message again, or a second one that is
             // refused for the same assignment. Either way its first answer stands.
-            (Content::Refusal(_) | Content::Garbage(_), Some(memory)) => self.again(now, arrival.key, memory, arrival, fx),
+            (Content::Refusal(_), Some(memory)) => self.answered_before(now, memory, arrival, fx),
+            (Content::Garbage(_), Some(memory)) => self.again(now, arrival.key, memory, arrival, fx),
             (Content::Refusal(fault), None) => {
                 self.tally.refused += 1;
                 let fault = fault.clone();
@@ -57,8 +66,27 @@ impl Shard {
         self.known.get(&self.answer_key(arrival))
     }
 
+    /// This assignment has its one terminal answer: it gets that again, unless it now asks for something else.
+    pub(super) fn answered_before(&mut self, now: Now, answered: Memory, arrival: Rc<Arrival>, fx: &mut Effects) {
+        if answered.fingerprint == short_fingerprint(&arrival.fingerprint) {
+            let key = self.answer_key(&arrival);
+            return self.again(now, key, answered, arrival, fx);
+        }
+        self.tally.conflicts += 1;
+        self.put_aside(now, arrival, fx);
+    }
+
+    /// Another content under an assignment that has an answer: a dead letter, and nobody is answered.
+    fn put_aside(&mut self, now: Now, arrival: Rc<Arrival>, fx: &mut Effects) {
+        let key = self.own_hash(&arrival);
+        match self.known.get(&key) {
+            Some(memory) => self.again(now, key, memory, arrival, fx),
+            None => self.quarantine(now, key, arrival, conflict_fault(), fx),
+        }
+    }
+
     /// The key is known and asks for the same: attach to its job, or answer from the journal.
-    fn again(&mut self, now: Now, key: Key, memory: Memory, arrival: Rc<Arrival>, fx: &mut Effects) {
+    pub(super) fn again(&mut self, now: Now, key: Key, memory: Memory, arrival: Rc<Arrival>, fx: &mut Effects) {
         self.tally.duplicates += 1;
         match memory.place {
             Place::Job(slot) => self.attach(now, slot, arrival, fx),
@@ -105,9 +133,9 @@ impl Shard {
                 }
             }
             _ => {
-                let told = job.acked && asker(&job.arrival) != asker(&arrival);
+                let tell = job.acked && asker(&job.arrival) != asker(&arrival) && arrival.token().is_some();
                 job.others.push(arrival.clone());
-                if told {
+                if tell {
                     self.tell_accepted(now, &arrival, fx);
                 }
             }
@@ -119,11 +147,15 @@ impl Shard {
     pub(super) fn reply(&mut self, now: Now, key: Key, arrival: Rc<Arrival>, outcome: Rc<Outcome>, fx: &mut Effects) {
         let first = self.known.get(&key).is_some_and(|memory| memory.asker == short_asker(&asker_of(&arrival)));
         let answer_key = self.answer_key(&arrival);
-        let recorded = first || arrival.asker.is_none() || key == answer_key || self.known.get(&answer_key).is_some();
-        if recorded {
+        let silent = arrival.asker.is_none() || outcome.status == Status::Quarantined;
+        if first || silent || key == answer_key {
             let slot = self.open_job(now, key, arrival, Lsn(0), Role::Replay);
             self.job(slot).outcome = Some(outcome);
             return self.post_outcome(now, slot, fx);
+        }
+        // It got its terminal answer while this one was on its way: that one stands.
+        if let Some(answered) = self.known.get(&answer_key) {
+            return self.answered_before(now, answered, arrival, fx);
         }
         let lsn = self.log_answer(now, answer_key, &arrival, &outcome, Some(key), fx);
         self.hold_answer(now, answer_key, arrival, outcome, lsn, Role::Shared);
@@ -132,23 +164,23 @@ impl Shard {
     /// The same key with other content: never run, and never answered as if it were the same.
     fn conflict(&mut self, now: Now, memory: Memory, arrival: Rc<Arrival>, fx: &mut Effects) {
         self.tally.conflicts += 1;
-        let fault = Fault::new(Code::KeyConflict, "The same key already stands for other content.");
         let asker = arrival.asker.as_ref().map_or(AskerId([0; 16]), |asker| asker.id);
         let answered = self.answered(&arrival);
+        let rides = match memory.place {
+            Place::Job(slot) => self.jobs[slot as usize].others.iter().any(|other| asker_of(other) == asker),
+            Place::Journal(_) => false,
+        };
         // This very assignment has, or will have, its one terminal answer: another would be a violation.
         let taken = memory.asker == short_asker(&asker)
+            || rides
             || answered.is_some_and(|answer| answer.fingerprint != short_fingerprint(&arrival.fingerprint));
         if taken {
-            let key = self.own_hash(&arrival);
-            match self.known.get(&key) {
-                Some(memory) => self.again(now, key, memory, arrival, fx),
-                None => self.quarantine(now, key, arrival, fault, fx),
-            }
+            self.put_aside(now, arrival, fx);
         } else {
             let key = self.answer_key(&arrival);
             match answered {
                 Some(memory) => self.again(now, key, memory, arrival, fx),
-                None => self.answer(now, key, arrival, fault, fx),
+                None => self.answer(now, key, arrival, conflict_fault(), fx),
             }
         }
     }
@@ -164,7 +196,7 @@ impl Shard {
         let forgotten = streamed && arrival.since_ms() <= self.retain.watermark_ms();
         if (now.wall_ms > work.not_after_ms || forgotten) && !planted(Bug::RunExpired) {
             self.tally.refused += 1;
-            let fault = Fault::new(Code::Expired, "The job came after its time.");
+            let fault = self.expired(&arrival, forgotten);
             let key = self.answer_key(&arrival);
             return self.answer(now, key, arrival, fault, fx);
         }
@@ -190,7 +222,10 @@ impl Shard {
                 let job = self.job(slot);
                 job.home = home;
                 job.charge = Some(charge);
-                job.cautious = work.effect == EffectClass::Unsafe || delivered > 1;
+                // Where no server holds the message, nothing would tell that a try was made whose record was lost.
+                job.cautious =
+                    work.effect == EffectClass::Unsafe || delivered > 1 || (!streamed && work.effect != EffectClass::Pure);
+                job.touched = delivered > 1 && !matches!(work.effect, EffectClass::Pure | EffectClass::Unsafe);
                 job.deadline_us = deadline_us;
                 self.deadlines.arm(slot, deadline_us);
                 self.unfinished.push_back((lsn, slot));
@@ -212,6 +247,18 @@ impl Shard {
                 _ => self.wait(now, arrival, fx),
             },
         }
+    }
+
+    /// "Too late". Where its key may have been forgotten, or an earlier delivery may have run, so may its effect have happened.
+    pub(super) fn expired(&self, arrival: &Arrival, forgotten: bool) -> Fault {
+        let effect = match arrival.work().map(|work| work.effect) {
+            None | Some(EffectClass::Pure) => Effected::None,
+            Some(_) if forgotten => Effected::Unknown,
+            Some(EffectClass::Unsafe) => Effected::None,
+            Some(_) if arrival.token().is_some_and(|token| token.delivered > 1) => Effected::Unknown,
+            Some(_) => Effected::None,
+        };
+        Fault::new(Code::Expired, "The job came after its time.").with_effect(effect)
     }
 
     /// There is no room for anyone: the stream keeps it, others wait or are refused.
@@ -274,6 +321,18 @@ impl Shard {
         self.waiting_due_us = now.mono_us + 100_000;
     }
 
+    /// Takes nothing new from now on; what waited unaccepted on core NATS is told so rather than left to its budget.
+    pub(super) fn drain(&mut self, now: Now, fx: &mut Effects) {
+        self.draining = true;
+        for tenant in self.tenants.indices() {
+            for arrival in std::mem::take(&mut self.tenants.get(tenant).waiting) {
+                self.waiting -= 1;
+                self.held_bytes -= arrival.held_bytes();
+                self.arrived(now, arrival, fx);
+            }
+        }
+    }
+
     fn refuse_over_quota(&mut self, now: Now, arrival: Rc<Arrival>, limit: u32, fx: &mut Effects) {
         self.tally.refused += 1;
         let details = format!("{{\"limit\":\"limits.tenant_queued\",\"value\":{limit}}}");
@@ -329,7 +388,7 @@ impl Shard {
     fn instant(&self, now: Now, arrival: &Arrival, status: Status, fault: Fault) -> Outcome {
         Outcome {
             status,
-            effect: Effected::None,
+            effect: fault.effect,
             outputs: bytes::Bytes::new(),
             fault: Some(fault),
             tries: 0,
@@ -337,8 +396,13 @@ impl Shard {
             started_ms: 0,
             ended_ms: now.wall_ms,
             ran_us: 0,
+            spilled: false,
             queue_depth: self.queued(),
             boot: self.settings.boot,
         }
     }
+}
+
+fn conflict_fault() -> Fault {
+    Fault::new(Code::KeyConflict, "The same key already stands for other content.")
 }

@@ -28,10 +28,15 @@ impl Shard {
         lsn
     }
 
-    pub(super) fn log_accepted(&mut self, now: Now, arrival: &Arrival, work: &Work, fx: &mut Effects) -> Lsn {
+    /// What is recorded of a stream message may be forgotten with its segment: its timestamp counts for the watermark.
+    fn stamp(&mut self, arrival: &Arrival) {
         if let Origin::Stream(token) = &arrival.delivery.origin {
             self.retain.stamp(token.stored_ms);
         }
+    }
+
+    pub(super) fn log_accepted(&mut self, now: Now, arrival: &Arrival, work: &Work, fx: &mut Effects) -> Lsn {
+        self.stamp(arrival);
         let fact = AcceptedRef {
             tenant: &arrival.tenant,
             fingerprint: &arrival.fingerprint,
@@ -90,6 +95,7 @@ impl Shard {
         of: Option<Key>,
         fx: &mut Effects,
     ) -> Lsn {
+        self.stamp(arrival);
         let audit = self.audit_for(now, &arrival.tenant, AuditKind::Answer, outcome);
         let fact = AnswerRef {
             tenant: &arrival.tenant,
@@ -106,6 +112,7 @@ impl Shard {
     }
 
     pub(super) fn log_quarantined(&mut self, now: Now, key: Key, arrival: &Arrival, outcome: &Outcome, fx: &mut Effects) -> Lsn {
+        self.stamp(arrival);
         let audit = self.audit_for(now, &arrival.tenant, AuditKind::Quarantine, outcome);
         let fact = AnswerRef {
             tenant: &arrival.tenant,

@@ -48,6 +48,8 @@ impl Shard {
         let job = self.job(slot);
         job.charge = Some(charge);
         job.cautious = true;
+        // A first try may have run although its STARTED frame was lost; unsafe work waits for that frame.
+        job.touched = arrival.work().is_some_and(|work| !matches!(work.effect, EffectClass::Pure | EffectClass::Unsafe));
         job.tries = past.tries;
         job.deadline_us = now.mono_us + left_ms * 1000;
         let deadline_us = job.deadline_us;
@@ -65,7 +67,8 @@ impl Shard {
             return self.end_recovered(now, slot, Status::Error, fault, fx);
         }
         if left_ms == 0 {
-            let effect = if past.tries > 0 { self.effect_if_cut(slot) } else { Effected::None };
+            let touched = past.tries > 0 || self.jobs[slot as usize].touched;
+            let effect = if touched { self.effect_if_cut(slot) } else { Effected::None };
             let fault = Fault::new(Code::Timeout, "The step's budget ran out.").with_effect(effect);
             return self.end_recovered(now, slot, Status::Timeout, fault, fx);
         }

@@ -47,6 +47,8 @@ impl Retain {
     pub(super) fn restore(&mut self, spans: &[Span], newest: &[(Lsn, u64)], floor: Lsn, watermark_ms: u64, now: Now) {
         self.floor = floor;
         self.watermark_ms = watermark_ms;
+        // The newest of all, whether its segment is closed or goes on being written.
+        self.newest_ms = newest.last().map_or(0, |(_, newest_ms)| *newest_ms);
         for span in spans {
             let upto = newest.partition_point(|(lsn, _)| *lsn <= span.to);
             let newest_ms = if upto == 0 { 0 } else { newest[upto - 1].1 };
@@ -130,9 +132,8 @@ impl Shard {
                 self.retain.at_floor = over;
                 break;
             }
-            if !due {
-                self.retain.watermark_ms = self.retain.watermark_ms.max(oldest.newest_ms);
-            }
+            // Also where it is only old: a sender may have named a time far beyond the horizon.
+            self.retain.watermark_ms = self.retain.watermark_ms.max(oldest.newest_ms);
             self.retain.bytes -= oldest.span.bytes;
             below = Some(oldest.span.to.next());
             self.retain.closed.pop_front();

@@ -1,6 +1,6 @@
 //! Between acceptance and outcome: which step starts next, what a verdict means, what time does.
 
-use super::{Held, Shard, State};
+use super::{Held, Job, Shard, State};
 use crate::event::{Effect, Effects, Verdict};
 use crate::ids::{Key, Now, Ticket};
 use crate::outcome::{Code, Effected, Fault, Status};
@@ -71,6 +71,11 @@ impl Shard {
             return;
         };
         let job = &mut self.jobs[slot as usize];
+        if !job.at_work {
+            // This try has been reported as ended before.
+            self.tally.stale += 1;
+            return;
+        }
         if job.state != State::Running {
             // The outcome was decided without waiting for this; only now does the work hold nothing any more.
             self.tally.stale += 1;
@@ -88,10 +93,12 @@ impl Shard {
             return self.close_job(slot);
         }
         job.at_work = false;
+        let spilled = matches!(verdict, Verdict::Spilled(_));
         match verdict {
-            Verdict::Done(outputs) => {
+            Verdict::Done(outputs) | Verdict::Spilled(outputs) => {
                 let mut outcome = self.outcome(now, slot, Status::Ok, Effected::Applied, ran_us);
                 outcome.outputs = outputs;
+                outcome.spilled = spilled;
                 self.settle(now, slot, outcome, fx);
             }
             Verdict::Failed(fault) => self.failed(now, slot, fault, ran_us, fx),
@@ -111,15 +118,21 @@ impl Shard {
         if work.effect == EffectClass::Pure {
             fault.effect = Effected::None;
         }
+        let pure = work.effect == EffectClass::Pure;
         let left_ms = job.deadline_us.saturating_sub(now.mono_us) / 1000;
         let delay = retry::next_delay_ms(&work.retry, work.effect, &fault, job.key, job.tries, left_ms);
         let Some(delay_ms) = delay else {
+            if fault.effect == Effected::None && job.touched && !pure {
+                // This try did nothing; an earlier one may have.
+                fault.effect = Effected::Unknown;
+            }
             let effect = fault.effect;
             let mut outcome = self.outcome(now, slot, Status::Error, effect, ran_us);
             self.tally.fault(fault.code);
             outcome.fault = Some(fault);
             return self.settle(now, slot, outcome, fx);
         };
+        job.touched |= fault.effect != Effected::None;
         job.state = State::Backoff;
         job.retry_at_us = now.mono_us + delay_ms * 1000;
         let due_us = job.retry_at_us.min(job.deadline_us);
@@ -139,7 +152,7 @@ impl Shard {
 
     /// Ends a step without a verdict of its own: its budget is over, or somebody stopped it.
     fn stopped(&mut self, now: Now, slot: u32, status: Status, ran_us: u64, fx: &mut Effects) {
-        let started = self.jobs[slot as usize].tries > 0;
+        let started = self.jobs[slot as usize].tries > 0 || self.jobs[slot as usize].touched;
         let effect = if started { self.effect_if_cut(slot) } else { Effected::None };
         let fault = match status {
             Status::Timeout => Fault::new(Code::Timeout, "The step's budget ran out."),
@@ -210,7 +223,9 @@ impl Shard {
     /// Tells the streams that their deliveries are still at work: all of them at once, once per interval.
     fn keep_alive(&mut self, now: Now, fx: &mut Effects) {
         self.progress_due_us = now.mono_us + self.settings.progress_us;
-        for job in self.jobs.iter().filter(|job| job.state != State::Free) {
+        // Work may go on after its deliveries were settled; those are no longer ours to keep.
+        let unsettled = |job: &&Job| job.state != State::Free && (job.state != State::Posting || job.unconfirmed > 0);
+        for job in self.jobs.iter().filter(unsettled) {
             for arrival in std::iter::once(&job.arrival).chain(&job.others) {
                 if let Origin::Stream(token) = &arrival.delivery.origin {
                     fx.list.push(Effect::Settle { token: token.clone(), how: Settle::Progress });

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::record::asker_of;
 use super::{Held, Shard, State};
+use crate::dedup::Place;
 use crate::event::{Effect, Effects, Letter, Post, Role, Stage};
 use crate::ids::{Key, Lsn, Now, Ticket};
 use crate::outcome::{Effected, Outcome, Status};
@@ -24,6 +25,7 @@ impl Shard {
             started_ms: job.started_ms,
             ended_ms: now.wall_ms,
             ran_us,
+            spilled: false,
             queue_depth: self.queued(),
             boot: self.settings.boot,
         }
@@ -103,7 +105,9 @@ impl Shard {
         job.acked = true;
         let arrival = job.arrival.clone();
         let first = asker_of(&arrival);
-        let others: Vec<_> = job.others.iter().filter(|other| asker_of(other) != first).cloned().collect();
+        // Only those that a stream holds for us: nothing else would remember after a crash that these were told, too.
+        let held = |other: &&Rc<Arrival>| asker_of(other) != first && other.token().is_some();
+        let others: Vec<_> = job.others.iter().filter(held).cloned().collect();
         self.tell_accepted(now, &arrival, fx);
         for other in &others {
             self.tell_accepted(now, other, fx);
@@ -134,10 +138,10 @@ impl Shard {
         let tenant = job.tenant;
         let key = job.key;
         let mut letters = 0;
-        if arrival.asker.is_some() && role != Role::Aside {
+        if arrival.asker.is_some() && outcome.status != Status::Quarantined {
             if !acked {
                 let overload = self.overload(tenant);
-                let accepted = role != Role::Refusal;
+                let accepted = role != Role::Refusal && !(role == Role::Replay && self.was_refused(key, &arrival, &outcome));
                 let fault = if accepted { None } else { outcome.fault.clone() };
                 let letter = Letter::Ack { accepted, fault, overload, at_ms: outcome.received_ms.max(outcome.started_ms) };
                 fx.list.push(Effect::Post(Post { confirm: None, arrival: arrival.clone(), letter }));
@@ -176,6 +180,11 @@ impl Shard {
                 self.reply(now, key, other, outcome.clone(), fx);
             }
         }
+    }
+
+    /// Whether an outcome that is told again was a refusal: it stands under the answer key, and nothing was ever started.
+    fn was_refused(&self, key: Key, arrival: &Arrival, outcome: &Outcome) -> bool {
+        outcome.status == Status::Error && outcome.tries == 0 && key == self.answer_key(arrival)
     }
 
     pub(super) fn confirmed(&mut self, now: Now, ticket: Ticket, fx: &mut Effects) {
@@ -225,16 +234,20 @@ impl Shard {
     /// The journal answered: give the outcome to all who wait for it.
     pub(super) fn probed(&mut self, now: Now, key: Key, found: Option<Rc<Outcome>>, fx: &mut Effects) {
         let Some(waiting) = self.probing.remove(&key) else { return };
+        let gone =
+            self.known.get(&key).is_some_and(|memory| matches!(memory.place, Place::Journal(lsn) if lsn < self.retain.floor()));
+        if found.is_none() && gone {
+            self.known.forget(&key);
+        }
         for arrival in waiting {
-            match &found {
-                Some(outcome) => self.reply(now, key, arrival, outcome.clone(), fx),
+            let answer_key = self.answer_key(&arrival);
+            match (&found, self.known.get(&answer_key)) {
+                (Some(outcome), _) => self.reply(now, key, arrival, outcome.clone(), fx),
+                (None, Some(answered)) => self.answered_before(now, answered, arrival, fx),
                 // Its segment went while we asked. Whatever it was, it is not run again: its time is over.
-                None => {
-                    let fault = crate::outcome::Fault::new(crate::outcome::Code::Expired, "The job came after its time.");
-                    let answer_key = self.answer_key(&arrival);
-                    if self.known.get(&answer_key).is_none() {
-                        self.answer(now, answer_key, arrival, fault, fx);
-                    }
+                (None, None) => {
+                    let fault = self.expired(&arrival, true);
+                    self.answer(now, answer_key, arrival, fault, fx);
                 }
             }
         }

@@ -106,6 +106,7 @@ impl Temporary {
         match persist(|| rustix::fs::renameat_with(&*self.folder, self.name.as_str(), parent, name, flags)) {
             Ok(()) => {
                 self.renamed = true;
+                fail::fail_point!("C3", |_| std::process::abort());
                 Ok(())
             }
             // A file system that knows no flags: a second name is given only if it is free, and the first goes with `self`.

@@ -335,7 +335,7 @@ fn a_message_is_too_late_after_its_own_time_or_the_horizon() {
     };
     assert_eq!(not_after(Origin::Core, &[]), NOW_MS + horizon_ms);
     assert_eq!(not_after(stream(5_000, 3), &[]), 5_000 + horizon_ms);
-    assert_eq!(not_after(Origin::Journal { streamed: true, since_ms: 5_000 }, &[]), 5_000 + horizon_ms);
+    assert_eq!(not_after(Origin::Journal { source: Source::Stream, since_ms: 5_000 }, &[]), 5_000 + horizon_ms);
     assert_eq!(not_after(stream(5_000, 1), &[("/not_after", json!(77))]), 77);
     assert_eq!(not_after(Origin::Core, &[("/not_after", json!("77"))]), 77);
     assert_eq!(not_after(Origin::Core, &[("/not_after", json!("2026-01-01T00:00:00.5Z"))]), NOW_MS + 500);
@@ -343,20 +343,25 @@ fn a_message_is_too_late_after_its_own_time_or_the_horizon() {
 
 #[test]
 fn a_message_read_back_from_the_journal_is_the_same_step_and_asker() {
-    let same = |first: Delivery, streamed| {
-        let again = Delivery { origin: Origin::Journal { streamed, since_ms: NOW_MS }, ..first.clone() };
+    let same = |first: Delivery| {
+        let source = match first.origin {
+            Origin::Line(_) => Source::Line,
+            Origin::Stream(_) => Source::Stream,
+            Origin::Core | Origin::Journal { .. } => Source::Core,
+        };
+        let again = Delivery { origin: Origin::Journal { source, since_ms: NOW_MS }, ..first.clone() };
         let (first, again) = (read(first), read(again));
         assert_eq!((first.key, first.fingerprint), (again.key, again.fingerprint));
         assert_eq!(first.asker.map(|asker| asker.id), again.asker.map(|asker| asker.id));
         assert_eq!((first.received_ms, again.received_ms), (NOW_MS, NOW_MS));
     };
     for body in [assignment(&[]), assignment(&[("/job", json!(1))]), "junk".into()] {
-        same(delivery(Origin::Core, body.clone()), false);
-        same(delivery(stream(NOW_MS, 1), body.clone()), true);
-        same(delivery(Origin::Line(3), body), false);
+        same(delivery(Origin::Core, body.clone()));
+        same(delivery(stream(NOW_MS, 1), body.clone()));
+        same(delivery(Origin::Line(3), body));
     }
-    same(line(&step(&[]), Some("line-ab-1"), Some("2")), false);
-    same(with_headers(assignment(&[]), &[("endstation-attempt", "2"), ("endstation-assignment-id", "spoofed")]), false);
+    same(line(&step(&[]), Some("line-ab-1"), Some("2")));
+    same(with_headers(assignment(&[]), &[("endstation-attempt", "2"), ("endstation-assignment-id", "spoofed")]));
 }
 
 fn line(body: &str, assignment: Option<&str>, attempt: Option<&str>) -> Delivery {

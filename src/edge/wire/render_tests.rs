@@ -22,6 +22,7 @@ pub(super) fn outcome(status: Status, fault: Option<Fault>) -> Outcome {
         started_ms: NOW_MS + 5,
         ended_ms: NOW_MS + 12,
         ran_us: 6_500,
+        spilled: false,
         queue_depth: 4,
         boot: 3,
     }
@@ -269,7 +270,7 @@ fn a_dead_letter_holds_the_whole_message() {
 #[test]
 fn an_expired_assignment_gets_no_result_unless_it_is_a_line() {
     let expired = || failed(Fault::new(Code::Expired, "the step came after its time"));
-    let journal = Origin::Journal { streamed: true, since_ms: 1 };
+    let journal = Origin::Journal { source: Source::Stream, since_ms: 1 };
     assert!(render(delivery(Origin::Core, assignment(&[])), expired()).is_none());
     assert!(render(delivery(journal, assignment(&[])), expired()).is_none());
     assert!(render(delivery(Origin::Line(1), assignment(&[])), expired()).is_some());

@@ -43,6 +43,7 @@ fn step_frames(key: Key) -> [Frame; 4] {
         started_ms: AT_MS + 1,
         ended_ms: AT_MS + 2,
         ran_us: 900,
+        spilled: false,
         queue_depth: 0,
         boot: 1,
     };

@@ -37,11 +37,11 @@ pub(crate) fn heartbeat(object: &Map<String, Value>) -> Result<(), Violation> {
     Ok(())
 }
 
-/// A dead letter; `original` finds the body of an assignment by its id.
+/// A dead letter; `originals` finds the bodies sent under an assignment's id.
 pub(crate) fn dead_letter<'a>(
     headers: &Headers,
     object: &Map<String, Value>,
-    original: impl Fn(&str) -> Option<&'a [u8]>,
+    originals: impl Fn(&str) -> Option<&'a [Vec<u8>]>,
 ) -> Result<(), Violation> {
     rules::version(object)?;
     for name in ["x-dlq-reason", "x-original-subject", "Nats-Msg-Id"] {
@@ -63,9 +63,9 @@ pub(crate) fn dead_letter<'a>(
         return broken(Rule::DeadLetter, "tries is not an array");
     }
     rules::agrees(headers, "x-original-subject", Some(rules::string(object, "subject")?))?;
-    let body = optional_text(object, "assignment_id").and_then(original);
-    if let Some(body) = body.filter(|body| !object.values().any(|value| carries(value, body))) {
-        return broken(Rule::DeadLetter, format!("the original message of {} bytes is not in it", body.len()));
+    let bodies = optional_text(object, "assignment_id").and_then(originals).unwrap_or_default();
+    if !bodies.is_empty() && !bodies.iter().any(|body| object.values().any(|value| carries(value, body))) {
+        return broken(Rule::DeadLetter, format!("none of {} original messages is in it", bodies.len()));
     }
     Ok(())
 }
@@ -76,12 +76,13 @@ pub(crate) fn carries(value: &Value, body: &[u8]) -> bool {
         Value::String(text) => {
             text.as_bytes() == body || base64::engine::general_purpose::STANDARD.decode(text).is_ok_and(|bytes| bytes == body)
         }
-        Value::Object(inner) => {
-            serde_json::from_slice::<Value>(body).is_ok_and(|body| body == *value)
-                || inner.values().any(|inner| carries(inner, body))
-        }
-        _ => false,
+        Value::Object(inner) => is(value, body) || inner.values().any(|inner| carries(inner, body)),
+        other => is(other, body),
     }
+}
+
+fn is(value: &Value, body: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(body).is_ok_and(|body| body == *value)
 }
 
 fn optional_text<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a str> {

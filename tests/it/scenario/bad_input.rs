@@ -116,7 +116,7 @@ fn table() -> Vec<(&'static str, Assignment, Verdict)> {
 
 #[tokio::test]
 async fn bad_messages_get_what_the_contract_owes_them() -> Result<()> {
-    let settings = Settings::default().set("ENDSTATION__LIMITS__PAYLOAD_BYTES_MAX", "262144");
+    let settings = Settings::default().set("ENDSTATION__LIMITS__PAYLOAD_BYTES", "256KiB");
     let mut world = World::jetstream(settings).await?;
     let rows = table();
     for (name, assignment, verdict) in &rows {

@@ -38,6 +38,7 @@ async fn other_content_under_the_same_assignment_goes_to_the_dead_letters_only()
     let mut other = job.clone();
     other.json["job"]["payload"] = json!({"path": "b.txt", "content": "b"});
     // The model knows the id already and so allows only the first result's bytes; the raw send changes nothing owed.
+    world.router.expect(&other, Owed::Answer);
     world.router.send_raw("caf.exec.assign.v1", &other.headers, other.body()).await?;
     world.router.wait(PATIENCE, "dead letter", |model| (model.counts().dead_letters >= 1).then_some(())).await?;
     tokio::time::sleep(Duration::from_millis(300)).await;

@@ -60,8 +60,8 @@ async fn two_workers_of_the_queue_group_share_the_work_and_answer_once() -> Resu
 async fn a_full_queue_rejects_on_core_nats_and_every_refusal_is_answered() -> Result<()> {
     let settings = Settings::core()
         .set("ENDSTATION__LIMITS__ON_OVERLOAD", "reject")
-        .set("ENDSTATION__LIMITS__TENANT_RUNNING_MAX", "4")
-        .set("ENDSTATION__LIMITS__TENANT_QUEUED_MAX", "8");
+        .set("ENDSTATION__LIMITS__TENANT_RUNNING", "4")
+        .set("ENDSTATION__LIMITS__TENANT_QUEUED", "8");
     let world = World::core(settings).await?;
     let jobs: Vec<Assignment> = (0..200).map(|_| Assignment::new("acme", "sleep", json!({"ms": 200}))).collect();
     world.router.send_all(&jobs).await?;
@@ -84,8 +84,8 @@ async fn a_full_queue_rejects_on_core_nats_and_every_refusal_is_answered() -> Re
 async fn a_refused_step_keeps_its_key_free_for_another_assignment() -> Result<()> {
     let settings = Settings::core()
         .set("ENDSTATION__LIMITS__ON_OVERLOAD", "reject")
-        .set("ENDSTATION__LIMITS__TENANT_RUNNING_MAX", "1")
-        .set("ENDSTATION__LIMITS__TENANT_QUEUED_MAX", "1");
+        .set("ENDSTATION__LIMITS__TENANT_RUNNING", "1")
+        .set("ENDSTATION__LIMITS__TENANT_QUEUED", "1");
     let world = World::core(settings).await?;
     let uuid = crate::router::assignment::uuid4;
     let busy: Vec<Assignment> = (0..4).map(|_| Assignment::new("acme", "sleep", json!({"ms": 600}))).collect();

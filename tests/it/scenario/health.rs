@@ -1,5 +1,7 @@
 //! What operators see: health in the platform's form, readiness, build, state, metrics by their names, heartbeats.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
@@ -56,6 +58,8 @@ async fn metrics_have_the_names_that_dashboards_query_and_no_ids() -> Result<()>
     for (at, id) in ["run_id", "flow_id", "step_id"].map(|key| job.json[key].as_str().unwrap_or_default()).iter().enumerate() {
         ensure!(!text.contains(id), "id {at} of a step is a label");
     }
+    // Shards tell their counts twice a second.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
     ensure!(world.worker.metric("endstation_journal_bytes_total").await? > 0.0, "nothing journalled");
     ensure!(world.worker.metric("worker_tasks_total").await? >= 1.0, "no task counted");
     world.finish().await

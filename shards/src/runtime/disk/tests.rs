@@ -1,5 +1,7 @@
 //! Real files, real rings: what was durable is there again, what is damaged is refused, and room is found out early.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::fs::{self, OpenOptions};
 use std::future::Future;
 use std::os::unix::fs::FileExt;
@@ -17,7 +19,17 @@ use crate::journal::{Fact, Frame, Head, decode};
 const HEAD: Head = Head { key: Key([7; 16]), partition: Partition(1), owner_epoch: 0 };
 
 fn on_a_core<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
-    LocalExecutorBuilder::default().make().unwrap().run(work)
+    LocalExecutorBuilder::default().make().unwrap().run(async {
+        // glommio parks with runnable tasks when its preempt timer fires before the first of them is polled, as it does on a
+        // busy machine; without any timer it would sleep for ever.
+        let heartbeat = async {
+            loop {
+                glommio::timer::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        glommio::spawn_local(heartbeat).detach();
+        work.await
+    })
 }
 
 fn settings(dir: &Path) -> DiskSettings {

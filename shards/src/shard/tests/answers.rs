@@ -1,0 +1,192 @@
+//! Who is told what, and when: durability, duplicates, conflicts, refusals.
+
+use super::*;
+
+#[test]
+fn nothing_leaves_before_it_is_durable() {
+    let mut bench = Bench::new();
+    bench.send(&step("k"));
+    let ticket = bench.run();
+    bench.done(ticket);
+    assert!(bench.look().is_empty(), "neither ack nor result");
+    bench.sync();
+    let letters = bench.look().into_iter().filter(|effect| matches!(effect, Effect::Post(_))).count();
+    assert_eq!(letters, 2, "the ack and the result");
+}
+
+#[test]
+fn a_delivery_is_acked_only_after_its_result_was_stored() {
+    let mut bench = Bench::new();
+    bench.send(&step("k"));
+    let ticket = bench.run();
+    bench.done(ticket);
+    bench.sync();
+    assert!(!bench.look().iter().any(|effect| matches!(effect, Effect::Settle { .. })));
+    bench.apply(Event::Confirmed { ticket });
+    assert!(matches!(bench.look()[..], [Effect::Settle { how: Settle::Ack, .. }]));
+    assert!(bench.shard.is_idle());
+}
+
+#[test]
+fn duplicate_attempt_returns_the_stored_result() {
+    let mut bench = Bench::new();
+    bench.send(&step("k"));
+    let ticket = bench.run();
+    bench.done(ticket);
+    let (first, _) = bench.settle();
+    bench.send(&step("k").from(delivery(2, 1)));
+    let (again, settled) = bench.settle();
+    assert_eq!(first, again);
+    assert_eq!(settled, [(2, Settle::Ack)]);
+    assert_eq!(bench.outcomes().len(), 1, "nothing new is recorded");
+}
+
+#[test]
+fn a_redelivery_of_a_step_in_flight_starts_no_second_run() {
+    let mut bench = Bench::new();
+    bench.send(&step("k"));
+    let ticket = bench.run();
+    bench.send(&step("k").from(delivery(1, 2)));
+    assert!(bench.runs().is_empty());
+    bench.done(ticket);
+    let (told, settled) = bench.settle();
+    assert_eq!((told.len(), settled), (1, vec![(1, Settle::Ack)]));
+}
+
+#[test]
+fn another_assignment_of_the_same_step_gets_the_same_outcome() {
+    let mut bench = Bench::new();
+    bench.send(&step("k"));
+    let ticket = bench.run();
+    bench.send(&step("k").by("b").from(delivery(2, 1)));
+    bench.done(ticket);
+    let (told, settled) = bench.settle();
+    let askers: Vec<&str> = told.iter().map(|(asker, _)| asker.as_ref()).collect();
+    assert_eq!(askers, ["a", "b"]);
+    assert_eq!(told[0].1, told[1].1);
+    assert_eq!(settled.len(), 2);
+}
+
+#[test]
+fn other_content_under_another_assignment_is_a_key_conflict() {
+    let mut bench = Bench::new();
+    bench.send(&step("k"));
+    let ticket = bench.run();
+    bench.send(&step("k").by("b").content(2).from(delivery(2, 1)));
+    assert!(bench.runs().is_empty(), "it never runs");
+    bench.done(ticket);
+    let (told, _) = bench.settle();
+    let conflict = told.iter().find(|(asker, _)| asker == "b").expect("b is answered");
+    assert_eq!(conflict.1.fault.as_ref().map(|fault| fault.code), Some(Code::KeyConflict));
+}
+
+#[test]
+fn other_content_under_the_same_assignment_is_a_dead_letter_and_never_answered() {
+    let mut bench = Bench::new();
+    bench.send(&step("k"));
+    let ticket = bench.run();
+    bench.done(ticket);
+    bench.settle();
+    for delivered in [1, 2] {
+        bench.send(&step("k").content(2).from(delivery(2, delivered)));
+        let (told, settled) = bench.settle();
+        assert_eq!((told.len(), settled), (0, vec![(2, Settle::Term)]), "delivery {delivered}");
+    }
+}
+
+#[test]
+fn an_assignment_that_rode_along_is_not_answered_twice_when_it_sends_other_content() {
+    let mut bench = Bench::new();
+    bench.send(&step("k"));
+    let ticket = bench.run();
+    bench.send(&step("k").by("b").from(delivery(2, 1)));
+    bench.send(&step("k").by("b").content(2).from(delivery(3, 1)));
+    bench.done(ticket);
+    let (told, _) = bench.settle();
+    assert_eq!(told.iter().filter(|(asker, _)| asker == "b").count(), 1);
+}
+
+#[test]
+fn a_refused_assignment_keeps_its_refusal_when_another_one_runs_the_step() {
+    let mut bench = tiny(|limits| (limits.tenant_running_max, limits.tenant_queued_max) = (1, 1));
+    bench.send(&step("one"));
+    let first = bench.run();
+    bench.send(&step("two").by("c"));
+    bench.send(&step("k").by("b").from(core()));
+    let (told, _) = bench.settle();
+    assert_eq!(told[0].1.fault.as_ref().map(|fault| fault.code), Some(Code::QuotaExceeded));
+    bench.done(first);
+    let second = bench.run();
+    bench.send(&step("k").from(delivery(9, 1)));
+    bench.done(second);
+    let third = bench.run();
+    bench.done(third);
+    bench.settle();
+    bench.send(&step("k").by("b").from(core()));
+    let (told, _) = bench.settle();
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].1.fault.as_ref().map(|fault| fault.code), Some(Code::QuotaExceeded));
+}
+
+#[test]
+fn a_delivery_over_the_tenants_queue_is_handed_back_for_longer_each_time() {
+    let mut bench = tiny(|limits| (limits.tenant_running_max, limits.tenant_queued_max) = (1, 1));
+    bench.send(&step("one"));
+    bench.send(&step("two"));
+    bench.look();
+    let mut delays = Vec::new();
+    for delivered in [1, 2, 3, 9] {
+        bench.send(&step("three").from(delivery(3, delivered)));
+        for effect in bench.look() {
+            if let Effect::Settle { how: Settle::Nak { delay_ms }, .. } = effect {
+                delays.push(delay_ms);
+            }
+        }
+    }
+    assert_eq!(delays, [1_000, 2_000, 4_000, 30_000]);
+}
+
+#[test]
+fn a_message_past_its_time_is_refused_and_never_run() {
+    let mut bench = Bench::new();
+    bench.send(&Step { not_after_ms: START_MS - 1, ..step("k") });
+    assert!(bench.runs().is_empty());
+    bench.settle();
+    assert_eq!(bench.outcomes()[0].fault.as_ref().map(|fault| fault.code), Some(Code::Expired));
+}
+
+#[test]
+fn a_drain_refuses_what_waits_on_core_and_hands_back_the_rest() {
+    let mut bench = tiny(|limits| {
+        (limits.tenant_running_max, limits.tenant_queued_max) = (1, 1);
+        limits.on_overload = OnOverload::Delay;
+    });
+    for (name, assignment) in [("one", "x"), ("two", "y"), ("three", "z")] {
+        bench.send(&step(name).by(assignment).from(core()));
+    }
+    bench.apply(Event::Drain);
+    let (told, _) = bench.settle();
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].0.as_ref(), told[0].1.fault.as_ref().map(|fault| fault.code)), ("z", Some(Code::SystemOverload)));
+    bench.send(&step("four").by("w").from(delivery(4, 1)));
+    let (_, settled) = bench.settle();
+    assert!(matches!(settled[..], [(4, Settle::Nak { .. })]));
+}
+
+#[test]
+fn a_clock_far_ahead_stops_admission_and_expires_nothing() {
+    let mut bench = Bench::new();
+    bench.send(&step("before"));
+    let ticket = bench.run();
+    bench.now.wall_ms += 24 * 3_600_000;
+    bench.apply(Event::Tick);
+    assert!(bench.shard.clock_jumped());
+    bench.send(&step("k").by("b").from(delivery(2, 1)));
+    assert!(matches!(bench.look()[..], [Effect::Settle { how: Settle::Nak { .. }, .. }]));
+    bench.done(ticket);
+    bench.settle();
+    bench.now.wall_ms -= 24 * 3_600_000;
+    bench.send(&step("k").by("b").from(delivery(2, 2)));
+    bench.sync();
+    bench.run();
+}

@@ -1,0 +1,168 @@
+//! Tries, time and restarts: what is run again, what is not, and what is said of the effect.
+
+use super::*;
+
+#[test]
+fn a_timed_out_try_keeps_its_slot_until_its_work_has_ended() {
+    let mut bench = tiny(|limits| limits.tenant_running_max = 1);
+    bench.send(&step("one"));
+    let ticket = bench.run();
+    bench.send(&step("two").by("b").from(delivery(2, 1)));
+    bench.wait_ms(10_100);
+    let (told, _) = bench.settle();
+    assert_eq!(told[0].1.status, Status::Timeout, "the answer does not wait");
+    assert_eq!(bench.shard.running(), 1);
+    bench.end(ticket, crate::event::Verdict::Stopped);
+    assert_eq!(bench.outcomes()[0].status, Status::Timeout, "the late verdict changes nothing");
+    assert_eq!(bench.shard.running(), 0);
+}
+
+#[test]
+fn an_unsafe_step_waits_for_its_started_frame() {
+    let mut bench = Bench::new();
+    bench.send(&step("k").effect(EffectClass::Unsafe));
+    assert!(bench.runs().is_empty());
+    bench.sync();
+    bench.run();
+}
+
+#[test]
+fn a_core_step_with_effects_waits_for_its_started_frame() {
+    let mut bench = Bench::new();
+    bench.send(&step("k").effect(EffectClass::Idempotent).from(core()));
+    assert!(bench.runs().is_empty());
+    bench.sync();
+    bench.run();
+}
+
+#[test]
+fn an_interrupted_unsafe_step_is_indeterminate() {
+    let mut bench = Bench::new();
+    let unsafe_step = step("k").effect(EffectClass::Unsafe);
+    bench.send(&unsafe_step);
+    bench.sync();
+    bench.run();
+    bench.restart(2, &[&unsafe_step]);
+    let (told, _) = bench.settle();
+    assert_eq!(told[0].1.fault.as_ref().map(|fault| fault.code), Some(Code::Indeterminate));
+    assert_eq!(told[0].1.effect, Effected::Unknown);
+    assert!(bench.runs().is_empty());
+}
+
+#[test]
+fn an_interrupted_idempotent_step_is_made_again_under_its_own_number() {
+    let mut bench = Bench::new();
+    let one = step("k").effect(EffectClass::Idempotent);
+    bench.send(&one);
+    bench.run();
+    bench.restart(2, &[&one]);
+    assert!(bench.runs().is_empty(), "its start is durable first");
+    bench.sync();
+    assert_eq!(bench.runs().iter().map(|(_, number)| *number).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn tries_hold_over_restarts() {
+    let mut bench = Bench::new();
+    let one = step("k");
+    bench.send(&one);
+    let ticket = bench.run();
+    bench.fail(ticket, Code::NetworkError, Effected::None);
+    bench.restart(3, &[&one]);
+    bench.wait_ms(200);
+    bench.sync();
+    assert_eq!(bench.runs().iter().map(|(_, number)| *number).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn the_deadline_holds_over_restarts() {
+    let mut bench = Bench::new();
+    let one = step("k");
+    bench.send(&one);
+    bench.run();
+    bench.now.wall_ms += 9_000;
+    bench.restart(2, &[&one]);
+    bench.sync();
+    bench.run();
+    bench.wait_ms(1_100);
+    let (told, _) = bench.settle();
+    assert_eq!(told[0].1.status, Status::Timeout);
+}
+
+#[test]
+fn an_unpublished_outcome_is_sent_again_after_a_restart() {
+    let mut bench = Bench::new();
+    let one = step("k");
+    bench.send(&one);
+    let ticket = bench.run();
+    bench.done(ticket);
+    bench.restart(3, &[&one]);
+    let (told, settled) = bench.settle();
+    assert_eq!((told.len(), settled.len()), (1, 0), "the old delivery is not ours to settle");
+    bench.restart(4, &[&one]);
+    assert!(bench.look().is_empty(), "published is recorded");
+}
+
+#[test]
+fn a_failed_try_is_made_again_after_its_delay_and_the_last_failure_is_the_outcome() {
+    let mut bench = Bench::new();
+    bench.send(&step("k"));
+    for number in 1..=3 {
+        let runs = bench.runs();
+        assert_eq!(runs.len(), 1);
+        assert_eq!(runs[0].1, number);
+        bench.fail(runs[0].0, Code::NetworkError, Effected::None);
+        bench.wait_ms(1_100);
+    }
+    let (told, _) = bench.settle();
+    assert_eq!((told[0].1.status, told[0].1.tries), (Status::Error, 3));
+}
+
+#[test]
+fn effect_none_is_not_said_when_an_earlier_try_may_have_had_its_effect() {
+    let mut bench = Bench::new();
+    bench.send(&step("k").effect(EffectClass::Idempotent));
+    let ticket = bench.run();
+    bench.fail(ticket, Code::NetworkError, Effected::Unknown);
+    bench.wait_ms(1_100);
+    let ticket = bench.run();
+    bench.fail(ticket, Code::InvalidInput, Effected::None);
+    assert_eq!(bench.outcomes()[0].effect, Effected::Unknown);
+}
+
+#[test]
+fn an_unsafe_try_that_may_have_happened_is_not_made_again() {
+    let mut bench = Bench::new();
+    bench.send(&step("k").effect(EffectClass::Unsafe));
+    bench.sync();
+    let ticket = bench.run();
+    bench.fail(ticket, Code::ConnectionError, Effected::Unknown);
+    let outcomes = bench.outcomes();
+    assert_eq!((outcomes.len(), outcomes[0].effect), (1, Effected::Unknown));
+}
+
+#[test]
+fn a_try_reported_twice_gives_back_its_charge_once() {
+    let mut bench = Bench::new();
+    bench.send(&step("k"));
+    let ticket = bench.run();
+    bench.fail(ticket, Code::NetworkError, Effected::None);
+    bench.fail(ticket, Code::NetworkError, Effected::None);
+    assert_eq!((bench.shard.queued(), bench.shard.running()), (1, 0));
+    bench.wait_ms(1_100);
+    bench.run();
+}
+
+#[test]
+fn a_cancelled_step_in_the_queue_never_runs() {
+    let mut bench = tiny(|limits| limits.tenant_running_max = 1);
+    bench.send(&step("one"));
+    let first = bench.run();
+    let two = step("two").by("b").from(delivery(2, 1));
+    bench.send(&two);
+    bench.apply(Event::Cancel { key: two.key });
+    bench.done(first);
+    assert!(bench.runs().is_empty());
+    let outcome = &bench.outcomes()[0];
+    assert_eq!((outcome.status, outcome.effect), (Status::Cancelled, Effected::None));
+}

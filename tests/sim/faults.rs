@@ -1,0 +1,271 @@
+//! What goes wrong around the worker, and the router that keeps asking: jobs, duplicates, conflicts, crashes, clocks.
+
+use shards::event::{DiskNews, Event};
+use shards::ids::Identity;
+
+use crate::job::{Job, JobKind, SALT};
+use crate::plan::{Fault, SECOND};
+use crate::world::{Happening, World};
+
+impl World {
+    pub fn happen(&mut self, what: Happening) {
+        let alive = self.worker.is_some();
+        let boot = self.boot;
+        let mine = move |of: u32| alive && of == boot;
+        match what {
+            Happening::Route => self.route(),
+            Happening::Store { body, core } => self.store(body, core),
+            Happening::Pull { boot } if mine(boot) => self.pull(),
+            Happening::Arrive { boot, sequence, delivered } if mine(boot) && !self.partitioned => {
+                self.arrive(sequence, delivered);
+            }
+            Happening::ArriveCore { boot, body } if mine(boot) => self.arrive_core(body),
+            Happening::Effect { boot, survives, key, fingerprint, class } => {
+                if survives || mine(boot) {
+                    self.note("effect", Some(key), class as u64);
+                    self.ledger.apply(key, &fingerprint, class);
+                }
+            }
+            Happening::End { boot, shard, ticket, work, verdict } if mine(boot) => {
+                self.work_ended(shard, ticket, work, verdict);
+            }
+            Happening::Flush { boot, shard } if mine(boot) => self.flush(shard),
+            Happening::Written { boot, shard } if mine(boot) => self.written(shard),
+            Happening::Parcel { boot, post } if mine(boot) => self.parcel(post),
+            Happening::PubAck { boot, post } if mine(boot) && !self.partitioned => self.pub_ack(post),
+            Happening::Resend { boot, post } if mine(boot) => self.send(post),
+            Happening::Confirm { boot, shard, ticket } if mine(boot) => {
+                self.apply(shard, Event::Confirmed { ticket });
+            }
+            Happening::Probe { boot, shard, key, lsn } if mine(boot) => self.probe(shard, key, lsn),
+            Happening::Settle { sequence, how } if !self.partitioned => {
+                let now_us = self.now_us;
+                self.server.settle(now_us, sequence, how);
+            }
+            Happening::Fault(index) => self.fault(index),
+            Happening::Mend(fault) => self.mend(fault),
+            Happening::Start if !alive => self.start(),
+            Happening::Grace { boot } if mine(boot) => {
+                self.note("grace over", None, 0);
+                self.die(false);
+            }
+            _ => {}
+        }
+    }
+
+    fn fault(&mut self, index: usize) {
+        if self.quiet {
+            return;
+        }
+        let (fault, every_us) = self.plan.faults[index];
+        let next_us = self.rng.around(every_us);
+        self.at(next_us, Happening::Fault(index));
+        let lasts_us = self.rng.range(100_000, 8 * SECOND);
+        match fault {
+            Fault::Kill | Fault::PowerLoss => {
+                if self.worker.is_none() {
+                    return;
+                }
+                self.count(if fault == Fault::Kill { "kill -9" } else { "power loss" });
+                self.die(fault == Fault::PowerLoss);
+            }
+            Fault::DrainRestart => {
+                if self.worker.as_ref().is_none_or(|worker| worker.draining) {
+                    return;
+                }
+                self.count("drain and restart");
+                if let Some(worker) = self.worker.as_mut() {
+                    worker.draining = true;
+                }
+                let boot = self.boot;
+                self.at(lasts_us, Happening::Grace { boot });
+                for shard in 0..2 {
+                    self.apply(shard, Event::Drain);
+                }
+            }
+            Fault::ServerKill => {
+                self.count("server kill -9");
+                self.server.kill(&mut self.rng);
+                self.partitioned = true;
+                self.at(lasts_us / 4, Happening::Mend(Fault::Partition));
+            }
+            Fault::Partition => {
+                self.count("partition");
+                self.partitioned = true;
+                self.at(lasts_us, Happening::Mend(fault));
+            }
+            Fault::ClockBack | Fault::ClockForward => {
+                self.count(if fault == Fault::ClockBack { "clock back" } else { "clock forward" });
+                let by_ms = self.rng.range(100, 600_000) as i64;
+                self.wall_offset_ms += if fault == Fault::ClockBack { -by_ms } else { by_ms };
+                self.wall_offset_ms = self.wall_offset_ms.clamp(-1_200_000, 1_200_000);
+                if self.rng.chance(500) {
+                    self.at(lasts_us, Happening::Mend(fault));
+                }
+            }
+            Fault::SlowDisk => {
+                self.count("slow disk");
+                self.slow_disk = self.rng.range(20, 2_000);
+                self.at(lasts_us, Happening::Mend(fault));
+            }
+            Fault::DiskFull => {
+                self.count("disk full");
+                self.disk_full = true;
+                self.tell_disk();
+                self.at(lasts_us, Happening::Mend(fault));
+            }
+            Fault::Burst => {
+                self.count("burst");
+                for _ in 0..self.rng.range(5, 30) {
+                    self.publish();
+                }
+            }
+            Fault::Cancel => {
+                for _ in 0..self.rng.range(1, 4) {
+                    let back = self.rng.below(self.keys.len().min(20) as u64) as usize;
+                    let Some(key) = self.keys.iter().rev().nth(back).copied() else { return };
+                    self.count("cancel");
+                    let Some(shard) = self.truth.stories.get(&key).map(|story| story.shard) else { continue };
+                    self.note("cancel", Some(key), 0);
+                    self.apply(shard, Event::Cancel { key });
+                }
+            }
+        }
+    }
+
+    fn mend(&mut self, fault: Fault) {
+        match fault {
+            Fault::Partition | Fault::ServerKill => self.partitioned = false,
+            Fault::ClockBack | Fault::ClockForward => self.wall_offset_ms = 0,
+            Fault::SlowDisk => self.slow_disk = 1,
+            Fault::DiskFull => {
+                self.disk_full = false;
+                self.tell_disk();
+            }
+            Fault::Kill | Fault::PowerLoss | Fault::DrainRestart | Fault::Burst | Fault::Cancel => {}
+        }
+    }
+
+    /// The faults are over.
+    pub fn mend_everything(&mut self) {
+        for fault in [Fault::Partition, Fault::SlowDisk, Fault::DiskFull, Fault::ClockForward] {
+            self.mend(fault);
+        }
+    }
+
+    fn tell_disk(&mut self) {
+        for shard in 0..2 {
+            self.apply(shard, Event::Disk(if self.disk_full { DiskNews::Full } else { DiskNews::Room }));
+        }
+    }
+
+    /// The process ends here and now. Whoever starts it again does so a little later.
+    pub fn die(&mut self, power: bool) {
+        self.note("die", None, u64::from(power));
+        self.worker = None;
+        self.works.clear();
+        self.at_work.iter_mut().for_each(std::collections::BTreeMap::clear);
+        for disk in &mut self.disks {
+            disk.crash(&mut self.rng, power);
+        }
+        let wait_us = self.rng.range(1_000, 3 * SECOND);
+        self.at(wait_us, Happening::Start);
+    }
+
+    fn route(&mut self) {
+        if self.routed >= self.plan.jobs {
+            return;
+        }
+        self.publish();
+        let mean_us = self.plan.span_us / u64::from(self.plan.jobs);
+        let wait_us = self.rng.around(mean_us);
+        self.at(wait_us, Happening::Route);
+    }
+
+    fn publish(&mut self) {
+        self.routed += 1;
+        let rates = self.plan.rates;
+        let recent = self.rng.below(self.history.len().min(60) as u64) as usize;
+        let old = self.history.iter().rev().nth(recent).copied().filter(|job| job.kind == JobKind::Work);
+        let fresh = self.fresh_job();
+        let job = match old {
+            Some(old) if self.rng.chance(rates.other_assignment) => {
+                self.count("same key, other assignment");
+                Job { assignment: fresh.assignment, core: fresh.core, budget_ms: fresh.budget_ms, ..old }
+            }
+            Some(old) if self.rng.chance(rates.other_content) => {
+                self.count("same key, other content");
+                let assignment = if self.rng.chance(500) { old.assignment } else { fresh.assignment };
+                Job { assignment, content: old.content + 1, core: fresh.core, ..old }
+            }
+            _ => fresh,
+        };
+        self.history.push(job);
+        if job.kind == JobKind::Work {
+            let (tenant, step) = (job.tenant_name(), job.step.to_string());
+            let identity = Identity::Coordinates { tenant: &tenant, run: None, flow: "f", step: &step, attempt: 1 };
+            self.keys.push(SALT.key(identity));
+        }
+        let body = job.encode();
+        self.at(0, Happening::Store { body: body.clone(), core: job.core });
+        while self.rng.chance(rates.router_duplicate) {
+            self.count("router duplicate");
+            let later_us = self.rng.around(5 * SECOND);
+            self.at(later_us, Happening::Store { body: body.clone(), core: job.core });
+        }
+    }
+
+    fn fresh_job(&mut self) -> Job {
+        let rng = &mut self.rng;
+        let rates = self.plan.rates;
+        let weights = self.plan.class_weights;
+        let mut at = rng.below(weights.iter().sum());
+        let class = weights.iter().position(|weight| {
+            let here = at < *weight;
+            at = at.saturating_sub(*weight);
+            here
+        });
+        let kind = if rng.chance(rates.refusal) {
+            JobKind::Refusal
+        } else if rng.chance(rates.garbage) {
+            JobKind::Garbage
+        } else {
+            JobKind::Work
+        };
+        let tenant = rng.below(self.plan.tenants) as u8;
+        let number = self.routed;
+        let mut not_after_ms = 0;
+        if rng.chance(rates.expired) {
+            not_after_ms = crate::plan::EPOCH_MS + self.now_us / 1000 + rng.range(0, 3_000) - 1_000;
+        }
+        Job {
+            kind,
+            core: rng.chance(self.plan.core_share),
+            tenant,
+            step: number,
+            assignment: number,
+            content: 0,
+            class: class.unwrap_or(0) as u8 + 1,
+            priority: rng.below(101) as u8,
+            tries: rng.range(1, 4) as u8,
+            backoff_ms: rng.range(5, 800) as u32,
+            budget_ms: if rng.chance(200) { rng.range(50, 1_500) } else { rng.range(2_000, 20_000) } as u32,
+            not_after_ms,
+            padding: rng.range(10, 300) as u16,
+        }
+    }
+
+    fn store(&mut self, body: bytes::Bytes, core: bool) {
+        if core {
+            let boot = self.boot;
+            let wait_us = self.rng.range(100, 2_000);
+            if !self.partitioned {
+                self.at(wait_us, Happening::ArriveCore { boot, body });
+            }
+        } else {
+            let now_ms = self.true_ms();
+            let sequence = self.server.store(body, now_ms);
+            self.note("stored", None, sequence);
+        }
+    }
+}

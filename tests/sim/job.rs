@@ -1,0 +1,145 @@
+//! The router's messages, as bytes, and the pure translation to arrivals that stands for the wire.
+
+use bytes::Bytes;
+use shards::ids::{BlockId, Fingerprint, Identity, Salt, Text};
+use shards::map;
+use shards::outcome::{Code, Fault};
+use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Profile, RetryPolicy, Work};
+
+pub const SHARDS: u16 = 2;
+pub const SALT: Salt = Salt([7; 32]);
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Job {
+    pub kind: JobKind,
+    pub core: bool,
+    pub tenant: u8,
+    pub step: u32,
+    pub assignment: u32,
+    pub content: u8,
+    pub class: u8,
+    pub priority: u8,
+    pub tries: u8,
+    pub backoff_ms: u32,
+    pub budget_ms: u32,
+    /// 0 for none of its own.
+    pub not_after_ms: u64,
+    pub padding: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobKind {
+    Work = 1,
+    Refusal = 2,
+    Garbage = 3,
+}
+
+impl Job {
+    pub fn encode(&self) -> Bytes {
+        let mut out = Vec::with_capacity(48 + usize::from(self.padding));
+        out.extend([self.kind as u8, u8::from(self.core), self.tenant, self.content, self.class, self.priority, self.tries]);
+        for number in [self.step, self.assignment, self.backoff_ms, self.budget_ms] {
+            out.extend(number.to_le_bytes());
+        }
+        out.extend(self.not_after_ms.to_le_bytes());
+        out.resize(out.len() + usize::from(self.padding), b'.');
+        Bytes::from(out)
+    }
+
+    pub fn decode(body: &[u8]) -> Job {
+        let u32_at = |at: usize| u32::from_le_bytes([body[at], body[at + 1], body[at + 2], body[at + 3]]);
+        let kind = match body[0] {
+            1 => JobKind::Work,
+            2 => JobKind::Refusal,
+            _ => JobKind::Garbage,
+        };
+        Job {
+            kind,
+            core: body[1] == 1,
+            tenant: body[2],
+            content: body[3],
+            class: body[4],
+            priority: body[5],
+            tries: body[6],
+            step: u32_at(7),
+            assignment: u32_at(11),
+            backoff_ms: u32_at(15),
+            budget_ms: u32_at(19),
+            not_after_ms: u64::from(u32_at(23)) | u64::from(u32_at(27)) << 32,
+            padding: (body.len() - 31) as u16,
+        }
+    }
+
+    pub fn class(&self) -> EffectClass {
+        EffectClass::from_code(self.class).expect("jobs have a class")
+    }
+
+    pub fn tenant_name(&self) -> Text {
+        const NAMES: [&str; 6] = ["ada", "bob", "cyd", "dan", "eve", "fay"];
+        Text::from_static(NAMES[usize::from(self.tenant)])
+    }
+
+    pub fn shard(&self) -> u16 {
+        map::shard(map::partition(&self.tenant_name()), SHARDS)
+    }
+}
+
+/// A message as an arrival: pure, the same bytes always give the same key, content and asker.
+pub fn decode(delivery: Delivery, wall_ms: u64, horizon_ms: u64) -> Arrival {
+    let job = Job::decode(&delivery.body);
+    let tenant = job.tenant_name();
+    let assignment = Text::from(format!("a{}", job.assignment));
+    let mut digest = [job.class; 32];
+    digest[0] = job.content;
+    digest[8..12].copy_from_slice(&job.step.to_le_bytes());
+    let step = job.step.to_string();
+    let identity = Identity::Coordinates { tenant: &tenant, run: None, flow: "f", step: &step, attempt: 1 };
+    let (key, content) = match job.kind {
+        JobKind::Work => (SALT.key(identity), None),
+        JobKind::Refusal => {
+            let fault = Fault::new(Code::UnknownJobType, "No block has this name.");
+            (SALT.answer_key(&tenant, &assignment), Some(Content::Refusal(fault)))
+        }
+        JobKind::Garbage => {
+            let fault = Fault::new(Code::InvalidFormat, "It cannot be read.");
+            (SALT.quarantine_key(&delivery.subject, &delivery.headers, &delivery.body), Some(Content::Garbage(fault)))
+        }
+    };
+    let asker = (job.kind != JobKind::Garbage).then(|| Asker {
+        id: SALT.asker(key, &assignment),
+        profile: Profile::Native,
+        assignment_id: assignment,
+        request_id: Text::new(),
+        trace_id: None,
+        provider_id: Text::new(),
+        job_type: Text::new(),
+        run_id: None,
+        flow_id: None,
+        step_id: None,
+        attempt: Some(1),
+    });
+    let mut arrival = Arrival {
+        partition: map::partition(&tenant),
+        tenant,
+        key,
+        fingerprint: Fingerprint(digest),
+        asker,
+        content: Content::Garbage(Fault::new(Code::InternalError, "")),
+        received_ms: wall_ms,
+        delivery,
+    };
+    let not_after_ms = if job.not_after_ms > 0 { job.not_after_ms } else { arrival.since_ms() + horizon_ms };
+    arrival.content = content.unwrap_or(Content::Work(Work {
+        block: BlockId(u16::from(job.class) - 1),
+        effect: job.class(),
+        inputs: Bytes::new(),
+        priority: job.priority,
+        budget_ms: u64::from(job.budget_ms),
+        not_after_ms,
+        retry: RetryPolicy { tries_max: u32::from(job.tries), backoff_ms: u64::from(job.backoff_ms), backoff_ms_max: 5_000 },
+        note: None,
+        effect_ceiling: None,
+    }));
+    arrival
+}

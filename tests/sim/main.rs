@@ -1,0 +1,119 @@
+//! Deterministic simulation: whole worlds (two shards, disks, a NATS server, an edge, blocks with their own ledger) in virtual
+//! time from one seed, with faults, until rest, and then the oracles.
+//!
+//! `SEED=n` replays one seed with a readable trace; `SEEDS=from..to` runs many and prints what was met.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs, unreachable_pub, reason = "a test with a command line")]
+
+mod blocks;
+mod disk;
+mod edge;
+mod faults;
+mod job;
+mod oracles;
+mod plan;
+mod rng;
+mod server;
+mod truth;
+mod worker;
+mod world;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use world::{Report, World};
+
+/// Lives one world; a panic of the machine is a violation like any other.
+fn live(seed: u64, loud: bool) -> Report {
+    match catch_unwind(AssertUnwindSafe(|| World::new(seed, loud).live())) {
+        Ok(report) => report,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Report { violation: Some(format!("panic: {}", text.unwrap_or_default())), ..Report::default() }
+        }
+    }
+}
+
+fn demand_no_violation(seed: u64, report: &Report) {
+    if let Some(violation) = &report.violation {
+        panic!("seed {seed}: {violation}\nSEED={seed} cargo test --test sim one_seed -- --nocapture");
+    }
+}
+
+#[test]
+fn sixty_four_worlds_keep_every_promise() {
+    for seed in 1..=64 {
+        demand_no_violation(seed, &live(seed, false));
+    }
+}
+
+#[test]
+fn the_same_seed_lives_the_same_world() {
+    for seed in [3, 17, 42] {
+        let (first, second) = (live(seed, false), live(seed, false));
+        assert_eq!((first.hash, first.happenings), (second.hash, second.happenings), "seed {seed}");
+        assert!(first.steps >= 200, "seed {seed} has only {} steps", first.steps);
+    }
+}
+
+/// `SEED=n`: one world, told aloud.
+#[test]
+fn one_seed_from_the_environment() {
+    let Some(seed) = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()) else { return };
+    let report = live(seed, true);
+    println!("{report:#?}");
+    demand_no_violation(seed, &report);
+}
+
+/// `SEEDS=from..to`: many worlds, counted.
+#[test]
+fn many_seeds_from_the_environment() {
+    let Ok(range) = std::env::var("SEEDS") else { return };
+    let (from, to) = range.split_once("..").expect("SEEDS=from..to");
+    let (from, to): (u64, u64) = (from.parse().expect("a number"), to.parse().expect("a number"));
+    let (mut steps, mut happenings) = (0, 0);
+    let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut broken = Vec::new();
+    let began = std::time::Instant::now();
+    for seed in from..to {
+        let report = live(seed, false);
+        steps += report.steps;
+        happenings += report.happenings;
+        for (fault, count) in &report.faults {
+            *faults.entry(fault).or_default() += count;
+        }
+        if let Some(violation) = report.violation {
+            println!("seed {seed}: {violation}");
+            broken.push(seed);
+        }
+    }
+    let took = began.elapsed().as_secs_f64();
+    let seeds = (to - from) as f64;
+    println!("{seeds} seeds in {took:.2} s: {:.0} seeds/s, {steps} steps, {happenings} happenings", seeds / took);
+    for (fault, count) in faults {
+        println!("{count:>9} {fault}");
+    }
+    assert!(broken.is_empty(), "{} broken seeds, the first is {}", broken.len(), broken[0]);
+}
+
+/// Every planted bug is found by some oracle.
+#[cfg(feature = "planted")]
+#[test]
+fn every_planted_bug_is_caught() {
+    use shards::planted::{Bug, arm};
+    const SEEDS_MAX: u64 = 300;
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut survivors = Vec::new();
+    for bug in Bug::ALL {
+        arm(Some(*bug));
+        let caught = (1..=SEEDS_MAX).find_map(|seed| live(seed, false).violation.map(|violation| (seed, violation)));
+        arm(None);
+        match caught {
+            Some((seed, violation)) => println!("{bug:?}: seed {seed}: {violation}"),
+            None => survivors.push(*bug),
+        }
+    }
+    let _ = std::panic::take_hook();
+    assert!(survivors.is_empty(), "not caught in {SEEDS_MAX} seeds: {survivors:?}");
+}

@@ -1,0 +1,211 @@
+//! What really stands: the durable frames of both journals and the letters the server stored, as an outside observer has them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shards::audit::outcome_digest;
+use shards::ids::{AskerId, Fingerprint, Key, Lsn};
+use shards::journal::{Fact, Frame};
+use shards::outcome::{Code, Effected, Outcome, Status};
+use shards::step::EffectClass;
+
+use crate::job::{Job, SALT};
+use crate::server::MessageId;
+
+/// A durable acceptance.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken {
+    pub lsn: Lsn,
+    pub fingerprint: Fingerprint,
+    pub asker: AskerId,
+    pub class: EffectClass,
+    pub deadline_ms: u64,
+    pub dead_letter: MessageId,
+    pub boot: u32,
+}
+
+/// A durable outcome or answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Decided {
+    pub lsn: Lsn,
+    pub fingerprint: Fingerprint,
+    pub asker: AskerId,
+    pub digest: [u8; 32],
+    pub status: Status,
+    pub effect: Effected,
+    pub code: Option<Code>,
+    /// Its dead letter's id, where it owes one.
+    pub dead_letter: Option<MessageId>,
+}
+
+/// All that is durable about one key.
+#[derive(Clone, Debug, Default)]
+pub struct Story {
+    pub shard: usize,
+    pub taken: Option<Taken>,
+    pub result: Option<Decided>,
+    /// An answer, or a message put aside.
+    pub answer: Option<Decided>,
+    /// The newest try whose start is durable.
+    pub started: u32,
+    /// How often it was forgotten and came again as something new.
+    pub lives: u32,
+    /// The newest try that is durably due after a failed one.
+    pub retry: u32,
+}
+
+/// A result as the server stored it.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    pub digest: [u8; 32],
+    pub shard: usize,
+    pub lsn: Lsn,
+}
+
+/// The observer.
+#[derive(Debug, Default)]
+pub struct Truth {
+    pub stories: BTreeMap<Key, Story>,
+    pub told: BTreeMap<AskerId, Told>,
+    pub dead_letters: BTreeSet<MessageId>,
+    /// Askers that were told "accepted", and of which key.
+    pub promised: BTreeMap<AskerId, Key>,
+    /// Core messages that a shard took in its present life: nobody but that life can answer them.
+    pub heard: Vec<(AskerId, Key, MessageId)>,
+    /// Floors that have been written, by shard.
+    pub floors: [Lsn; 2],
+    /// Watermarks that are durable: what is accepted behind them was accepted knowing them.
+    pub watermarks: [u64; 2],
+    /// Effects of lives that left no trace of the step: nobody can know of them.
+    pub ghosts: BTreeSet<Key>,
+    pub frames: u64,
+}
+
+/// The id of the dead letter of this message.
+pub fn dead_letter_id(subject: &str, body: &[u8]) -> MessageId {
+    (b'd', SALT.quarantine_key(subject, &[], body).0, 0)
+}
+
+impl Truth {
+    /// A frame became durable. The errors are violations of I1, I2, I7 and of expiry.
+    pub fn durable(&mut self, shard: usize, lsn: Lsn, frame: &Frame, boot: u32) -> Result<(), String> {
+        self.frames += 1;
+        let floor = self.floors[shard];
+        let story = self.stories.entry(frame.key).or_default();
+        story.shard = shard;
+        match &frame.fact {
+            Fact::Accepted(fact) => {
+                let dead_letter = dead_letter_id(&fact.message.subject, &fact.message.body);
+                if let Some(old) = &story.result
+                    && old.lsn >= floor
+                {
+                    return Err(format!("I2: {} accepted again at {lsn:?}, its outcome stands at {:?}", frame.key, old.lsn));
+                }
+                if let Some(old) = &story.taken
+                    && story.result.is_none()
+                {
+                    return Err(format!("I1: {} accepted twice, at {:?} and {lsn:?}", frame.key, old.lsn));
+                }
+                let budget_ms = u64::from(Job::decode(&fact.message.body).budget_ms);
+                let at_ms = fact.deadline_ms - budget_ms;
+                if at_ms > fact.not_after_ms {
+                    return Err(format!("expiry: {} accepted {} ms after its time", frame.key, at_ms - fact.not_after_ms));
+                }
+                if fact.message.source == 3 && fact.message.since_ms <= self.watermarks[shard] {
+                    return Err(format!("expiry: {} accepted below the watermark", frame.key));
+                }
+                *story = Story {
+                    shard,
+                    lives: story.lives + 1,
+                    answer: story.answer,
+                    taken: Some(Taken {
+                        lsn,
+                        fingerprint: fact.fingerprint,
+                        asker: fact.asker,
+                        class: fact.effect,
+                        deadline_ms: fact.deadline_ms,
+                        dead_letter,
+                        boot,
+                    }),
+                    ..Story::default()
+                };
+            }
+            Fact::Started { try_number, .. } => story.started = *try_number,
+            Fact::RetryAt { try_number, .. } => story.retry = *try_number,
+            Fact::Result(fact) => {
+                let Some(taken) = story.taken else {
+                    return Err(format!("I1: {} has an outcome at {lsn:?} and was never accepted", frame.key));
+                };
+                if let Some(old) = &story.result {
+                    return Err(format!("I2: {} has two outcomes, at {:?} and {lsn:?}", frame.key, old.lsn));
+                }
+                if taken.fingerprint != fact.fingerprint {
+                    return Err(format!("I7: {} was accepted with one content and decided with another", frame.key));
+                }
+                let bad = !matches!(fact.outcome.status, Status::Ok | Status::Cancelled);
+                let dead_letter = bad.then_some(taken.dead_letter);
+                story.result = Some(decided(lsn, fact.fingerprint, taken.asker, &fact.outcome, dead_letter));
+            }
+            Fact::Answer(fact) | Fact::Quarantined(fact) => {
+                if let Some(old) = &story.answer
+                    && old.lsn >= floor
+                {
+                    return Err(format!("I2: {} answered twice, at {:?} and {lsn:?}", frame.key, old.lsn));
+                }
+                let dead_letter = fact.of.is_none().then(|| dead_letter_id(&fact.message.subject, &fact.message.body));
+                story.answer = Some(decided(lsn, fact.fingerprint, fact.asker, &fact.outcome, dead_letter));
+            }
+            Fact::Mark { watermark_ms, .. } => {
+                self.watermarks[shard] = self.watermarks[shard].max(*watermark_ms);
+            }
+            Fact::Published { .. } | Fact::Unknown(_) => {}
+        }
+        Ok(())
+    }
+
+    /// A shard has booted: what it had written and not synced is gone.
+    pub fn booted(&mut self, shard: usize, floor: Lsn, watermark_ms: u64) {
+        self.floors[shard] = floor;
+        self.watermarks[shard] = watermark_ms;
+    }
+
+    /// The machine has written (not yet synced) a mark.
+    pub fn marked(&mut self, shard: usize, floor: Lsn) {
+        self.floors[shard] = self.floors[shard].max(floor);
+    }
+
+    /// A key's story, unless the journal was allowed to forget it.
+    pub fn remembered(&self, key: &Key) -> Option<&Story> {
+        let story = self.stories.get(key)?;
+        let forgotten = story.result.is_some_and(|result| result.lsn < self.floors[story.shard]);
+        (!forgotten).then_some(story)
+    }
+
+    /// A result arrived at the server and was new to it.
+    pub fn tell(&mut self, asker: AskerId, told: Told) -> Result<(), String> {
+        if let Some(old) = self.told.get(&asker)
+            && old.digest != told.digest
+            && old.lsn >= self.floors[old.shard]
+        {
+            // A letter of a forgotten life that was long on its way: the journal no longer vouches for it.
+            if told.lsn < self.floors[told.shard] {
+                return Ok(());
+            }
+            return Err(format!("same asker, same outcome: {asker} was told of {:?}, now of {:?}", old.lsn, told.lsn));
+        }
+        self.told.insert(asker, told);
+        Ok(())
+    }
+}
+
+fn decided(lsn: Lsn, fingerprint: Fingerprint, asker: AskerId, outcome: &Outcome, dead_letter: Option<MessageId>) -> Decided {
+    Decided {
+        lsn,
+        fingerprint,
+        asker,
+        digest: outcome_digest(outcome),
+        status: outcome.status,
+        effect: outcome.effect,
+        code: outcome.fault.as_ref().map(|fault| fault.code),
+        dead_letter,
+    }
+}

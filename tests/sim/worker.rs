@@ -1,0 +1,377 @@
+//! The worker as its drivers make it: two machines, their disks, and the edge, all performing effects and feeding events back.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use shards::event::{DiskNews, Effect, Effects, Event, Past, Verdict};
+use shards::ids::{Key, Lsn, Now, Text, Ticket};
+use shards::journal::view::Frames;
+use shards::journal::{Fact, FrameView, Kind, Peek};
+use shards::shard::{Shard, ShardSettings};
+use shards::step::{Arrival, Delivery, Origin, Settle, StreamToken};
+
+use crate::blocks::{End, Script};
+use crate::edge::Parcel;
+use crate::job::{self, SALT};
+use crate::oracles;
+use crate::plan::SECOND;
+use crate::world::{Happening, World};
+
+const FLUSH_US: u64 = 10_000;
+const SUBJECT: &str = "assign";
+
+/// A running process.
+#[derive(Debug)]
+pub struct Worker {
+    started_us: u64,
+    pub seats: Vec<Seat>,
+    /// Letters on their way, by number; those that want no confirmation leave at once.
+    pub outbox: BTreeMap<u64, Parcel>,
+    pub draining: bool,
+}
+
+/// One core.
+#[derive(Debug)]
+pub struct Seat {
+    pub shard: Shard,
+    fx: Effects,
+    tick_us: Option<u64>,
+    recovered: u32,
+    flush_due: bool,
+    /// Since boot: the wall the machine went on from, for deadlines.
+    boot_wall_ms: u64,
+    recovery_log: Option<Vec<u8>>,
+}
+
+impl World {
+    /// Boots: fold, restore, take up what has no end, then connect.
+    pub fn start(&mut self) {
+        self.boot += 1;
+        self.truth.heard.clear();
+        let (boot, wall_ms, now_us) = (self.boot, self.wall_ms(), self.now_us);
+        self.note("start", None, u64::from(boot));
+        self.worker = Some(Worker { started_us: now_us, seats: Vec::new(), outbox: BTreeMap::new(), draining: false });
+        let mut pasts = Vec::new();
+        for shard in 0..2 {
+            match self.seat(shard, boot, wall_ms) {
+                Ok((seat, unfinished)) => {
+                    if let Some(worker) = self.worker.as_mut() {
+                        worker.seats.push(seat);
+                    }
+                    pasts.push(unfinished);
+                }
+                Err(violation) => return self.violate(violation),
+            }
+        }
+        let ghosts: Vec<Key> = std::mem::take(&mut self.ran).into_iter().collect();
+        for key in ghosts {
+            if self.truth.stories.get(&key).is_none_or(|story| story.taken.is_none()) {
+                self.truth.ghosts.insert(key);
+            }
+        }
+        for (shard, (before, unfinished)) in pasts.into_iter().enumerate() {
+            for (key, arrival, past) in unfinished {
+                self.apply(shard, Event::Recovered { key, arrival, past });
+            }
+            let Some(seat) = self.seat_of(shard) else { return };
+            let log = seat.recovery_log.take().unwrap_or_default();
+            let verdict = oracles::i16_recovery_is_idempotent(&self.disks[shard], &before, &log);
+            self.check(verdict);
+        }
+        if self.disk_full {
+            for shard in 0..2 {
+                self.apply(shard, Event::Disk(DiskNews::Full));
+            }
+        }
+        self.at(1_000, Happening::Pull { boot });
+    }
+
+    fn seat(&mut self, shard: usize, boot: u32, wall_ms: u64) -> Result<(Seat, Unfinished), String> {
+        let disk = &mut self.disks[shard];
+        let spans = disk.boot(boot, wall_ms)?;
+        oracles::i17_the_durable_prefix_survives(disk)?;
+        let known = Lsn(disk.promised.len() as u64);
+        disk.adopt_survivors();
+        let new: Vec<Lsn> = disk.frames().map(|(lsn, _)| lsn).filter(|lsn| *lsn > known).collect();
+        for lsn in new {
+            self.stands(shard, lsn, boot - 1);
+        }
+        let disk = &self.disks[shard];
+        let restored = oracles::fold(disk.frames())?;
+        let before = oracles::fold(disk.frames())?;
+        self.truth.booted(shard, restored.floor, restored.watermark_ms);
+        let boot_wall_ms = wall_ms.max(restored.wall_ms);
+        let mut list = Vec::new();
+        for one in &restored.unfinished {
+            let frame = disk.read(one.message).ok_or_else(|| format!("I17: the message of {} is gone", one.key))?;
+            let message = match frame.fact {
+                Fact::Accepted(fact) => fact.message,
+                Fact::Answer(fact) | Fact::Quarantined(fact) => fact.message,
+                other => return Err(format!("{:?} holds no message: {other:?}", one.message)),
+            };
+            let arrival = job::decode(message.into_delivery(), wall_ms, self.plan.limits.horizon_ms);
+            let outcome = match one.result {
+                Some(lsn) => Some((lsn, self.outcome_in(shard, lsn).ok_or("I17: an unpublished outcome is gone")?)),
+                None => None,
+            };
+            let past = Past {
+                accepted: one.message,
+                tries: one.tries,
+                interrupted: one.interrupted,
+                retry_at_ms: one.retry_at_ms,
+                deadline_ms: one.deadline_ms,
+                outcome,
+                role: one.role,
+            };
+            list.push((one.key, Rc::new(arrival), past));
+        }
+        let blocks = ["pure", "idempotent", "transactional", "conditional", "unsafe"].map(Text::from_static).to_vec();
+        let settings = ShardSettings {
+            shard: shard as u16,
+            boot,
+            limits: self.plan.limits.clone(),
+            salt: SALT,
+            blocks,
+            events: self.plan.events,
+            progress_us: self.plan.ack_wait_us / 3,
+            config_epoch: 1,
+        };
+        let mut machine = Shard::new(settings, disk.next_lsn());
+        machine.restore(restored, &spans, Now { mono_us: 0, wall_ms });
+        let recovered = list.len() as u32;
+        let seat = Seat {
+            shard: machine,
+            fx: Effects::default(),
+            tick_us: None,
+            recovered,
+            flush_due: false,
+            boot_wall_ms,
+            recovery_log: Some(Vec::new()),
+        };
+        Ok((seat, (before, list)))
+    }
+
+    fn outcome_in(&self, shard: usize, lsn: Lsn) -> Option<Rc<shards::outcome::Outcome>> {
+        match self.disks[shard].read(lsn)?.fact {
+            Fact::Result(fact) => Some(Rc::new(fact.outcome)),
+            Fact::Answer(fact) | Fact::Quarantined(fact) => Some(Rc::new(fact.outcome)),
+            _ => None,
+        }
+    }
+
+    fn seat_of(&mut self, shard: usize) -> Option<&mut Seat> {
+        self.worker.as_mut()?.seats.get_mut(shard)
+    }
+
+    /// One frame is known to be durable.
+    fn stands(&mut self, shard: usize, lsn: Lsn, boot: u32) {
+        let Some(frame) = self.disks[shard].read(lsn) else { return };
+        let verdict = self.truth.durable(shard, lsn, &frame, boot);
+        self.check(verdict);
+    }
+
+    pub fn next_tick(&self) -> Option<(u64, usize)> {
+        let worker = self.worker.as_ref()?;
+        let ticks = worker.seats.iter().enumerate();
+        ticks.filter_map(|(shard, seat)| seat.tick_us.map(|tick_us| (tick_us + worker.started_us, shard))).min()
+    }
+
+    pub fn tick(&mut self, shard: usize) {
+        self.apply(shard, Event::Tick);
+    }
+
+    /// One event into one machine, and all that follows from it here and now.
+    pub fn apply(&mut self, shard: usize, event: Event) {
+        let wall_ms = self.wall_ms();
+        let Some(worker) = self.worker.as_mut() else { return };
+        let now = Now { mono_us: self.now_us - worker.started_us, wall_ms };
+        let Some(seat) = worker.seats.get_mut(shard) else { return };
+        seat.shard.apply(now, event, &mut seat.fx);
+        // Never sooner than the wheel's resolution, as the driver does it.
+        seat.tick_us = seat.shard.next_tick_us().map(|tick_us| tick_us.max(now.mono_us + 1_000));
+        let verdict = oracles::i10_quotas_are_exact(&seat.shard, &self.at_work[shard], &self.plan.limits, seat.recovered);
+        let mut log = std::mem::take(&mut seat.fx.log);
+        let list = std::mem::take(&mut seat.fx.list);
+        if let Some(kept) = &mut seat.recovery_log {
+            kept.extend_from_slice(&log.bytes);
+        }
+        for frame in Frames::new(&log.bytes).flatten() {
+            if let Ok(view) = FrameView::parse(frame)
+                && view.kind() == Some(Kind::Mark)
+                && let Ok(Peek::Mark { floor, .. }) = view.peek()
+            {
+                self.truth.marked(shard, floor);
+            }
+        }
+        self.disks[shard].append(&mut log);
+        self.check(verdict);
+        self.write_if_urgent(shard);
+        let boot = self.boot;
+        for effect in &list {
+            if !self.quiet && self.rng.chance(1000) && self.rng.below(1000) < self.plan.rates.die_between {
+                self.count("kill -9 between two effects");
+                self.die(false);
+            }
+            if self.worker.is_none() || self.boot != boot {
+                return;
+            }
+            self.perform(shard, effect);
+        }
+        if let Some(seat) = self.seat_of(shard) {
+            seat.fx.log = log;
+        }
+    }
+
+    fn write_if_urgent(&mut self, shard: usize) {
+        let boot = self.boot;
+        let disk = &mut self.disks[shard];
+        if disk.urgent && disk.start_write() {
+            self.sync(shard);
+        } else if disk.is_pending() && !disk.is_writing() {
+            let Some(seat) = self.seat_of(shard) else { return };
+            if !std::mem::replace(&mut seat.flush_due, true) {
+                self.at(FLUSH_US, Happening::Flush { boot, shard });
+            }
+        }
+    }
+
+    fn sync(&mut self, shard: usize) {
+        let boot = self.boot;
+        let lasts_us = self.rng.around(self.plan.fsync_us) * if self.quiet { 1 } else { self.slow_disk };
+        self.at(lasts_us.min(4 * SECOND), Happening::Written { boot, shard });
+    }
+
+    pub fn flush(&mut self, shard: usize) {
+        if let Some(seat) = self.seat_of(shard) {
+            seat.flush_due = false;
+        }
+        if self.disks[shard].start_write() {
+            self.sync(shard);
+        }
+    }
+
+    pub fn written(&mut self, shard: usize) {
+        let (boot, wall_ms) = (self.boot, self.wall_ms());
+        let from = self.disks[shard].durable.next();
+        let Some((through, news)) = self.disks[shard].finish_write(boot, wall_ms) else { return };
+        for lsn in from.0..=through.0 {
+            self.stands(shard, Lsn(lsn), boot);
+        }
+        self.note("durable", None, through.0);
+        self.apply(shard, Event::Durable { through });
+        if let Some(news) = news {
+            self.apply(shard, Event::Disk(news));
+        }
+        if self.worker.is_some() && self.boot == boot {
+            self.write_if_urgent(shard);
+        }
+    }
+
+    fn perform(&mut self, shard: usize, effect: &Effect) {
+        let boot = self.boot;
+        match effect {
+            Effect::Run { ticket, arrival, try_number } => self.run(shard, *ticket, arrival, *try_number),
+            Effect::Stop { ticket } => {
+                self.note("stop", None, u64::from(ticket.slot));
+                if !self.rng.chance(self.plan.rates.deaf) {
+                    let wait_us = self.rng.range(10, 5_000);
+                    let (ticket, verdict) = (*ticket, Verdict::Stopped);
+                    self.at(wait_us, Happening::End { boot, shard, ticket, work: work_number(shard, ticket), verdict });
+                }
+            }
+            Effect::Post(post) => self.post(shard, post),
+            Effect::Settle { token, how } => self.settle(token, *how),
+            Effect::Probe { key, lsn } => {
+                let wait_us = self.rng.range(10, 20_000);
+                self.at(wait_us, Happening::Probe { boot, shard, key: *key, lsn: *lsn });
+            }
+            Effect::Prune { below } => {
+                self.count("prune");
+                self.note("prune", None, below.0);
+                self.disks[shard].prune(*below);
+            }
+        }
+    }
+
+    pub fn probe(&mut self, shard: usize, key: Key, lsn: Lsn) {
+        let found = self.outcome_in(shard, lsn);
+        self.apply(shard, Event::Probed { key, found });
+    }
+
+    fn run(&mut self, shard: usize, ticket: Ticket, arrival: &Rc<Arrival>, try_number: u32) {
+        let (boot, key, fingerprint) = (self.boot, arrival.key, arrival.fingerprint);
+        self.note("run", Some(key), u64::from(try_number));
+        let started_us = self.worker.as_ref().map_or(0, |worker| worker.started_us);
+        let boot_wall_ms = self.seat_of(shard).map_or(0, |seat| seat.boot_wall_ms);
+        let now_ms = boot_wall_ms + (self.now_us - started_us) / 1000;
+        let verdict = oracles::i9_a_try_may_start(&self.truth, arrival, try_number, boot, now_ms);
+        self.check(verdict);
+        self.ran.insert(key);
+        let Some(work) = arrival.work() else { return };
+        let rates = if self.quiet { crate::plan::Rates { overlong: 0, ..self.plan.rates } } else { self.plan.rates };
+        let script = Script::draw(&mut self.rng, &rates, work.effect, work.budget_ms);
+        if let Some(effect_us) = script.effect_us {
+            let (survives, class) = (script.survives, work.effect);
+            self.at(effect_us, Happening::Effect { boot, survives, key, fingerprint, class });
+        }
+        let verdict = match script.end {
+            End::Done => Verdict::Done(Bytes::from_static(b"{}")),
+            End::Failed(fault) => Verdict::Failed(fault),
+            End::Panicked => Verdict::Panicked,
+        };
+        let number = work_number(shard, ticket);
+        self.works.insert(number, (shard, arrival.tenant.clone()));
+        *self.at_work[shard].entry(arrival.tenant.clone()).or_default() += 1;
+        self.at(script.lasts_us, Happening::End { boot, shard, ticket, work: number, verdict });
+    }
+
+    pub fn work_ended(&mut self, shard: usize, ticket: Ticket, work: u64, verdict: Verdict) {
+        let stale = self.rng.chance(self.plan.rates.stale_report);
+        match self.works.remove(&work) {
+            Some((_, tenant)) => {
+                if let Some(count) = self.at_work[shard].get_mut(&tenant) {
+                    *count -= 1;
+                }
+                if stale && !self.quiet {
+                    self.count("stale report");
+                    let (boot, later_us) = (self.boot, self.rng.around(SECOND));
+                    let verdict = verdict.clone();
+                    self.at(later_us, Happening::End { boot, shard, ticket, work: 0, verdict });
+                }
+            }
+            None if work != 0 => return,
+            None => {}
+        }
+        self.note("ended", None, work);
+        self.apply(shard, Event::Ended { ticket, verdict, ran_us: 1 });
+    }
+
+    fn settle(&mut self, token: &StreamToken, how: Settle) {
+        let sequence = token.sequence;
+        if matches!(how, Settle::Ack | Settle::Term) {
+            self.note("ack", None, sequence);
+            let kept = &self.server.stream[sequence as usize - 1];
+            let arrival = self.arrival(Origin::Core, kept.body.clone());
+            let verdict = oracles::i4_acked_only_once_answered(&self.truth, &arrival);
+            self.check(verdict);
+        }
+        if self.rng.chance(self.plan.rates.settle_lost) && !self.quiet {
+            return self.count("settlement lost");
+        }
+        let wait_us = self.rng.range(50, 3_000);
+        self.at(wait_us, Happening::Settle { sequence, how });
+    }
+
+    pub fn arrival(&self, origin: Origin, body: Bytes) -> Arrival {
+        let delivery = Delivery { origin, subject: Text::from_static(SUBJECT), headers: Vec::new(), body };
+        job::decode(delivery, self.wall_ms(), self.plan.limits.horizon_ms)
+    }
+}
+
+/// What recovery has to take up, and the fold it comes from.
+type Unfinished = (shards::fold::Restored, Vec<(Key, Rc<Arrival>, Past)>);
+
+fn work_number(shard: usize, ticket: Ticket) -> u64 {
+    1 << 63 | (shard as u64) << 62 | u64::from(ticket.slot) << 32 | u64::from(ticket.generation)
+}
