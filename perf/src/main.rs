@@ -1,15 +1,17 @@
 //! Load and measurement for endstation: the worker beside the floor, which is the same work done by a consumer that does
 //! nothing, so that a number says what the worker costs and not what the machine is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod boot;
 mod disk;
 mod drive;
 mod engine;
 mod floor;
+mod frames;
 mod message;
 mod nats;
 mod process;
@@ -33,8 +35,13 @@ enum Command {
     Nats(NatsArgs),
     /// The floor alone: what NATS gives a worker that does nothing.
     Floor(NatsArgs),
-    /// One shard without NATS.
+    /// Shards without NATS.
     Engine(engine::EngineArgs),
+    /// What a start costs, and a worker that does nothing.
+    Boot(boot::BootArgs),
+    /// A start in a process of its own, for `boot`.
+    #[command(hide = true)]
+    BootWorker(boot::BootWorkerArgs),
     /// The bare consumer of the floor; started by the other commands as a process of its own.
     #[command(hide = true)]
     FloorWorker(floor::FloorArgs),
@@ -70,6 +77,13 @@ pub(crate) struct NatsArgs {
     /// Where streams and journals lie while measuring; default: the system's temporary folder.
     #[arg(long)]
     dir: Option<PathBuf>,
+    #[command(flatten)]
+    keep: KeepArgs,
+}
+
+/// Where results are kept, and under what names.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct KeepArgs {
     /// Where results are kept, in a folder `<date>-<host>`; `-` keeps none.
     #[arg(long, default_value = "perf/runs")]
     out: PathBuf,
@@ -81,6 +95,16 @@ pub(crate) struct NatsArgs {
     host: Option<String>,
 }
 
+/// A folder for what a measurement writes; gone with the value.
+pub(crate) fn scratch(dir: Option<&Path>) -> Result<tempfile::TempDir> {
+    let mut builder = tempfile::Builder::new();
+    let builder = builder.prefix("perf-");
+    Ok(match dir {
+        Some(dir) => builder.tempdir_in(dir)?,
+        None => builder.tempdir()?,
+    })
+}
+
 fn main() -> Result<()> {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -88,6 +112,8 @@ fn main() -> Result<()> {
         Command::Nats(args) => runtime.block_on(nats::measure(&args, true)),
         Command::Floor(args) => runtime.block_on(nats::measure(&args, false)),
         Command::Engine(args) => engine::measure(&args),
+        Command::Boot(args) => runtime.block_on(boot::measure(&args)),
+        Command::BootWorker(args) => boot::work(&args),
         Command::FloorWorker(args) => runtime.block_on(floor::work(&args)),
     }
 }

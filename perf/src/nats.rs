@@ -41,12 +41,9 @@ pub(crate) struct Row {
 
 /// Measures and reports; the floor alone, or the worker beside it.
 pub(crate) async fn measure(args: &NatsArgs, with_worker: bool) -> Result<()> {
-    let root = match &args.dir {
-        Some(dir) => tempfile::Builder::new().prefix("perf-").tempdir_in(dir)?,
-        None => tempfile::Builder::new().prefix("perf-").tempdir()?,
-    };
-    let worker = if with_worker { Some(worker_binary(args)?) } else { None };
-    let machine = Machine::look(args, disk::fsync(root.path())?)?;
+    let root = crate::scratch(args.dir.as_deref())?;
+    let worker = if with_worker { Some(worker_binary(args.worker.as_deref())?) } else { None };
+    let machine = Machine::look(&args.keep, disk::fsync(root.path())?)?;
     let subjects: Vec<Subject> = ALL.into_iter().filter(|subject| with_worker || subject.is_floor()).collect();
     let mut rows = Vec::new();
     for round in 0..args.runs {
@@ -63,11 +60,12 @@ pub(crate) async fn measure(args: &NatsArgs, with_worker: bool) -> Result<()> {
         }
     }
     let name = if with_worker { "nats" } else { "floor" };
-    Report::new(name, machine, rows).publish(args)
+    Report::new(name, machine, rows).show(&args.keep)
 }
 
-fn worker_binary(args: &NatsArgs) -> Result<PathBuf> {
-    let named = args.worker.clone().or_else(|| std::env::var_os("ENDSTATION_BIN").map(PathBuf::from));
+/// The worker's binary: the one named, or `ENDSTATION_BIN`, or the one beside this.
+pub(crate) fn worker_binary(named: Option<&Path>) -> Result<PathBuf> {
+    let named = named.map(Path::to_owned).or_else(|| std::env::var_os("ENDSTATION_BIN").map(PathBuf::from));
     let path = match named {
         Some(path) => path,
         None => std::env::current_exe()?.with_file_name("endstation"),

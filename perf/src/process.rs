@@ -32,3 +32,45 @@ pub(crate) fn threads(pid: u32) -> Result<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("Threads:")).context("no Threads")?;
     Ok(line.trim().parse()?)
 }
+
+/// The processor clock of a thread of this process, in microseconds; 0 is the caller's own.
+pub(crate) fn thread_cpu_us(tid: u32) -> Result<u64> {
+    // As pthread_getcpuclockid makes it: the id's complement, "of a thread" (4), "what the scheduler gave" (2).
+    let clock = if tid == 0 { libc::CLOCK_THREAD_CPUTIME_ID } else { (!(tid as libc::clockid_t) << 3) | 6 };
+    clock_us(clock)
+}
+
+/// Processor time of this process so far, kernel threads that work for it included, in microseconds.
+pub(crate) fn own_cpu_us() -> Result<u64> {
+    clock_us(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+fn clock_us(clock: libc::clockid_t) -> Result<u64> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a timespec of ours that outlives the call.
+    let failed = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    anyhow::ensure!(failed == 0, "a clock cannot be read: {}", std::io::Error::last_os_error());
+    Ok(time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000)
+}
+
+/// The ids of this process's threads of that name, oldest first. Helper threads bear the name of the thread that made them.
+pub(crate) fn threads_named(name: &str) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/task")? {
+        let path = entry?.path();
+        let comm = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+        if comm.trim() == name {
+            found.extend(path.file_name().and_then(|tid| tid.to_str()?.parse::<u32>().ok()));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The memory that a process holds now, in bytes.
+pub(crate) fn resident_bytes(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kib: u64 = line.split_whitespace().next().context("VmRSS is empty")?.parse()?;
+    Ok(kib * 1024)
+}

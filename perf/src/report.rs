@@ -6,7 +6,7 @@ use std::io::Write as _;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::NatsArgs;
+use crate::KeepArgs;
 use crate::disk::Fsync;
 use crate::nats::Row;
 
@@ -25,7 +25,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Looks at this machine.
-    pub(crate) fn look(args: &NatsArgs, fsync: Fsync) -> Result<Self> {
+    pub(crate) fn look(args: &KeepArgs, fsync: Fsync) -> Result<Self> {
         let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
         let cpu = read("/proc/cpuinfo");
         let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':')).map(|(_, name)| name.trim());
@@ -42,35 +42,40 @@ impl Machine {
             fsync,
         })
     }
+
+    /// Two lines that say where figures come from.
+    pub(crate) fn head(&self) -> String {
+        format!(
+            "{} · {} · {} cores, {} · kernel {} · {} · {} build\nfdatasync of 4 KiB: p50 {} µs, p99 {} µs\n",
+            self.date,
+            self.host,
+            self.cores,
+            self.cpu,
+            self.kernel,
+            self.nats_server,
+            self.build,
+            self.fsync.p50_us,
+            self.fsync.p99_us
+        )
+    }
 }
 
 /// Everything that one command measured.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report {
-    scenario: &'static str,
-    machine: Machine,
-    medians: Vec<Row>,
-    measurements: Vec<Row>,
+pub(crate) struct Keep<R> {
+    /// Which command.
+    pub(crate) scenario: &'static str,
+    /// Where.
+    pub(crate) machine: Machine,
+    /// What the table shows.
+    pub(crate) medians: Vec<R>,
+    /// All of it.
+    pub(crate) measurements: Vec<R>,
 }
 
-impl Report {
-    /// With the medians worked out.
-    pub(crate) fn new(scenario: &'static str, machine: Machine, measurements: Vec<Row>) -> Self {
-        let mut medians: Vec<Row> = Vec::new();
-        for row in &measurements {
-            if medians.iter().any(|known| known.load == row.load && known.subject == row.subject) {
-                continue;
-            }
-            let same: Vec<&Row> =
-                measurements.iter().filter(|other| other.load == row.load && other.subject == row.subject).collect();
-            medians.push(median(&same, row));
-        }
-        Report { scenario, machine, medians, measurements }
-    }
-
+impl<R: Serialize> Keep<R> {
     /// Shows the table and keeps both forms.
-    pub(crate) fn publish(&self, args: &NatsArgs) -> Result<()> {
-        let table = self.table()?;
+    pub(crate) fn publish(&self, args: &KeepArgs, table: &str) -> Result<()> {
         std::io::stdout().write_all(table.as_bytes())?;
         if args.out.as_os_str() == "-" {
             return Ok(());
@@ -87,19 +92,34 @@ impl Report {
         eprintln!("kept in {}", dir.display());
         Ok(())
     }
+}
+
+/// What was measured over NATS.
+pub(crate) type Report = Keep<Row>;
+
+impl Keep<Row> {
+    /// With the medians worked out.
+    pub(crate) fn new(scenario: &'static str, machine: Machine, measurements: Vec<Row>) -> Self {
+        let mut medians: Vec<Row> = Vec::new();
+        for row in &measurements {
+            if medians.iter().any(|known| known.load == row.load && known.subject == row.subject) {
+                continue;
+            }
+            let same: Vec<&Row> =
+                measurements.iter().filter(|other| other.load == row.load && other.subject == row.subject).collect();
+            medians.push(median(&same, row));
+        }
+        Keep { scenario, machine, medians, measurements }
+    }
+
+    /// Shows the table and keeps both forms.
+    pub(crate) fn show(&self, args: &KeepArgs) -> Result<()> {
+        self.publish(args, &self.table()?)
+    }
 
     fn table(&self) -> Result<String> {
-        let (m, mut text) = (&self.machine, String::new());
-        writeln!(
-            text,
-            "{} · {} · {} cores, {} · kernel {} · {} · {} build",
-            m.date, m.host, m.cores, m.cpu, m.kernel, m.nats_server, m.build
-        )?;
-        writeln!(
-            text,
-            "fdatasync of 4 KiB: p50 {} µs, p99 {} µs · file streams · CPU in µs a step",
-            m.fsync.p50_us, m.fsync.p99_us
-        )?;
+        let mut text = self.machine.head();
+        text += "file streams · CPU in µs a step\n";
         writeln!(
             text,
             "{:<13} {:<36} {:>9} {:>6} {:>8} {:>8} {:>8} {:>8} {:>7} {:>7} {:>7} {:>8} {:>7} {:>8} {:>6} {:>5}",

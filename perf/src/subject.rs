@@ -104,6 +104,7 @@ impl Running {
                     .current_dir(dir)
                     .env("NATS_URL", server.url())
                     .env("WORKER_ID", "perf")
+                    .env("ENDSTATION__WORKER__KEY_SALT", "perf")
                     .env("ENDSTATION__NATS__MODE", "jetstream")
                     .env("ENDSTATION__NATS__PROVISION", "false")
                     .env("ENDSTATION__STORAGE__DIR", dir.join("data"))

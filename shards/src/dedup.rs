@@ -48,6 +48,15 @@ pub struct Memory {
     pub asker: u64,
 }
 
+/// Where a key's entry lay when it was begun: it may have moved since, if the table has grown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Home(usize);
+
+impl Home {
+    /// Nowhere known.
+    pub const UNKNOWN: Home = Home(usize::MAX);
+}
+
 /// Where a key's job or outcome is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -82,8 +91,8 @@ impl Known {
         })
     }
 
-    /// Remembers that the job at `slot` works on `key`.
-    pub fn begin(&mut self, key: Key, fingerprint: &Fingerprint, asker: &AskerId, slot: u32, answer: bool) {
+    /// Remembers that the job at `slot` works on `key`; where the entry lies, for [`Known::finish`].
+    pub fn begin(&mut self, key: Key, fingerprint: &Fingerprint, asker: &AskerId, slot: u32, answer: bool) -> Home {
         let entry = Entry {
             key,
             fingerprint: short_fingerprint(fingerprint),
@@ -91,11 +100,11 @@ impl Known {
             lsn: Lsn(0),
             state: IN_FLIGHT | (slot & SLOT_MASK) | if answer { ANSWER } else { 0 },
         };
-        self.put(entry);
+        self.put(entry)
     }
 
-    /// Remembers that the outcome of `key` is in frame `lsn`.
-    pub fn finish(&mut self, key: Key, fingerprint: &Fingerprint, asker: &AskerId, lsn: Lsn, answer: bool) {
+    /// Remembers that the outcome of `key` is in frame `lsn`. `home` is what [`Known::begin`] gave, if it was called.
+    pub fn finish(&mut self, key: Key, fingerprint: &Fingerprint, asker: &AskerId, lsn: Lsn, answer: bool, home: Home) {
         let entry = Entry {
             key,
             fingerprint: short_fingerprint(fingerprint),
@@ -103,20 +112,26 @@ impl Known {
             lsn,
             state: if answer { ANSWER } else { 0 },
         };
-        self.put(entry);
+        // By its place the entry takes one look into memory that is long out of the caches, by its key two in a row.
+        match self.table.get_bucket_mut(home.0).filter(|old| old.key == key) {
+            Some(old) => {
+                self.answers = self.answers + usize::from(answer) - usize::from(old.state & ANSWER != 0);
+                *old = entry;
+            }
+            None => _ = self.put(entry),
+        }
         self.finished.push_back(key);
     }
 
-    fn put(&mut self, new: Entry) {
+    fn put(&mut self, new: Entry) -> Home {
         self.answers += usize::from(new.state & ANSWER != 0);
         match self.table.entry(hash(&new.key), |entry| entry.key == new.key, |entry| hash(&entry.key)) {
             Slot::Occupied(mut old) => {
                 self.answers -= usize::from(old.get().state & ANSWER != 0);
                 *old.get_mut() = new;
+                Home(old.bucket_index())
             }
-            Slot::Vacant(place) => {
-                place.insert(new);
-            }
+            Slot::Vacant(place) => Home(place.insert(new).bucket_index()),
         }
     }
 
@@ -178,8 +193,9 @@ mod tests {
         let mut known = Known::default();
         let (f, a) = (Fingerprint([1; 32]), AskerId([2; 16]));
         for number in 1..=100 {
-            known.begin(key(number), &f, &a, number as u32, false);
-            known.finish(key(number), &f, &a, Lsn(number), number % 2 == 0);
+            let home = known.begin(key(number), &f, &a, number as u32, false);
+            let home = if number % 3 == 0 { Home::UNKNOWN } else { home };
+            known.finish(key(number), &f, &a, Lsn(number), number % 2 == 0, home);
         }
         known.begin(key(500), &f, &a, 9, false);
         assert!(known.has_answers());

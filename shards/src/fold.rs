@@ -5,7 +5,7 @@
 
 use hashbrown::HashMap;
 
-use crate::dedup::Known;
+use crate::dedup::{Home, Known};
 use crate::event::Role;
 use crate::ids::{AskerId, Key, Lsn, Text};
 use crate::journal::{CodecError, FrameView, Peek};
@@ -117,7 +117,7 @@ impl Fold {
             }
             Peek::Result(fact) => {
                 self.audited(fact.tenant, fact.tenant_seq, fact.ended_ms);
-                self.known.finish(key, &fact.fingerprint, &fact.asker, lsn, false);
+                self.known.finish(key, &fact.fingerprint, &fact.asker, lsn, false, Home::UNKNOWN);
                 if let Some(open) = self.open.get_mut(&key) {
                     open.result = Some(lsn);
                 }
@@ -125,7 +125,7 @@ impl Fold {
             peek @ (Peek::Answer(fact) | Peek::Quarantined(fact)) => {
                 self.stamp(lsn, fact.ended_ms, (fact.source == 3).then_some(fact.since_ms));
                 self.audited(fact.tenant, fact.tenant_seq, fact.ended_ms);
-                self.known.finish(key, &fact.fingerprint, &fact.asker, lsn, true);
+                self.known.finish(key, &fact.fingerprint, &fact.asker, lsn, true, Home::UNKNOWN);
                 let role = match peek {
                     Peek::Quarantined(_) => Role::Aside,
                     _ if fact.of.is_some() => Role::Shared,

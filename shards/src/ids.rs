@@ -89,6 +89,9 @@ enum Domain {
     Asker = 5,
 }
 
+/// Identities of this size are hashed without an allocation: three ids of a usual length, in bytes.
+const SMALL_BYTES: usize = 192;
+
 impl Salt {
     /// K of a step.
     pub fn key(&self, identity: Identity<'_>) -> Key {
@@ -127,15 +130,25 @@ impl Salt {
     }
 
     fn hash(&self, domain: Domain, fields: &[&[u8]]) -> [u8; 16] {
-        // One flat buffer: for short input this is several times cheaper than an incremental hasher.
-        let length: usize = fields.iter().map(|field| field.len() + 4).sum();
-        let mut flat = Vec::with_capacity(length + 1);
-        flat.push(domain as u8);
+        // One flat buffer, on the stack where it fits: for short input this is several times cheaper than an incremental
+        // hasher.
+        let length: usize = 1 + fields.iter().map(|field| field.len() + 4).sum::<usize>();
+        let mut small = [0; SMALL_BYTES];
+        let mut large = Vec::new();
+        let flat = if length <= SMALL_BYTES {
+            &mut small[..length]
+        } else {
+            large.resize(length, 0);
+            &mut large[..]
+        };
+        flat[0] = domain as u8;
+        let mut at = 1;
         for field in fields {
-            flat.extend_from_slice(&(field.len() as u32).to_le_bytes());
-            flat.extend_from_slice(field);
+            flat[at..at + 4].copy_from_slice(&(field.len() as u32).to_le_bytes());
+            flat[at + 4..at + 4 + field.len()].copy_from_slice(field);
+            at += 4 + field.len();
         }
-        let digest = blake3::keyed_hash(&self.0, &flat);
+        let digest = blake3::keyed_hash(&self.0, flat);
         let mut out = [0; 16];
         out.copy_from_slice(&digest.as_bytes()[..16]);
         out
@@ -150,13 +163,22 @@ impl fmt::Debug for Salt {
 
 /// Lower-case hexadecimal of `bytes`.
 pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut out = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        out.push(DIGITS[usize::from(byte >> 4)] as char);
-        out.push(DIGITS[usize::from(byte & 15)] as char);
-    }
+    push_hex(&mut out, bytes);
     out
+}
+
+/// Appends the lower-case hexadecimal of `bytes`.
+pub fn push_hex(out: &mut String, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for piece in bytes.chunks(32) {
+        let mut digits = [0; 64];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(piece) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        out.push_str(std::str::from_utf8(&digits[..piece.len() * 2]).expect("digits are ASCII"));
+    }
 }
 
 /// The bytes of an even number of hexadecimal digits, or `None`.

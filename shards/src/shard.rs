@@ -22,7 +22,7 @@ use std::rc::Rc;
 use hashbrown::HashMap;
 
 use crate::deadlines::Deadlines;
-use crate::dedup::Known;
+use crate::dedup::{Home, Known};
 use crate::event::{Effect, Effects, Event, Letter, Overload, Post, Role, Stage};
 use crate::ids::{Key, Lsn, Now, Salt, Text, Ticket};
 use crate::lane::Lane;
@@ -110,6 +110,8 @@ struct Job {
     generation: u32,
     state: State,
     key: Key,
+    /// Where the key's entry was put.
+    home: Home,
     tenant: TenantIndex,
     /// Who asked first; the newest delivery of that asker.
     arrival: Rc<Arrival>,
@@ -358,6 +360,7 @@ impl Shard {
             generation: 1,
             state: State::Queued,
             key,
+            home: Home::UNKNOWN,
             tenant,
             arrival,
             others: Vec::new(),

@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use shards::event::{Letter, Post};
-use shards::ids::{AskerId, BlockId, Fingerprint, Identity, Key, Now, Salt, Text, hex};
+use shards::ids::{AskerId, BlockId, Fingerprint, Identity, Key, Now, Salt, Text, push_hex};
 use shards::limits::Limits;
 use shards::map::partition;
 use shards::outcome::{Code, Fault, Outcome, Status};
@@ -405,7 +405,7 @@ fn message_id(kind: char, asker: AskerId) -> String {
     let mut id = String::with_capacity(34);
     id.push(kind);
     id.push('-');
-    id.push_str(&hex(&asker.0));
+    push_hex(&mut id, &asker.0);
     id
 }
 

@@ -20,11 +20,9 @@ impl World {
                 self.arrive(sequence, delivered);
             }
             Happening::ArriveCore { boot, body } if mine(boot) => self.arrive_core(body),
-            Happening::Effect { boot, survives, key, fingerprint, class } => {
-                if survives || mine(boot) {
-                    self.note("effect", Some(key), class as u64);
-                    self.ledger.apply(key, &fingerprint, class);
-                }
+            Happening::Effect { boot, survives, key, fingerprint, class } if (survives || mine(boot)) => {
+                self.note("effect", Some(key), class as u64);
+                self.ledger.apply(key, &fingerprint, class);
             }
             Happening::End { boot, shard, ticket, work, verdict } if mine(boot) => {
                 self.work_ended(shard, ticket, work, verdict);

@@ -119,7 +119,7 @@ impl Server {
     pub fn kill(&mut self, rng: &mut Rng) {
         let recent = self.acks.len().saturating_sub(1000);
         let mut kept_acks = self.acks[..recent].to_vec();
-        for sequence in self.acks[recent..].to_vec() {
+        for &sequence in &self.acks[recent..] {
             if rng.chance(25) {
                 kept_acks.push(sequence);
             } else {

@@ -207,6 +207,8 @@ struct Inner {
     next_lsn: Cell<Lsn>,
     durable: Cell<Lsn>,
     queue: RefCell<VecDeque<Pending>>,
+    /// What the last batch came to, in bytes: the next will be about as large.
+    usual_bytes: Cell<usize>,
     /// The segment that commits go to.
     current: RefCell<Rc<Segment>>,
     /// The one after it, ready to be written.
@@ -249,10 +251,10 @@ impl Disk {
         let was_waiting = !queue.is_empty();
         let mark = log.frames == 1 && log.bytes[4] == Kind::Mark as u8;
         if log.bytes.len() <= BATCH_BYTES_MAX || log.frames == 1 {
-            Pending::push(&mut queue, &log.bytes, log.frames, mark);
+            Pending::push(&mut queue, &log.bytes, log.frames, mark, inner.usual_bytes.get());
         } else {
             for frame in Frames::new(&log.bytes).flatten() {
-                Pending::push(&mut queue, frame, 1, false);
+                Pending::push(&mut queue, frame, 1, false, inner.usual_bytes.get());
             }
         }
         let newest = queue.back_mut().expect("just pushed");
@@ -338,10 +340,11 @@ impl Disk {
 }
 
 impl Pending {
-    fn push(queue: &mut VecDeque<Pending>, frames: &[u8], count: u32, mark: bool) {
+    /// A new batch gets room for `usual` bytes at once.
+    fn push(queue: &mut VecDeque<Pending>, frames: &[u8], count: u32, mark: bool, usual: usize) {
         let fits = queue.back().is_some_and(|newest| newest.buffer.len() + frames.len() <= BATCH_BYTES_MAX);
         if !fits {
-            let mut buffer = Vec::with_capacity((BATCH_HEAD_BYTES + frames.len() + 8).max(4096));
+            let mut buffer = Vec::with_capacity((BATCH_HEAD_BYTES + frames.len() + 8).max(usual));
             buffer.resize(BATCH_HEAD_BYTES, 0);
             queue.push_back(Pending { buffer, frames: 0, urgent: false, mark: true });
         }

@@ -27,8 +27,11 @@ use super::perform::Perform;
 use super::ports::{Control, Gauge, Inbound, Outbound, Outgoing, Wire};
 use super::rt::{self, Clock};
 
-/// Inbox batches taken in one turn: enough to fill a commit, few enough to keep the turn short.
-const BATCHES_PER_TURN: usize = 8;
+/// Messages after which a turn takes no further batch: enough for a commit, few enough to keep the turn about a millisecond.
+const MESSAGES_PER_TURN: usize = 512;
+/// A busy loop looks at the ring this often, in microseconds: a commit goes through it three times, and otherwise only the
+/// executor's own timer would look.
+const RING_EVERY_US: u64 = 200;
 const TALLY_EVERY_US: u64 = 500_000;
 
 /// One core's loop. Lives on its core.
@@ -72,11 +75,18 @@ impl<W: Wire> Driver<W> {
         let mut inbox = self.inbox.clone().into_stream();
         let mut control = self.control.clone().into_stream();
         let mut early = Early::default();
+        let mut ring_us = 0;
         loop {
             match self.turn(&mut early)? {
                 Turn::Stop => return Ok(()),
                 Turn::Busy => {
-                    rt::yield_now().await;
+                    let now_us = self.clock.now().mono_us;
+                    if now_us.saturating_sub(ring_us) < RING_EVERY_US {
+                        rt::yield_now().await;
+                    } else {
+                        rt::look_at_ring().await;
+                        ring_us = now_us;
+                    }
                     continue;
                 }
                 Turn::Quiet => {}
@@ -131,10 +141,11 @@ impl<W: Wire> Driver<W> {
         if self.shard.next_tick_us().is_some_and(|due_us| due_us <= now.mono_us) {
             self.apply(now, Event::Tick);
         }
-        for _ in 0..BATCHES_PER_TURN {
+        let mut taken = 0;
+        while taken < MESSAGES_PER_TURN {
             let Some(message) = early.inbound.take().or_else(|| self.inbox.try_recv().ok()) else { break };
             busy = true;
-            self.take_in(now, message);
+            taken += self.take_in(now, message);
         }
         self.untold |= busy;
         self.flush(now);
@@ -148,18 +159,23 @@ impl<W: Wire> Driver<W> {
         }
     }
 
-    fn take_in(&mut self, now: Now, message: Inbound) {
+    /// Takes in one batch; how many messages it held.
+    fn take_in(&mut self, now: Now, message: Inbound) -> usize {
         match message {
             Inbound::Deliveries(deliveries) => {
+                let count = deliveries.len();
                 for delivery in deliveries {
                     self.deliver(now, delivery);
                 }
+                count
             }
             Inbound::Confirmed(tickets) => {
+                let count = tickets.len();
                 for ticket in tickets {
                     fail::fail_point!("C7", |_| std::process::abort());
                     self.apply(now, Event::Confirmed { ticket });
                 }
+                count
             }
         }
     }
@@ -244,7 +260,9 @@ impl<W: Wire> Driver<W> {
             self.disk.append(&mut self.fx.log);
         }
         if !self.out.is_empty() {
-            let items = std::mem::take(&mut self.out);
+            // The next turn's will be about as many.
+            let next = Vec::with_capacity(self.out.len());
+            let items = std::mem::replace(&mut self.out, next);
             // The edge is gone only when the process ends; what is unsent then is sent after the next boot.
             let _ = self.outbound.send(Outbound { shard: self.index, items });
         }

@@ -3,6 +3,8 @@
 //! A block that can answer at once does so in the driver's turn, without a task. Deadlines are the machine's: it asks a try
 //! to stop, and the try's future is dropped here, inside its task. That drop is the end of the work.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -47,7 +49,13 @@ impl Perform {
             inputs: work.inputs.clone(),
             blobs: self.blobs.clone(),
         };
-        let instant = block.instant(&cx);
+        let instant = match std::panic::catch_unwind(AssertUnwindSafe(|| block.instant(&cx))) {
+            Ok(instant) => instant,
+            Err(panic) => {
+                let verdict = panicked(&*block, panic.as_ref());
+                return Some(Event::Ended { ticket, verdict, ran_us: 0 });
+            }
+        };
         let instant = match instant {
             Some(Ok(outputs)) if outputs.len() as u64 > self.inline_bytes_max => Some(outputs),
             Some(result) => {
@@ -81,11 +89,7 @@ impl Perform {
             let verdict = match stop.race(caught(work)).await {
                 Some(Ok(Ok(verdict))) => verdict,
                 Some(Ok(Err(fault))) => Verdict::Failed(fault),
-                Some(Err(panic)) => {
-                    let (name, said) = (block.info().name, panic_text(panic.as_ref()));
-                    tracing::error!(block = name, panic = said, "a block panicked");
-                    Verdict::Panicked
-                }
+                Some(Err(panic)) => panicked(&*block, panic.as_ref()),
                 None => Verdict::Stopped,
             };
             fail::fail_point!("C4", |_| std::process::abort());
@@ -113,4 +117,9 @@ async fn spill(blobs: &dyn Blobs, tenant: &str, outputs: Bytes) -> Result<Verdic
     let size = stored.size;
     let reference = format!("{{\"uri\":\"blob:$outputs/{digest}\",\"sha256\":\"{digest}\",\"size\":{size}}}");
     Ok(Verdict::Spilled(reference.into()))
+}
+
+fn panicked(block: &dyn Block, panic: &(dyn Any + Send)) -> Verdict {
+    tracing::error!(block = block.info().name, panic = panic_text(panic), "a block panicked");
+    Verdict::Panicked
 }

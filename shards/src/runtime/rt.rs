@@ -75,9 +75,16 @@ pub async fn sleep(duration: Duration) {
     glommio::timer::Timer::new(duration).await;
 }
 
-/// Lets the other tasks of this shard run and the ring be looked at.
+/// Lets the other tasks of this shard run.
 pub async fn yield_now() {
     glommio::executor().yield_task_queue_now().await;
+}
+
+/// Lets the other tasks of this shard run, and then looks at the ring before this task goes on: what was asked of the kernel is
+/// handed over, what has come back is delivered. [`yield_now`] does that only where the preemption timer has fired.
+pub async fn look_at_ring() {
+    // Timers are looked at where the ring is; until then this task is not runnable.
+    glommio::timer::Timer::new(Duration::ZERO).await;
 }
 
 /// Yields only if this task has used up its share. Costs nothing otherwise; belongs in every long loop.

@@ -16,13 +16,13 @@ use crate::step::{Arrival, Content, EffectClass, Origin, Settle, Work};
 impl Shard {
     pub(super) fn arrived(&mut self, now: Now, arrival: Rc<Arrival>, fx: &mut Effects) {
         let memory = self.known.get(&arrival.key);
-        match (&arrival.content, memory) {
+        let shared = arrival.clone();
+        match (&shared.content, memory) {
             (Content::Work(work), None) => {
                 if let Some(answered) = self.answered(&arrival) {
                     return self.answered_before(now, answered, arrival, fx);
                 }
-                let work = work.clone();
-                self.admit(now, arrival, &work, fx);
+                self.admit(now, arrival, work, fx);
             }
             (Content::Work(_), Some(memory)) => {
                 let same = memory.fingerprint == short_fingerprint(&arrival.fingerprint) || planted(Bug::IgnoreFingerprint);
@@ -217,9 +217,10 @@ impl Shard {
                 let delivered = arrival.token().map_or(0, |token| token.delivered);
                 let slot = self.open_job(now, arrival.key, arrival.clone(), lsn, Role::Step);
                 self.queued += 1;
-                self.known.begin(arrival.key, &arrival.fingerprint, &asker_of(&arrival), slot, false);
+                let home = self.known.begin(arrival.key, &arrival.fingerprint, &asker_of(&arrival), slot, false);
                 let deadline_us = now.mono_us.saturating_add(work.budget_ms.saturating_mul(1000));
                 let job = self.job(slot);
+                job.home = home;
                 job.charge = Some(charge);
                 // Where no server holds the message, nothing would tell that a try was made whose record was lost.
                 job.cautious =
@@ -372,8 +373,9 @@ impl Shard {
         let asker = if role == Role::Aside { AskerId([0; 16]) } else { asker_of(&arrival) };
         let fingerprint = arrival.fingerprint;
         let slot = self.open_job(now, key, arrival, lsn, role);
-        self.known.begin(key, &fingerprint, &asker, slot, true);
+        let home = self.known.begin(key, &fingerprint, &asker, slot, true);
         let job = self.job(slot);
+        job.home = home;
         job.state = State::Decided;
         job.outcome = Some(outcome);
         job.decided = lsn;

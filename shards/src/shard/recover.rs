@@ -27,7 +27,8 @@ impl Shard {
         let asker = if past.role == Role::Aside { AskerId([0; 16]) } else { asker_of(&arrival) };
         let fingerprint = arrival.fingerprint;
         let slot = self.open_job(now, key, arrival.clone(), past.accepted, past.role);
-        self.known.begin(key, &fingerprint, &asker, slot, past.role != Role::Step);
+        let home = self.known.begin(key, &fingerprint, &asker, slot, past.role != Role::Step);
+        self.job(slot).home = home;
         self.unfinished.push_back((past.accepted, slot));
         if let Some((lsn, outcome)) = past.outcome {
             let job = self.job(slot);

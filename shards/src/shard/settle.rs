@@ -203,7 +203,8 @@ impl Shard {
     fn finish(&mut self, now: Now, slot: u32, fx: &mut Effects) {
         let job = &self.jobs[slot as usize];
         if job.role != Role::Replay {
-            let (key, arrival, decided, answer) = (job.key, job.arrival.clone(), job.decided, job.role != Role::Step);
+            let (key, home, arrival, decided, answer) =
+                (job.key, job.home, job.arrival.clone(), job.decided, job.role != Role::Step);
             let aside = job.role == Role::Aside;
             self.log_published(now, slot, fx);
             self.unpublished -= 1;
@@ -211,7 +212,7 @@ impl Shard {
             if planted(Bug::ForgetOnSettle) {
                 self.known.forget(&key);
             } else {
-                self.known.finish(key, &arrival.fingerprint, &asker, decided, answer);
+                self.known.finish(key, &arrival.fingerprint, &asker, decided, answer, home);
             }
         }
         self.settle_deliveries(slot, fx);

@@ -74,7 +74,9 @@ pub(crate) fn dead_letter<'a>(
 pub(crate) fn carries(value: &Value, body: &[u8]) -> bool {
     match value {
         Value::String(text) => {
-            text.as_bytes() == body || base64::engine::general_purpose::STANDARD.decode(text).is_ok_and(|bytes| bytes == body)
+            text.as_bytes() == body
+                || base64::engine::general_purpose::STANDARD.decode(text).is_ok_and(|bytes| bytes == body)
+                || is(value, body)
         }
         Value::Object(inner) => is(value, body) || inner.values().any(|inner| carries(inner, body)),
         other => is(other, body),

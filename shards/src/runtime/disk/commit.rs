@@ -8,6 +8,7 @@ use crate::event::DiskNews;
 use crate::ids::{Lsn, Salt};
 use crate::journal::batch::{ALIGN_BYTES, seal};
 use crate::journal::segment::{FEATURES, SEGMENT_HEAD_BYTES, SegmentHead};
+use crate::limits::BATCH_BYTES_MAX;
 
 /// How long the committer and the tender wait before asking a full disk again, in milliseconds.
 pub(super) const FULL_RETRY_MS: u64 = 1_000;
@@ -50,6 +51,7 @@ impl Inner {
 
     async fn commit(&self, pending: Pending) -> Result<(), DiskError> {
         let Pending { mut buffer, frames, mark, .. } = pending;
+        self.usual_bytes.set((buffer.len() + ALIGN_BYTES).clamp(4096, BATCH_BYTES_MAX));
         let size = buffer.len().next_multiple_of(ALIGN_BYTES) as u64;
         let mut segment = self.current();
         if segment.used.get() + size > segment.capacity.get() {

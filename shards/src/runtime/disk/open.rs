@@ -133,6 +133,7 @@ impl Disk {
             next_lsn: Cell::new(read.next_lsn),
             durable: Cell::new(Lsn(read.next_lsn.0 - 1)),
             queue: RefCell::default(),
+            usual_bytes: Cell::new(4096),
             current: RefCell::new(Rc::new(current)),
             prepared: RefCell::default(),
             closed: RefCell::new(closed),
