@@ -236,6 +236,16 @@ async fn what_is_sent_comes_back_as_ack_events_and_result() -> Result<()> {
     exits(&send("missing").await??, 2)
 }
 
+/// A process that a failing test must not leave behind.
+struct Process(std::process::Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _gone_already = self.0.kill();
+        let _status = self.0.wait();
+    }
+}
+
 /// Waits until nobody listens there any more.
 async fn closes(port: u16) -> Result<()> {
     let begun = std::time::Instant::now();
@@ -253,9 +263,10 @@ async fn dev_brings_a_server_that_ends_with_it_whether_told_or_killed() -> Resul
     let (url, bind) = (format!("nats://127.0.0.1:{nats}"), format!("ops.bind=127.0.0.1:{ops}"));
     for signal in [rustix::process::Signal::INT, rustix::process::Signal::KILL] {
         let set = format!("nats.url={url}");
-        let mut child =
+        let child =
             place.command(&["dev", "--set", &set, "--set", &bind]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-        let mut said = BufReader::new(child.stdout.take().context("its output")?).lines();
+        let mut child = Process(child);
+        let mut said = BufReader::new(child.0.stdout.take().context("its output")?).lines();
         let said = tokio::task::spawn_blocking(move || said.any(|line| line.is_ok_and(|line| line.starts_with("try")))).await?;
         ensure!(said, "it ended before it said what to try");
         let mut send = place.command(&["send", "-", "--nats", &url, "--timeout", "10s"]);
@@ -263,9 +274,9 @@ async fn dev_brings_a_server_that_ends_with_it_whether_told_or_killed() -> Resul
         writeln!(send.stdin.take().context("its input")?, "{}", json!({"type": "echo", "inputs": {"n": 1}}))?;
         let output = tokio::task::spawn_blocking(move || send.wait_with_output()).await??;
         exits(&output, 0)?;
-        let pid = rustix::process::Pid::from_raw(child.id().try_into()?).context("a pid is not 0")?;
+        let pid = rustix::process::Pid::from_raw(child.0.id().try_into()?).context("a pid is not 0")?;
         rustix::process::kill_process(pid, signal)?;
-        let status = tokio::task::spawn_blocking(move || child.wait()).await??;
+        let status = tokio::task::spawn_blocking(move || child.0.wait()).await??;
         ensure!(status.success() == (signal == rustix::process::Signal::INT), "{status}");
         closes(nats).await?;
     }
