@@ -108,7 +108,11 @@ impl Shard {
             (Origin::Stream(old), Origin::Stream(new)) => old.consumer == new.consumer && old.sequence == new.sequence,
             _ => false,
         };
-        let adopts = matches!(job.arrival.delivery.origin, Origin::Journal { .. }) && asker(&job.arrival) == asker(&arrival);
+        // A recovered step has no delivery of its own to settle, so the next one is its; but letters that are out already did
+        // not go to a line that comes only now.
+        let told = job.state == State::Posting && matches!(arrival.delivery.origin, Origin::Line(_));
+        let recovered = matches!(job.arrival.delivery.origin, Origin::Journal { .. });
+        let adopts = recovered && !told && asker(&job.arrival) == asker(&arrival);
         if adopts || same_message(&job.arrival) {
             self.held_bytes = self.held_bytes - job.arrival.held_bytes() + arrival.held_bytes();
             job.arrival = arrival;

@@ -175,7 +175,7 @@ impl Bench {
     }
 
     /// Stores all letters on the other side, answers all probes, and says what results were told and what was settled.
-    fn settle(&mut self) -> (Vec<(Text, Rc<Outcome>)>, Vec<(u64, Settle)>) {
+    fn settle(&mut self) -> (Told, Settled) {
         let (mut told, mut settled) = (Vec::new(), Vec::new());
         for _ in 0..4 {
             self.sync();
@@ -240,6 +240,11 @@ impl Bench {
         }
     }
 }
+
+/// Who was told which outcome.
+type Told = Vec<(Text, Rc<Outcome>)>;
+/// Which stream message was settled how.
+type Settled = Vec<(u64, Settle)>;
 
 fn shard(limits: &Limits, next_lsn: Lsn, boot: u32) -> Shard {
     let settings = ShardSettings {

@@ -190,3 +190,24 @@ fn a_clock_far_ahead_stops_admission_and_expires_nothing() {
     bench.sync();
     bench.run();
 }
+
+#[test]
+fn a_line_whose_recovered_outcome_is_already_being_told_gets_its_own_result() {
+    let mut bench = Bench::new();
+    let step = step("k").from(Origin::Line(1));
+    bench.send(&step);
+    let ticket = bench.run();
+    bench.done(ticket);
+    bench.sync();
+    let kept = bench.frames.len();
+    bench.restart(kept, &[&step]);
+    bench.look();
+    bench.send(&step);
+    let told = bench.look().into_iter().filter(|effect| match effect {
+        Effect::Post(post) => {
+            matches!(post.letter, Letter::Result { .. }) && matches!(post.arrival.delivery.origin, Origin::Line(1))
+        }
+        _ => false,
+    });
+    assert_eq!(told.count(), 1);
+}
