@@ -224,7 +224,7 @@ impl Bench {
         self.shard.restore(restored, &[], self.now);
         for one in unfinished {
             let step = steps.iter().find(|step| step.key == one.key).expect("a step of the test");
-            let origin = Origin::Journal { streamed: true, since_ms: START_MS };
+            let origin = Origin::Journal { source: crate::step::Source::Stream, since_ms: START_MS };
             let arrival = (*step).clone().from(origin).arrival(self.now);
             let outcome = one.result.and_then(|lsn| Some((lsn, Rc::new(outcome_of(&self.frame(lsn))?))));
             let past = Past {
