@@ -232,7 +232,7 @@ mod tests {
     fn nesting_is_remembered_over_every_depth() {
         for depth in [1, 2, 63, 64, 65, 127, 128, 129, 130, 1000] {
             let mut text = String::new();
-            let object = |level: usize| level % 3 == 0 || level.is_multiple_of(64);
+            let object = |level: usize| level.is_multiple_of(3) || level.is_multiple_of(64);
             (0..depth).for_each(|level| text.push_str(if object(level) { "{\"a\":" } else { "[" }));
             text.push('1');
             (0..depth).rev().for_each(|level| text.push(if object(level) { '}' } else { ']' }));
