@@ -1,7 +1,7 @@
 # Everything a visitor or a developer types. Cargo decides where things are built: CARGO_TARGET_DIR is honoured.
 #
 #   make run      see it work: steps, a kill -9, a burst (under 20 s once built; no server, no internet)
-#   make deps     what the tests need besides Rust and git: nats-server
+#   make deps     what build and tests need besides Rust and git: nats-server, a C compiler, rustfmt, clippy
 #   make test     all tests
 #   make lint     formatting, clippy, and that the machine compiles without its runtime
 #   make chaos    hundreds of kills and thousands of simulated worlds, recorded in tests/runs/
@@ -49,7 +49,7 @@ chaos: deps
 	ENDSTATION_IT_WORKER_KILLS=$(WORKER_KILLS) ENDSTATION_IT_SERVER_KILLS=$(SERVER_KILLS) \
 	  ENDSTATION_IT_RECORD=$(CURDIR)/tests/runs/$(RUN)/chaos.jsonl \
 	  $(CARGO) test --release --test it scenario::chaos -- --nocapture
-	SEEDS=$(SEEDS) $(CARGO) test --release --test sim many_seeds -- --nocapture | tee tests/runs/$(RUN)/sim.txt
+	SEEDS=$(SEEDS) $(CARGO) test --release --test sim many_seeds -- --ignored --nocapture | tee tests/runs/$(RUN)/sim.txt
 
 # What is measured and how: cargo run -p perf -- help
 PERF_ARGS ?=

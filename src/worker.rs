@@ -100,6 +100,8 @@ impl Worker {
         let blobs_dir = &absolute(&settings.blobs_dir);
         blocks::local::sweep(blobs_dir).map_err(|source| WorkerError::Blobs { path: blobs_dir.clone(), source })?;
         let count = layout.shards.len();
+        // Never full, so that a shard never waits for the edge: what is in it is bounded by `limits.unpublished`, since a
+        // shard takes nothing new while so many outcomes are unconfirmed.
         let (outbound_to, outbound) = flume::unbounded();
         let (envelopes_to, envelopes) = flume::bounded::<Envelope>(count * 4);
         let (found_to, found_from) = flume::bounded(count);
@@ -147,12 +149,15 @@ impl Worker {
                 outbound: outbound_to.clone(),
                 envelopes: envelopes_to.clone(),
                 gauge: gauge.clone(),
-                furnish: Box::new(move |boot| Furniture {
-                    wire: EdgeWire::new(WireSettings { boot: boot.boot, ..wire }),
-                    blocks: blocks::build_all(),
-                    blobs: std::rc::Rc::new(
-                        blocks::local::LocalBlobs::open(&folder, boot.shard).expect("it was opened a moment ago"),
-                    ),
+                furnish: Box::new(move |boot| {
+                    give_back_memory();
+                    Furniture {
+                        wire: EdgeWire::new(WireSettings { boot: boot.boot, ..wire }),
+                        blocks: blocks::build_all(),
+                        blobs: std::rc::Rc::new(
+                            blocks::local::LocalBlobs::open(&folder, boot.shard).expect("it was opened a moment ago"),
+                        ),
+                    }
                 }),
             };
             launch(seat, found_to.clone(), exits_to.clone())?;
@@ -253,6 +258,16 @@ impl Worker {
 
 fn early(exit: Exit) -> WorkerError {
     exit.result.map_or_else(WorkerError::Shard, |()| WorkerError::Ended(exit.shard))
+}
+
+/// Hands the memory that reading a journal took back to the system: the allocator keeps it per thread, and this thread will
+/// not need as much again.
+fn give_back_memory() {
+    // SAFETY: it takes no pointer and may be called at any time, on any thread.
+    #[expect(unsafe_code, reason = "the allocator offers it only so")]
+    unsafe {
+        libmimalloc_sys::mi_collect(true);
+    }
 }
 
 /// A quarter of a shard's budget at most, so that pruning has something to prune.

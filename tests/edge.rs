@@ -61,8 +61,16 @@ impl Drop for Server {
     }
 }
 
+/// A port that no other test of this process is given, not even while its server is down.
 fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    let base = 10_000 + (std::process::id() % 200) as u16 * 50;
+    loop {
+        let port = base + NEXT.fetch_add(1, Relaxed);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
 }
 
 fn settings(port: u16, mode: NatsMode, provision: bool) -> EdgeSettings {

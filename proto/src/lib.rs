@@ -5,8 +5,8 @@
 //! Field comments in the sources say units and defaults; they are this crate's documentation too.
 //!
 //! This is wire form only. What the messages mean, and which of their values are valid, is decided in the root crate
-//! (`edge/wire`), which alone names both these types and the worker's own. The gRPC service is described in
-//! `service.proto`, its messages are here, its Rust traits are not generated yet.
+//! (`edge/native.rs`), which reads and writes them as JSON; no crate of this workspace names these types yet. The gRPC service
+//! is described in `service.proto`, its messages are here, its Rust traits are not generated.
 
 /// Everything under the protobuf package `beamline`.
 pub mod beamline {

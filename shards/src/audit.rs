@@ -1,6 +1,6 @@
 //! The audit item of one decision: [`AuditItem`] v1, carried inside the journal frame that holds the decision itself.
 //!
-//! Items ride in the journals, so a crash loses none; a chain over all shards' items is built from them elsewhere.
+//! Items ride in the journals, so a crash loses none. They hold what a chain over all shards' items needs; none is built yet.
 
 use sha2::{Digest, Sha256};
 

@@ -66,7 +66,7 @@ pub enum Event {
     Disk(DiskNews),
 }
 
-/// What the journal says of a key whose story has no end there.
+/// What the journal says of a key whose story has no end there. Lives on its core.
 #[derive(Clone, Debug)]
 pub struct Past {
     /// The frame that holds its message.
@@ -100,7 +100,7 @@ pub enum Role {
     Replay,
 }
 
-/// What the journal's disk tells the machine.
+/// What the journal's disk tells the machine. Lives on its core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskNews {
     /// A segment is full and will not grow; it holds the frames from..=to.
@@ -118,7 +118,7 @@ pub enum DiskNews {
     Room,
 }
 
-/// What one try came to.
+/// What one try came to. Lives on its core.
 #[derive(Clone, Debug)]
 pub enum Verdict {
     /// It did what was asked; the JSON text of its outputs.

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 
 use crate::dedup::{Home, Known};
 use crate::event::Role;
-use crate::ids::{AskerId, Key, Lsn, Text};
+use crate::ids::{AskerId, Fingerprint, Key, Lsn, Text};
 use crate::journal::{CodecError, FrameView, Peek};
 use crate::planted::{Bug, planted};
 
@@ -28,6 +28,7 @@ pub struct Fold {
 #[derive(Debug, Clone)]
 struct Open {
     message: Lsn,
+    fingerprint: Fingerprint,
     asker: AskerId,
     tries: u32,
     interrupted: bool,
@@ -37,7 +38,7 @@ struct Open {
     role: Role,
 }
 
-/// What a shard goes on from.
+/// What a shard goes on from. Lives on its core.
 #[derive(Debug, Default)]
 pub struct Restored {
     /// Every finished key.
@@ -61,6 +62,10 @@ pub struct Restored {
 pub struct Unfinished {
     /// The key.
     pub key: Key,
+    /// F, as it was accepted.
+    pub fingerprint: Fingerprint,
+    /// Who asked, as it was accepted.
+    pub asker: AskerId,
     /// The frame with its message.
     pub message: Lsn,
     /// The frame with its outcome, if it has one.
@@ -91,6 +96,7 @@ impl Fold {
                     key,
                     Open {
                         message: lsn,
+                        fingerprint: fact.fingerprint,
                         asker: fact.asker,
                         tries: 0,
                         interrupted: false,
@@ -133,6 +139,7 @@ impl Fold {
                 };
                 let open = Open {
                     message: lsn,
+                    fingerprint: fact.fingerprint,
                     asker: fact.asker,
                     tries: 0,
                     interrupted: false,
@@ -190,6 +197,8 @@ impl Fold {
             .filter(|(_, open)| !(open.result.is_none() && planted(Bug::DropOpenOnRecovery)))
             .map(|(key, open)| Unfinished {
                 key,
+                fingerprint: open.fingerprint,
+                asker: open.asker,
                 message: open.message,
                 result: open.result,
                 tries: if planted(Bug::ResetTries) { 0 } else { open.tries },

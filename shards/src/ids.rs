@@ -8,7 +8,7 @@ use std::fmt;
 /// Text that shares its bytes with the message it came from. Crosses cores.
 pub type Text = bytestring::ByteString;
 
-/// **K**: what a step is one of. A salted 128-bit hash; see [`Identity`].
+/// **K**: what a step is one of. A salted 128-bit hash; see [`Identity`]. Crosses cores.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(pub [u8; 16]);
 
@@ -20,11 +20,11 @@ pub struct Fingerprint(pub [u8; 32]);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AskerId(pub [u8; 16]);
 
-/// The deployment-wide secret that every key and message id is salted with.
+/// The deployment-wide secret that every key and message id is salted with. Shared, never changes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Salt(pub [u8; 32]);
 
-/// A place in a shard's job table, good for one try: `{slot, generation}`. A stale one is recognised and dropped.
+/// A place in a shard's job table, good for one try: `{slot, generation}`. A stale one is recognised and dropped. Crosses cores.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ticket {
     /// Index into the job table.
@@ -33,11 +33,11 @@ pub struct Ticket {
     pub generation: u32,
 }
 
-/// A frame's number in its shard's journal: contiguous, from 1.
+/// A frame's number in its shard's journal: contiguous, from 1. Means something on its own core only.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Lsn(pub u64);
 
-/// A block's index in the worker's block table.
+/// A block's index in the worker's block table. The same on all cores of one process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct BlockId(pub u16);
 

@@ -198,7 +198,7 @@ pub struct Frame {
     pub fact: Fact,
 }
 
-/// What frames say.
+/// What frames say. Lives on its core.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
     /// [`Kind::Accepted`]

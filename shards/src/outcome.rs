@@ -63,7 +63,7 @@ pub enum Effected {
     Unknown = 3,
 }
 
-/// Why something failed or was refused.
+/// Why something failed or was refused. Lives on its core.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// The machine-readable reason.

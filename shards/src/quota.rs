@@ -19,7 +19,7 @@ pub struct Account {
     pub running_max: u32,
 }
 
-/// A place in a tenant's queue or a running slot, held by one step.
+/// A place in a tenant's queue or a running slot, held by one step. Lives on its core.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a charge must be given back with Account::refund"]
 pub struct Charge {

@@ -249,7 +249,8 @@ impl Shard {
         }
         let queue = limits.shard_queued_max.saturating_sub(self.queued + self.waiting);
         let unpublished = limits.unpublished_max.saturating_sub(self.unpublished);
-        queue.min(unpublished)
+        // Those that ask again for a finished key take no place in a queue, but somebody has to read for them.
+        queue.min(unpublished).saturating_sub(self.probing.len() as u32)
     }
 
     /// Nothing is running, waiting or on its way out.
@@ -330,6 +331,8 @@ impl Shard {
             && self.jumped.is_none()
             && !self.retain.at_floor()
             && self.unpublished < self.settings.limits.unpublished_max
+            && self.queued < self.settings.limits.shard_queued_max
+            && self.held_bytes < self.settings.limits.shard_held_bytes_max
     }
 
     fn job(&mut self, slot: u32) -> &mut Job {

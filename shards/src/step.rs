@@ -24,7 +24,7 @@ pub struct Delivery {
     pub body: Bytes,
 }
 
-/// Where a message came from, and so what settling it means.
+/// Where a message came from, and so what settling it means. Crosses cores.
 #[derive(Clone, Debug)]
 pub enum Origin {
     /// A line of a file or pipe: nothing to settle, the answer goes to the one who reads it.
@@ -53,7 +53,7 @@ pub enum Source {
     Stream,
 }
 
-/// A JetStream delivery's identity and the subject that settles it.
+/// A JetStream delivery's identity and the subject that settles it. Crosses cores.
 #[derive(Clone, Debug)]
 pub struct StreamToken {
     /// Which of the worker's consumers delivered it.
@@ -105,7 +105,7 @@ pub struct Arrival {
     pub received_ms: u64,
 }
 
-/// What an arrival asks the shard to do.
+/// What an arrival asks the shard to do. Lives on its core.
 #[derive(Clone, Debug)]
 pub enum Content {
     /// Run a block.
@@ -116,7 +116,7 @@ pub enum Content {
     Garbage(Fault),
 }
 
-/// A step to run.
+/// A step to run. Lives on its core.
 #[derive(Clone, Debug)]
 pub struct Work {
     /// Which block.
@@ -189,7 +189,7 @@ pub enum Profile {
     Native,
 }
 
-/// Who asks, with everything of theirs that an answer echoes.
+/// Who asks, with everything of theirs that an answer echoes. Lives on its core.
 #[derive(Clone, Debug)]
 pub struct Asker {
     /// One (K, assignment id).

@@ -55,7 +55,7 @@ pub struct Tally {
     pub posted: u64,
 }
 
-/// One block's counts.
+/// One block's counts. Crosses cores inside its [`Tally`].
 #[derive(Debug, Clone, Default)]
 pub struct BlockTally {
     /// By status: ok, error, timeout, cancelled.

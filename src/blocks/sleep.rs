@@ -33,7 +33,7 @@ impl Block for Sleep {
     fn execute<'a>(&'a self, cx: BlockCx) -> Local<'a, Result<Bytes, Fault>> {
         Box::pin(async move {
             let ms = read(&cx.inputs)?;
-            glommio::timer::sleep(Duration::from_millis(ms)).await;
+            shards::runtime::rt::sleep(Duration::from_millis(ms)).await;
             Ok(Bytes::from(format!(r#"{{"slept_ms":{ms}}}"#)))
         })
     }

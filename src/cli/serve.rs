@@ -43,7 +43,7 @@ pub enum ServeError {
     System(&'static str, std::io::Error),
 }
 
-/// A worker with its edge and its ops. Ends in reverse order of its start.
+/// A worker with its edge and its ops. Lives on the main thread; ends in reverse order of its start.
 pub struct Serving {
     worker: Worker,
     edge: JoinHandle<Result<(), EdgeError>>,
@@ -212,10 +212,12 @@ async fn identity(settings: &Settings) -> Result<Identity, ServeError> {
 }
 
 fn sources(worker: &mut Worker, worker_id: &str, status: &Arc<EdgeStatus>, draining: &Arc<AtomicBool>) -> Sources {
-    let (nats, drains) = (status.clone(), draining.clone());
-    let checks = Checks::of_shards(&worker.gauges)
-        .with("nats", Scope::Both, Arc::new(move || Check::unless(nats.complaint())))
-        .with("accepting", Scope::Ready, Arc::new(move || Check::unless(drains.load(Relaxed).then_some("draining"))));
+    let drains = draining.clone();
+    let checks = Checks::of_shards(&worker.gauges).with_edge(status).with(
+        "accepting",
+        Scope::Ready,
+        Arc::new(move || Check::unless(drains.load(Relaxed).then_some("draining"))),
+    );
     Sources {
         worker_id: worker_id.to_owned(),
         blocks: crate::blocks::TABLE.iter().map(|entry| entry.info.name.to_owned()).collect(),

@@ -5,8 +5,9 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
 use shards::event::Overload;
-use shards::ids::Text;
+use shards::ids::{Text, hex};
 use shards::outcome::{Code, Fault, Outcome, Status};
 use shards::step::{Arrival, Asker};
 
@@ -79,7 +80,11 @@ pub(super) fn outputs(pen: &mut Pen, outcome: &Outcome) {
     pen.raw(if outcome.spilled { ",\"outputs_ref\":" } else { ",\"outputs\":" }).raw_bytes(text);
 }
 
-/// A dead letter: the whole message as it came, with why it was not done.
+/// The largest dead letter, in bytes: a server refuses messages over 1 MiB by default, headers included.
+const DEAD_LETTER_BYTES_MAX: usize = (1 << 20) - (16 << 10);
+
+/// A dead letter: the whole message as it came, with why it was not done. One that would be too large to send says the
+/// message's size and hash instead.
 pub(super) fn dead_letter(settings: &WireSettings, arrival: &Arrival, outcome: &Outcome) -> Vec<u8> {
     let delivery = &arrival.delivery;
     let mut pen = Pen::with_capacity(1024 + delivery.body.len());
@@ -101,9 +106,18 @@ pub(super) fn dead_letter(settings: &WireSettings, arrival: &Arrival, outcome: &
     for (index, (name, value)) in delivery.headers.iter().enumerate() {
         pen.raw(if index == 0 { "[" } else { ",[" }).text(name).raw(",").text(value).raw("]");
     }
-    match embeddable(&delivery.body) {
-        Some(text) => pen.raw("],\"message\":").raw(text).raw("}"),
-        None => pen.raw("],\"message_base64\":\"").raw(&STANDARD.encode(&delivery.body)).raw("\"}"),
+    pen.raw("]");
+    let text = embeddable(&delivery.body);
+    let size = text.map_or(delivery.body.len().div_ceil(3) * 4, str::len);
+    match text {
+        // Larger than any message may be: whoever reads it can find it in the journal by these.
+        _ if pen.len() + size > DEAD_LETTER_BYTES_MAX => {
+            let digest = hex(&Sha256::digest(&delivery.body));
+            pen.raw(",\"message_size\":").int(delivery.body.len() as u64);
+            pen.raw(",\"message_sha256\":").text(&digest).raw("}")
+        }
+        Some(text) => pen.raw(",\"message\":").raw(text).raw("}"),
+        None => pen.raw(",\"message_base64\":\"").raw(&STANDARD.encode(&delivery.body)).raw("\"}"),
     };
     pen.done()
 }

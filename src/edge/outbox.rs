@@ -186,7 +186,9 @@ impl Outbox {
                             }
                         }
                     }
-                    Outgoing::Parcel(parcel) if parcel.confirm.is_none() => self.publish(&parcel, None).await,
+                    Outgoing::Parcel(parcel) if parcel.confirm.is_none() => {
+                        let _ = self.publish(&parcel, None).await;
+                    }
                     Outgoing::Parcel(parcel) => self.post(Sent { shard: batch.shard, parcel, sends: 0 }).await,
                 }
             }
@@ -251,12 +253,17 @@ impl Outbox {
         };
         sent.sends += 1;
         if !streamed {
-            self.publish(&sent.parcel, None).await;
-            self.unmarked.push(sent);
+            if self.publish(&sent.parcel, None).await {
+                self.unmarked.push(sent);
+            } else {
+                // What was not sent is never taken for told.
+                self.flight.postpone(sent, Instant::now());
+            }
             return;
         }
         let reply = self.reply();
-        self.publish(&sent.parcel, Some(reply)).await;
+        // One that cannot be sent stays in flight: it goes overdue, is tried again and complained of.
+        let _ = self.publish(&sent.parcel, Some(reply)).await;
         self.flight.push(Cargo::One(sent), self.epoch, Instant::now());
     }
 
@@ -268,8 +275,9 @@ impl Outbox {
         Subject::from(reply)
     }
 
-    async fn publish(&mut self, parcel: &Parcel, reply: Option<Subject>) {
-        let Ok(subject) = Subject::from_utf8(parcel.subject.as_bytes().clone()) else { return };
+    /// Hands a parcel to the client; false if it cannot be sent as it is.
+    async fn publish(&mut self, parcel: &Parcel, reply: Option<Subject>) -> bool {
+        let Ok(subject) = Subject::from_utf8(parcel.subject.as_bytes().clone()) else { return false };
         let (body, client) = (parcel.body.clone(), &self.link.client);
         let headers = (!parcel.headers.is_empty()).then(|| header_map(parcel));
         let sent = match (reply, headers) {
@@ -289,9 +297,11 @@ impl Outbox {
                     subject = %parcel.subject, bytes = parcel.body.len(), key = %parcel.about.key, %error,
                     "a parcel cannot be published as it is"
                 );
+                return false;
             }
             Ok(()) => {}
         }
+        true
     }
 
     /// Puts a marker of our own behind what went out on core subjects.

@@ -1,4 +1,4 @@
-//! [`EdgeWire`]: the only place that names both the wire's forms and the machine's types.
+//! [`EdgeWire`]: the one place where messages become arrivals and letters become messages.
 //!
 //! `decode` reads a message as far as it can be read and never fails; `render` writes a letter in its asker's profile.
 //! Both are pure: the same message gives the same key, fingerprint and asker whenever it is read, from a stream, from a
@@ -274,6 +274,10 @@ impl EdgeWire {
     }
 
     fn render_line(&self, arrival: &Arrival, letter: &Letter) -> Option<(Outlet, Text, Headers, Vec<u8>)> {
+        // Its reader went with the run that read it; a later run that has the same line asks for itself.
+        if !matches!(arrival.delivery.origin, Origin::Line(_)) {
+            return None;
+        }
         let (outcome, replayed) = match letter {
             Letter::Result { outcome, replayed } => (outcome, *replayed),
             // Nobody watches the dead letters of a file: its reader is told on the spot what gets no other answer.

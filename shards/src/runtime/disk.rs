@@ -351,7 +351,7 @@ impl Pending {
         let newest = queue.back_mut().expect("just pushed");
         newest.buffer.extend_from_slice(frames);
         newest.frames += count;
-        newest.mark = mark;
+        newest.mark &= mark;
     }
 }
 

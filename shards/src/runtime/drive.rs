@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_util::Stream;
 
 use crate::envelope::Envelope;
-use crate::event::{Effect, Effects, Event, Letter, Post};
+use crate::event::{DiskNews, Effect, Effects, Event, Letter, Post};
 use crate::ids::{Key, Lsn, Now};
 use crate::journal::{self, Fact};
 use crate::shard::Shard;
@@ -32,6 +32,10 @@ const MESSAGES_PER_TURN: usize = 512;
 /// A busy loop looks at the ring this often, in microseconds: a commit goes through it three times, and otherwise only the
 /// executor's own timer would look.
 const RING_EVERY_US: u64 = 200;
+/// Batches unread by the edge beyond which it is not listening.
+const OUTBOUND_STALE: usize = 64;
+/// Outcomes read back from the journal at once: each holds a file and a buffer.
+const PROBES_MAX: usize = 32;
 const TALLY_EVERY_US: u64 = 500_000;
 
 /// One core's loop. Lives on its core.
@@ -56,6 +60,9 @@ pub struct Driver<W: Wire> {
     pub(super) tally_due_us: u64,
     /// Something was counted since the last tally.
     pub(super) untold: bool,
+    /// Outcomes being read back now, and those that wait for their turn.
+    pub(super) probes: usize,
+    pub(super) to_probe: VecDeque<(Key, Lsn)>,
 }
 
 /// How a turn ended.
@@ -131,9 +138,26 @@ impl<W: Wire> Driver<W> {
         while let Some(news) = self.local.pop() {
             busy = true;
             match news {
-                News::Event(event) => self.apply(now, event),
+                News::Event(event) => {
+                    if matches!(event, Event::Probed { .. }) {
+                        self.probes -= 1;
+                        if let Some((key, lsn)) = self.to_probe.pop_front() {
+                            self.probe(key, lsn);
+                        }
+                    }
+                    self.apply(now, event);
+                }
                 News::Disk(disk::News::Durable { through }) => self.apply(now, Event::Durable { through }),
-                News::Disk(disk::News::Disk(news)) => self.apply(now, Event::Disk(news)),
+                News::Disk(disk::News::Disk(news)) => {
+                    match news {
+                        DiskNews::Full => {
+                            tracing::error!(shard = self.index, "the journal's disk is full: nothing new is accepted")
+                        }
+                        DiskNews::Room => tracing::info!(shard = self.index, "the journal's disk has room again"),
+                        DiskNews::Closed { .. } => {}
+                    }
+                    self.apply(now, Event::Disk(news));
+                }
                 News::Disk(disk::News::MarkDue) => self.mark(now),
                 News::Disk(disk::News::Failed(error)) => return Err(error),
             }
@@ -209,6 +233,8 @@ impl<W: Wire> Driver<W> {
             }
             Effect::Stop { ticket } => self.perform.stop(ticket),
             Effect::Post(post) => self.post(&post),
+            // The edge does not listen now (no server, say): a keep-alive that comes late keeps nothing.
+            Effect::Settle { how: Settle::Progress, .. } if self.outbound.len() > OUTBOUND_STALE => {}
             Effect::Settle { token, how } => {
                 if how == Settle::Ack {
                     fail::fail_point!("C8", |_| std::process::abort());
@@ -242,6 +268,10 @@ impl<W: Wire> Driver<W> {
 
     /// Reads an outcome back from the journal, in a task of its own.
     fn probe(&mut self, key: Key, lsn: Lsn) {
+        if self.probes == PROBES_MAX {
+            return self.to_probe.push_back((key, lsn));
+        }
+        self.probes += 1;
         let (disk, local) = (self.disk.clone(), self.local.clone());
         rt::spawn("probe", async move {
             match disk.probe(lsn).await {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use glommio::{LocalExecutorBuilder, Placement};
 use thiserror::Error;
 
-use crate::event::{Effects, Event, Past};
+use crate::event::{Effects, Event, Past, Role};
 use crate::fold::{Fold, Unfinished};
 use crate::ids::Lsn;
 use crate::journal::{self, Fact};
@@ -204,6 +204,8 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
         posted: 0,
         tally_due_us: 0,
         untold: true,
+        probes: 0,
+        to_probe: Default::default(),
     };
     for one in unfinished {
         recover(&mut driver, &disk, &one).await?;
@@ -219,12 +221,22 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
 async fn recover<W: Wire>(driver: &mut Driver<W>, disk: &Disk, one: &Unfinished) -> Result<(), DiskError> {
     let now = driver.clock.now();
     let Some(delivery) = message_at(disk, one.message).await? else {
-        tracing::error!(key = %one.key, lsn = one.message.0, "the journal holds no message for an unfinished key");
-        return Ok(());
+        return Err(unreadable("the message of an unfinished step", one.message));
     };
-    let arrival = Rc::new(driver.wire.decode(delivery, now));
+    let mut arrival = driver.wire.decode(delivery, now);
+    // Who asked for what was settled when it was accepted; another configuration may read the message otherwise.
+    arrival.fingerprint = one.fingerprint;
+    if let Some(asker) = arrival.asker.as_mut().filter(|_| one.role != Role::Aside) {
+        asker.id = one.asker;
+    }
+    let arrival = Rc::new(arrival);
     let outcome = match one.result {
-        Some(lsn) => disk.probe(lsn).await?.and_then(|bytes| outcome_of(&bytes, one.key)).map(|outcome| (lsn, Rc::new(outcome))),
+        Some(lsn) => {
+            let frame = disk.probe(lsn).await?;
+            let outcome = frame.and_then(|bytes| outcome_of(&bytes, one.key));
+            // A step that has an outcome is never run again because this version cannot read it.
+            Some((lsn, Rc::new(outcome.ok_or_else(|| unreadable("a step's outcome", lsn))?)))
+        }
         None => None,
     };
     let past = Past {
@@ -239,6 +251,12 @@ async fn recover<W: Wire>(driver: &mut Driver<W>, disk: &Disk, one: &Unfinished)
     driver.apply(now, Event::Recovered { key: one.key, arrival, past });
     super::rt::yield_if_needed().await;
     Ok(())
+}
+
+fn unreadable(what: &str, lsn: Lsn) -> DiskError {
+    let why = format!("{what}, frame {}, cannot be read by this version; start the version that wrote it", lsn.0);
+    let source = std::io::Error::new(std::io::ErrorKind::InvalidData, why);
+    DiskError::Io { doing: "recovering from", path: "the journal".into(), source }
 }
 
 async fn message_at(disk: &Disk, lsn: Lsn) -> Result<Option<Delivery>, DiskError> {

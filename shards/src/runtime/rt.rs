@@ -1,4 +1,5 @@
-//! The only way to spawn, sleep and read the clock on a shard: each of these has a trap in glommio, shut here once.
+//! How a shard spawns, sleeps and reads the clock: each of these has a trap in glommio, shut here once. (The disk arms raw
+//! timers of its own, inside its own task.)
 //!
 //! - A `Task` that is cancelled or dropped leaks, so tasks are detached and end by themselves ([`spawn`], [`Stop`]).
 //! - A panic in a task kills the executor, so every future is wrapped; what is not a block's own code ends the process, and

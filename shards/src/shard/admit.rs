@@ -6,7 +6,7 @@ use super::record::asker_of;
 use super::{Held, Shard, State};
 use crate::dedup::{Memory, Place, short_asker, short_fingerprint};
 use crate::event::{Effect, Effects, Role};
-use crate::ids::{AskerId, Key, Lsn, Now};
+use crate::ids::{AskerId, Identity, Key, Lsn, Now};
 use crate::limits::{DELIVERIES_PER_KEY_MAX, NAK_DELAY_MS};
 use crate::outcome::{Code, Effected, Fault, Outcome, Status};
 use crate::planted::{Bug, planted};
@@ -40,6 +40,10 @@ impl Shard {
             // refused for the same assignment. Either way its first answer stands.
             (Content::Refusal(_), Some(memory)) => self.answered_before(now, memory, arrival, fx),
             (Content::Garbage(_), Some(memory)) => self.again(now, arrival.key, memory, arrival, fx),
+            (Content::Refusal(_), None) if self.is_under_way(&arrival) => {
+                self.tally.conflicts += 1;
+                self.put_aside(now, arrival, fx);
+            }
             (Content::Refusal(fault), None) => {
                 self.tally.refused += 1;
                 let fault = fault.clone();
@@ -83,6 +87,16 @@ impl Shard {
             Some(memory) => self.again(now, key, memory, arrival, fx),
             None => self.quarantine(now, key, arrival, conflict_fault(), fx),
         }
+    }
+
+    /// Whether a refused message comes under an assignment whose own step is known: its one terminal answer is that step's.
+    /// Seen for steps that go by their assignment; one that goes by flow coordinates cannot be told from a refused message.
+    fn is_under_way(&self, arrival: &Arrival) -> bool {
+        let Some(asker) = &arrival.asker else { return false };
+        let (tenant, assignment) = (&*arrival.tenant, &*asker.assignment_id);
+        let step = self.settings.salt.key(Identity::Assignment { tenant, assignment });
+        let asks = short_asker(&self.settings.salt.asker(step, assignment));
+        self.known.get(&step).is_some_and(|memory| memory.asker == asks)
     }
 
     /// The key is known and asks for the same: attach to its job, or answer from the journal.
@@ -293,7 +307,9 @@ impl Shard {
         self.held_bytes += arrival.held_bytes();
         self.tenants.get(tenant).waiting.push_back(arrival);
         self.waiting += 1;
-        self.waiting_due_us = self.waiting_due_us.max(now.mono_us + 100_000);
+        if self.waiting == 1 {
+            self.waiting_due_us = now.mono_us + 100_000;
+        }
     }
 
     /// Lets in what waited, as far as there is room; refuses what waited too long.

@@ -109,8 +109,13 @@ impl Shard {
     }
 
     pub(super) fn look_at_segments(&mut self, now: Now, fx: &mut Effects) {
-        if self.unfinished.len() > 4096 {
-            self.oldest_needed();
+        // One old step at the front must not keep all that came after it.
+        if self.unfinished.len() > 4096 + 2 * self.live as usize {
+            let jobs = &self.jobs;
+            self.unfinished.retain(|(lsn, slot)| {
+                let job = &jobs[*slot as usize];
+                job.state != State::Free && job.accepted == *lsn
+            });
         }
         if self.retain.closed.is_empty() || now.mono_us < self.retain.next_look_us {
             return;

@@ -58,6 +58,8 @@ struct Feeder<'a, 'b> {
     under_way: HashMap<u64, Line>,
     batches: Vec<Vec<Delivery>>,
     confirms: Vec<Vec<Ticket>>,
+    /// Letters came that are not for this run.
+    foreign: bool,
     summary: Summary,
     show: &'a mut Show<'b>,
 }
@@ -91,6 +93,7 @@ pub(crate) fn feed(
         under_way: HashMap::new(),
         batches: vec![Vec::new(); shards],
         confirms: vec![Vec::new(); shards],
+        foreign: false,
         summary: Summary::default(),
         show,
     };
@@ -118,10 +121,12 @@ pub(crate) fn feed(
         feeder.show.flush()?;
     }
     feeder.show.end()?;
+    let foreign = feeder.foreign;
     let mut summary = feeder.summary;
     summary.took = started.elapsed();
     // Every result was confirmed; the shards need a turn to write that down.
-    worker.drain(Duration::from_secs(5));
+    let patience = if foreign { Duration::from_millis(100) } else { Duration::from_secs(5) };
+    worker.drain(patience);
     Ok(summary)
 }
 
@@ -172,6 +177,11 @@ impl Feeder<'_, '_> {
         for item in items {
             // Lines have no stream to settle with.
             let Outgoing::Parcel(parcel) = item else { continue };
+            // Letters of a server's steps, in a folder that `serve` left, are the next `serve`'s to send.
+            if parcel.about.line == 0 {
+                self.foreign = true;
+                continue;
+            }
             if let Some(ticket) = parcel.confirm {
                 self.confirms[usize::from(shard)].push(ticket);
             }

@@ -104,7 +104,7 @@ impl Line {
         match &self.naming {
             Naming::Attempt { assignment, attempt } if self.bumps > 0 => {
                 header(HEADER_ASSIGNMENT, format!("{assignment}#{}", self.bumps + 1));
-                header(HEADER_ATTEMPT, (attempt + self.bumps).to_string());
+                header(HEADER_ATTEMPT, attempt.saturating_add(self.bumps).to_string());
             }
             Naming::Attempt { assignment, .. } => header(HEADER_ASSIGNMENT, assignment.clone()),
             Naming::Assignment(assignment) if self.bumps > 0 => {

@@ -223,6 +223,17 @@ impl Router {
         Ok(context.get_stream(&name).await?.cached_info().state.messages)
     }
 
+    /// What the durable consumer still has to deliver and to hear of, and what the assignments' stream holds.
+    pub(crate) async fn consumer_state(&self) -> Result<(u64, u64, u64)> {
+        let context = async_nats::jetstream::new(self.client.clone());
+        let name = context.stream_by_subject(self.subjects.assign.as_str()).await.context("no stream over the assignments")?;
+        let subject = format!("$JS.API.CONSUMER.INFO.{name}.endstation");
+        let answer = self.client.request(subject, "".into()).await?;
+        let info: serde_json::Value = serde_json::from_slice(&answer.payload)?;
+        let number = |key: &str| info[key].as_u64().with_context(|| format!("{key} in {info}"));
+        Ok((number("num_pending")?, number("num_ack_pending")?, self.left_in_stream().await?))
+    }
+
     /// The client, for what only one scenario needs.
     pub(crate) fn client(&self) -> &async_nats::Client {
         &self.client

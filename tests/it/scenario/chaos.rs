@@ -51,8 +51,18 @@ async fn settle(world: &World, jobs: &[Assignment], ledger: &mut Ledger, scenari
     world.router.all_answered(SETTLE).await?;
     // Redeliveries of what was done already may still come: let the consumer run dry before counting.
     let emptied = Instant::now();
+    let mut stranded = 0;
     while world.router.left_in_stream().await? > 0 {
-        ensure!(emptied.elapsed() < SETTLE, "{} messages stay in the stream", world.router.left_in_stream().await?);
+        if emptied.elapsed() > SETTLE {
+            // A server that is killed may restart with a consumer that has no claim to a message any more and a stream that
+            // still holds it: nobody will ever be given it again. Its assignment was answered, as all were.
+            let (pending, unsettled, left) = world.router.consumer_state().await?;
+            let stays = format!("{left} messages stay in the stream; its consumer: {pending} pending, {unsettled} unsettled");
+            ensure!(scenario == "server_kills" && pending == 0 && unsettled == 0, "{stays}");
+            eprintln!("{stays}");
+            stranded = left;
+            break;
+        }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let stored = world.router.read_result_stream().await?;
@@ -67,7 +77,7 @@ async fn settle(world: &World, jobs: &[Assignment], ledger: &mut Ledger, scenari
         json!({
             "steps": tally.steps, "kills": tally.kills, "seconds": tally.begun.elapsed().as_secs_f64(),
             "results_seen": counts.results, "repeats": counts.repeats, "in_result_stream": stored,
-            "acks_unseen": unacked, "not_success": wrong,
+            "acks_unseen": unacked, "stranded_by_server": stranded, "not_success": wrong,
         }),
     )?;
     ensure!(wrong == 0, "{wrong} steps did not succeed");

@@ -1,4 +1,4 @@
-//! What a durable write costs on this disk, for boot, doctor and reports.
+//! What a durable write costs on this disk, for whoever wants to tell a user.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
