@@ -67,7 +67,7 @@ fn free_port() -> Result<u16> {
     let base = 10_000 + (std::process::id() % 200) as u16 * 50;
     loop {
         let port = base + NEXT.fetch_add(1, Relaxed);
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return Ok(port);
         }
     }

@@ -58,6 +58,8 @@ async fn settle(world: &World, jobs: &[Assignment], ledger: &mut Ledger, scenari
             // still holds it: nobody will ever be given it again. Its assignment was answered, as all were.
             let (pending, unsettled, left) = world.router.consumer_state().await?;
             let stays = format!("{left} messages stay in the stream; its consumer: {pending} pending, {unsettled} unsettled");
+            let (_, state) = world.worker.get("/_state").await?;
+            let stays = format!("{stays}; the worker: {state}");
             ensure!(scenario == "server_kills" && pending == 0 && unsettled == 0, "{stays}");
             eprintln!("{stays}");
             stranded = left;
