@@ -53,14 +53,19 @@ async fn settle(world: &World, jobs: &[Assignment], ledger: &mut Ledger, scenari
     let emptied = Instant::now();
     let mut stranded = 0;
     while world.router.left_in_stream().await? > 0 {
-        if emptied.elapsed() > SETTLE {
-            // A server that is killed may restart with a consumer that has no claim to a message any more and a stream that
-            // still holds it: nobody will ever be given it again. Its assignment was answered, as all were.
+        // Twenty times ack_wait: a delivery that is to come again has come by then.
+        let patience = if scenario == "server_kills" { SETTLE.min(Duration::from_secs(20)) } else { SETTLE };
+        if emptied.elapsed() > patience {
+            // A server that is killed may come back with a message that it counts as delivered and never hands out again
+            // (seen with 2.9.10, about once in a hundred kills). It is the server's only if the worker holds nothing.
             let (pending, unsettled, left) = world.router.consumer_state().await?;
-            let stays = format!("{left} messages stay in the stream; its consumer: {pending} pending, {unsettled} unsettled");
             let (_, state) = world.worker.get("/_state").await?;
-            let stays = format!("{stays}; the worker: {state}");
-            ensure!(scenario == "server_kills" && pending == 0 && unsettled == 0, "{stays}");
+            let parsed: serde_json::Value = serde_json::from_str(&state)?;
+            let shards = parsed["shards"].as_array().map_or(&[][..], Vec::as_slice);
+            let idle = shards.iter().all(|shard| shard["idle"] == true && shard["unpublished"] == 0);
+            let idle = idle && !shards.is_empty() && parsed["edge"]["unconfirmed"] == 0 && parsed["edge"]["backlog"] == 0;
+            let stays = format!("{left} messages stay in the stream; its consumer: {pending} pending, {unsettled} unsettled");
+            ensure!(scenario == "server_kills" && pending == 0 && idle, "{stays}; the worker: {state}");
             eprintln!("{stays}");
             stranded = left;
             break;
