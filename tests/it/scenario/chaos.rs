@@ -57,7 +57,8 @@ async fn settle(world: &World, jobs: &[Assignment], ledger: &mut Ledger, scenari
         let patience = if scenario == "server_kills" { SETTLE.min(Duration::from_secs(20)) } else { SETTLE };
         if emptied.elapsed() > patience {
             // A server that is killed may come back with a message that it counts as delivered and never hands out again
-            // (seen with 2.9.10, about once in a hundred kills). It is the server's only if the worker holds nothing.
+            // (seen with 2.9.10, three times in 250 kills; the cause is not proven). Taken for that only if the worker holds
+            // nothing and they are few.
             let (pending, unsettled, left) = world.router.consumer_state().await?;
             let (_, state) = world.worker.get("/_state").await?;
             let parsed: serde_json::Value = serde_json::from_str(&state)?;
@@ -65,7 +66,8 @@ async fn settle(world: &World, jobs: &[Assignment], ledger: &mut Ledger, scenari
             let idle = shards.iter().all(|shard| shard["idle"] == true && shard["unpublished"] == 0);
             let idle = idle && !shards.is_empty() && parsed["edge"]["unconfirmed"] == 0 && parsed["edge"]["backlog"] == 0;
             let stays = format!("{left} messages stay in the stream; its consumer: {pending} pending, {unsettled} unsettled");
-            ensure!(scenario == "server_kills" && pending == 0 && idle, "{stays}; the worker: {state}");
+            let few = left <= 1 + u64::from(tally.kills) / 20;
+            ensure!(scenario == "server_kills" && pending == 0 && idle && few, "{stays}; the worker: {state}");
             eprintln!("{stays}");
             stranded = left;
             break;
