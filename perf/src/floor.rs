@@ -1,5 +1,6 @@
-//! The floor: a bare pull consumer that answers and acks, and does nothing else. A process of its own, so that its
-//! processor time is measured like the worker's.
+//! The floor: a pull consumer that keeps nothing. It sends the messages that the worker sends for each step, an ack message
+//! and a result, and settles the delivery; bare, it sends the result alone. A process of its own, so that its processor time
+//! is measured like the worker's.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::{self, consumer::pull};
 use futures_util::StreamExt as _;
 
-use crate::message::{ASSIGN, RESULT, id_in};
+use crate::message::{ACK, ASSIGN, RESULT, id_in};
 
 /// Where the bare consumer works.
 #[derive(clap::Args, Clone, Debug)]
@@ -19,6 +20,9 @@ pub(crate) struct FloorArgs {
     /// How results are sent.
     #[arg(long, value_enum)]
     results: Results,
+    /// No ack message and no headers but a message id where a stream wants one.
+    #[arg(long)]
+    bare: bool,
 }
 
 /// How results are sent.
@@ -62,14 +66,20 @@ pub(crate) async fn work(args: &FloorArgs) -> Result<()> {
         let id = std::str::from_utf8(id)?;
         let reply = message.reply.clone().context("a delivery without a reply subject")?;
         let body = result(id).into();
+        if !args.bare {
+            client.publish_with_headers(ACK, headers('a', id), ack(id).into()).await?;
+        }
         match args.results {
-            Results::Core => {
+            Results::Core if args.bare => {
                 client.publish(RESULT, body).await?;
                 client.publish(reply, "+ACK".into()).await?;
             }
+            Results::Core => {
+                client.publish_with_headers(RESULT, headers('r', id), body).await?;
+                client.publish(reply, "+ACK".into()).await?;
+            }
             Results::Stream => {
-                let mut headers = HeaderMap::new();
-                headers.insert("Nats-Msg-Id", format!("r-{id}"));
+                let headers = if args.bare { message_id('r', id) } else { headers('r', id) };
                 let stored = context.publish_with_headers(RESULT, headers, body).await?;
                 if settle.send((stored, reply)).await.is_err() {
                     break;
@@ -81,13 +91,43 @@ pub(crate) async fn work(args: &FloorArgs) -> Result<()> {
     acks.await?
 }
 
-/// A result of about the size that the contract makes it.
+fn message_id(kind: char, id: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    // As long as the worker's own.
+    headers.insert("Nats-Msg-Id", &*format!("{kind}-{}", id.replace('-', "")));
+    headers
+}
+
+/// The headers that the contract gives an answer.
+fn headers(kind: char, id: &str) -> HeaderMap {
+    let mut headers = message_id(kind, id);
+    headers.insert("version", "1");
+    headers.insert("tenant_id", "tenant-0");
+    headers.insert("trace_id", "0af7651916cd43dd8448eb2100000000");
+    headers
+}
+
+/// An ack message as the contract makes it.
+fn ack(id: &str) -> String {
+    format!(
+        concat!(
+            r#"{{"version":"1","assignment_id":"{id}","status":"accepted","message":"accepted","reason":"accepted","#,
+            r#""request_id":"{id}","tenant_id":"tenant-0","trace_id":"0af7651916cd43dd8448eb2100000000","#,
+            r#""acknowledged_at":1790000000000,"overload_status":"healthy"}}"#
+        ),
+        id = id
+    )
+}
+
+/// A result as the contract makes it.
 fn result(id: &str) -> String {
     format!(
         concat!(
             r#"{{"version":"1","assignment_id":"{id}","request_id":"{id}","status":"success","provider_id":"endstation","#,
             r#""job":{{"type":"echo"}},"latency_ms":0,"cost":0,"tenant_id":"tenant-0","timestamp":1790000000000,"#,
-            r#""outputs":{{"text":"the quick brown fox jumps"}},"retries_used":0,"effect":"none","worker_id":"floor","queue_depth":0}}"#
+            r#""trace_id":"0af7651916cd43dd8448eb2100000000","retries_used":0,"effect":"none","worker_id":"floor","queue_depth":0,"#,
+            r#""timing":{{"received_ms":1790000000000,"started_ms":1790000000000,"ended_ms":1790000000000,"ran_us":0}},"#,
+            r#""outputs":{{"text":"the quick brown fox jumps"}}}}"#
         ),
         id = id
     )

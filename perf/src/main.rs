@@ -71,9 +71,12 @@ pub(crate) struct NatsArgs {
     /// The worker's binary; default: `ENDSTATION_BIN`, else `endstation` beside this one.
     #[arg(long)]
     worker: Option<PathBuf>,
-    /// The worker's `cores.shards`.
-    #[arg(long, default_value = "0")]
-    shards: String,
+    /// The worker's `cores.shards`; default: as it ships, the edge on the first core and a shard on each other.
+    #[arg(long)]
+    shards: Option<String>,
+    /// Only subjects whose names contain this.
+    #[arg(long, default_value = "")]
+    only: String,
     /// Where streams and journals lie while measuring; default: the system's temporary folder.
     #[arg(long)]
     dir: Option<PathBuf>,

@@ -2,6 +2,8 @@
 
 /// Where assignments go.
 pub(crate) const ASSIGN: &str = "caf.exec.assign.v1";
+/// Where ack messages go.
+pub(crate) const ACK: &str = "caf.exec.assign.v1.ack";
 /// Where results come.
 pub(crate) const RESULT: &str = "caf.exec.result.v1";
 

@@ -44,7 +44,8 @@ pub(crate) async fn measure(args: &NatsArgs, with_worker: bool) -> Result<()> {
     let root = crate::scratch(args.dir.as_deref())?;
     let worker = if with_worker { Some(worker_binary(args.worker.as_deref())?) } else { None };
     let machine = Machine::look(&args.keep, disk::fsync(root.path())?)?;
-    let subjects: Vec<Subject> = ALL.into_iter().filter(|subject| with_worker || subject.is_floor()).collect();
+    let wanted = |subject: &Subject| (with_worker || subject.is_floor()) && subject.name().contains(&args.only);
+    let subjects: Vec<Subject> = ALL.into_iter().filter(wanted).collect();
     let mut rows = Vec::new();
     for round in 0..args.runs {
         for load in &args.rows {
@@ -82,11 +83,11 @@ async fn one(args: &NatsArgs, subject: Subject, load: Load, worker: Option<&Path
         let cpu = || read_cpu(subject_pid.get(), server.pid());
         let mut driver = Driver::new(server.connect().await?, args.tenants, &cpu).await?;
         driver.fill(args.backlog).await?;
-        running = Running::launch(subject, worker, &args.shards, &server, dir)?;
+        running = Running::launch(subject, worker, args.shards.as_deref(), &server, dir)?;
         subject_pid.set(Some(running.pid()));
         window = driver.drained().await.with_context(|| running.log_tail())?;
     } else {
-        running = Running::launch(subject, worker, &args.shards, &server, dir)?;
+        running = Running::launch(subject, worker, args.shards.as_deref(), &server, dir)?;
         running.ready().await?;
         let pid = running.pid();
         let cpu = || read_cpu(Some(pid), server.pid());

@@ -14,8 +14,10 @@ use crate::server::{NatsServer, free_port};
 /// One column of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
-    /// The bare consumer.
+    /// A consumer that keeps nothing and sends what the worker sends: an ack message and the result.
     Floor(Results),
+    /// The same without the ack message and without headers that nobody needs: what NATS itself gives.
+    Bare(Results),
     /// endstation, its results as said, its lifecycle events on or off.
     Worker {
         /// How results travel.
@@ -25,8 +27,10 @@ pub(crate) enum Subject {
     },
 }
 
-/// Everything there is to measure, the floor first.
-pub(crate) const ALL: [Subject; 5] = [
+/// Everything there is to measure, the floors first.
+pub(crate) const ALL: [Subject; 7] = [
+    Subject::Bare(Results::Core),
+    Subject::Bare(Results::Stream),
     Subject::Floor(Results::Core),
     Subject::Floor(Results::Stream),
     Subject::Worker { results: Results::Core, events: false },
@@ -38,6 +42,8 @@ impl Subject {
     /// As the table names it.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Subject::Bare(Results::Core) => "bare consumer, core results",
+            Subject::Bare(Results::Stream) => "bare consumer, stored results",
             Subject::Floor(Results::Core) => "floor, core results",
             Subject::Floor(Results::Stream) => "floor, stored results",
             Subject::Worker { results: Results::Core, events: false } => "endstation, core results",
@@ -49,12 +55,13 @@ impl Subject {
 
     /// Whether results go into a stream.
     pub(crate) fn stored(self) -> bool {
-        matches!(self, Subject::Floor(Results::Stream) | Subject::Worker { results: Results::Stream, .. })
+        let (Subject::Bare(results) | Subject::Floor(results) | Subject::Worker { results, .. }) = self;
+        results == Results::Stream
     }
 
-    /// Whether it is the floor.
+    /// Whether it is a consumer that keeps nothing.
     pub(crate) fn is_floor(self) -> bool {
-        matches!(self, Subject::Floor(_))
+        matches!(self, Subject::Bare(_) | Subject::Floor(_))
     }
 
     /// The floor it stands on.
@@ -84,15 +91,24 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts a subject on this server with its data in this folder, without waiting.
-    pub(crate) fn launch(subject: Subject, worker: Option<&Path>, shards: &str, server: &NatsServer, dir: &Path) -> Result<Self> {
+    pub(crate) fn launch(
+        subject: Subject,
+        worker: Option<&Path>,
+        shards: Option<&str>,
+        server: &NatsServer,
+        dir: &Path,
+    ) -> Result<Self> {
         let log = dir.join("subject.log");
         let output = std::fs::File::create(&log)?;
         let mut ops_port = None;
         let mut command = match subject {
-            Subject::Floor(results) => {
+            Subject::Bare(results) | Subject::Floor(results) => {
                 let mut command = Command::new(std::env::current_exe()?);
                 let results = if results == Results::Core { "core" } else { "stream" };
                 command.args(["floor-worker", "--url", &server.url(), "--results", results]);
+                if matches!(subject, Subject::Bare(_)) {
+                    command.arg("--bare");
+                }
                 command
             }
             Subject::Worker { events, .. } => {
@@ -109,8 +125,10 @@ impl Running {
                     .env("ENDSTATION__NATS__PROVISION", "false")
                     .env("ENDSTATION__STORAGE__DIR", dir.join("data"))
                     .env("ENDSTATION__OPS__BIND", format!("127.0.0.1:{port}"))
-                    .env("ENDSTATION__CORES__SHARDS", shards)
                     .env("ENDSTATION__EVENTS__ENABLED", events.to_string());
+                if let Some(shards) = shards {
+                    command.env("ENDSTATION__CORES__SHARDS", shards);
+                }
                 command
             }
         };
