@@ -20,6 +20,7 @@ mod puback;
 mod pull;
 mod reading;
 mod rescue;
+mod roll;
 mod route;
 pub mod salt;
 pub mod status;

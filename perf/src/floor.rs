@@ -67,7 +67,7 @@ pub(crate) async fn work(args: &FloorArgs) -> Result<()> {
         let reply = message.reply.clone().context("a delivery without a reply subject")?;
         let body = result(id).into();
         if !args.bare {
-            client.publish_with_headers(ACK, headers('a', id), ack(id).into()).await?;
+            client.publish_with_headers(ACK, message_id('a', id), ack(id).into()).await?;
         }
         match args.results {
             Results::Core if args.bare => {

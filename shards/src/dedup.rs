@@ -3,6 +3,9 @@
 //! An entry says where the journal keeps the outcome, or which job is on its way to one. Bodies are not here: they are read
 //! back from the journal when somebody asks. Entries hold 64 bits of the fingerprint and of the asker; the full values are
 //! in the journal.
+//!
+//! The entries lie in many small tables, because a table that grows moves everything it holds at once: a million entries in
+//! one would hold up a core for tens of milliseconds.
 
 use std::collections::VecDeque;
 
@@ -11,31 +14,52 @@ use hashbrown::hash_table::Entry as Slot;
 
 use crate::ids::{AskerId, Fingerprint, Key, Lsn};
 
+/// Tables that entries are spread over by a byte of their key.
+const TABLES: usize = 256;
+/// Finished keys are queued in pieces of so many, which are never copied to make room for more.
+const PIECE: usize = 4096;
+
 /// The keys of one shard. Lives on its core.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Known {
-    table: HashTable<Entry>,
-    /// Finished keys, oldest outcome first.
-    finished: VecDeque<Key>,
+    tables: Box<[HashTable<Entry>]>,
+    len: usize,
+    /// Finished keys, oldest outcome first; all pieces but the last are full.
+    finished: VecDeque<Vec<Key>>,
+    /// How many of the first piece have been taken.
+    taken: usize,
     /// Entries that are answers of assignments, not steps: while there are none, nobody needs to look for one.
     answers: usize,
 }
 
-/// One key. 48 bytes: a million of them are part of the promise on memory.
+/// One key. 40 bytes: a million of them are part of the promise on memory.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     key: Key,
     fingerprint: u64,
     asker: u64,
-    lsn: Lsn,
-    state: u32,
+    /// A slot of the job table with [`IN_FLIGHT`], else the outcome's frame; with [`ANSWER`] or not.
+    place: u64,
 }
 
-const _: () = assert!(size_of::<Entry>() == 48);
+const _: () = assert!(size_of::<Entry>() == 40);
 
-const IN_FLIGHT: u32 = 1 << 31;
-const ANSWER: u32 = 1 << 30;
-const SLOT_MASK: u32 = ANSWER - 1;
+const IN_FLIGHT: u64 = 1 << 63;
+const ANSWER: u64 = 1 << 62;
+const PLACE_MASK: u64 = ANSWER - 1;
+
+impl Entry {
+    fn place(&self) -> Place {
+        match self.place & PLACE_MASK {
+            slot if self.place & IN_FLIGHT != 0 => Place::Job(slot as u32),
+            lsn => Place::Journal(Lsn(lsn)),
+        }
+    }
+
+    fn is_answer(&self) -> bool {
+        self.place & ANSWER != 0
+    }
+}
 
 /// What is remembered of one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,14 +105,23 @@ fn hash(key: &Key) -> u64 {
     u64::from_le_bytes(key.0[..8].try_into().expect("eight bytes"))
 }
 
+/// Which table holds `key`: by a byte that the table's own hash does not use.
+fn table_of(key: &Key) -> usize {
+    usize::from(key.0[15])
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        let tables = (0..TABLES).map(|_| HashTable::new()).collect();
+        Known { tables, len: 0, finished: VecDeque::new(), taken: 0, answers: 0 }
+    }
+}
+
 impl Known {
     /// What is remembered of `key`.
     pub fn get(&self, key: &Key) -> Option<Memory> {
-        self.table.find(hash(key), |entry| entry.key == *key).map(|entry| Memory {
-            place: if entry.state & IN_FLIGHT != 0 { Place::Job(entry.state & SLOT_MASK) } else { Place::Journal(entry.lsn) },
-            fingerprint: entry.fingerprint,
-            asker: entry.asker,
-        })
+        let entry = self.tables[table_of(key)].find(hash(key), |entry| entry.key == *key)?;
+        Some(Memory { place: entry.place(), fingerprint: entry.fingerprint, asker: entry.asker })
     }
 
     /// Remembers that the job at `slot` works on `key`; where the entry lies, for [`Known::finish`].
@@ -97,8 +130,7 @@ impl Known {
             key,
             fingerprint: short_fingerprint(fingerprint),
             asker: short_asker(asker),
-            lsn: Lsn(0),
-            state: IN_FLIGHT | (slot & SLOT_MASK) | if answer { ANSWER } else { 0 },
+            place: IN_FLIGHT | u64::from(slot) | if answer { ANSWER } else { 0 },
         };
         self.put(entry)
     }
@@ -109,36 +141,47 @@ impl Known {
             key,
             fingerprint: short_fingerprint(fingerprint),
             asker: short_asker(asker),
-            lsn,
-            state: if answer { ANSWER } else { 0 },
+            place: (lsn.0 & PLACE_MASK) | if answer { ANSWER } else { 0 },
         };
         // By its place the entry takes one look into memory that is long out of the caches, by its key two in a row.
-        match self.table.get_bucket_mut(home.0).filter(|old| old.key == key) {
+        match self.tables[table_of(&key)].get_bucket_mut(home.0).filter(|old| old.key == key) {
             Some(old) => {
-                self.answers = self.answers + usize::from(answer) - usize::from(old.state & ANSWER != 0);
+                self.answers = self.answers + usize::from(answer) - usize::from(old.is_answer());
                 *old = entry;
             }
             None => _ = self.put(entry),
         }
-        self.finished.push_back(key);
+        match self.finished.back_mut() {
+            Some(piece) if piece.len() < PIECE => piece.push(key),
+            _ => {
+                let mut piece = Vec::with_capacity(PIECE);
+                piece.push(key);
+                self.finished.push_back(piece);
+            }
+        }
     }
 
     fn put(&mut self, new: Entry) -> Home {
-        self.answers += usize::from(new.state & ANSWER != 0);
-        match self.table.entry(hash(&new.key), |entry| entry.key == new.key, |entry| hash(&entry.key)) {
+        self.answers += usize::from(new.is_answer());
+        let table = &mut self.tables[table_of(&new.key)];
+        match table.entry(hash(&new.key), |entry| entry.key == new.key, |entry| hash(&entry.key)) {
             Slot::Occupied(mut old) => {
-                self.answers -= usize::from(old.get().state & ANSWER != 0);
+                self.answers -= usize::from(old.get().is_answer());
                 *old.get_mut() = new;
                 Home(old.bucket_index())
             }
-            Slot::Vacant(place) => Home(place.insert(new).bucket_index()),
+            Slot::Vacant(place) => {
+                self.len += 1;
+                Home(place.insert(new).bucket_index())
+            }
         }
     }
 
     /// Forgets a key altogether.
     pub fn forget(&mut self, key: &Key) {
-        if let Ok(old) = self.table.find_entry(hash(key), |entry| entry.key == *key) {
-            self.answers -= usize::from(old.get().state & ANSWER != 0);
+        if let Ok(old) = self.tables[table_of(key)].find_entry(hash(key), |entry| entry.key == *key) {
+            self.answers -= usize::from(old.get().is_answer());
+            self.len -= 1;
             old.remove();
         }
     }
@@ -146,17 +189,20 @@ impl Known {
     /// Forgets finished keys whose outcome stands below `floor`, at most `most` of them; true if some may be left.
     pub fn forget_below(&mut self, floor: Lsn, most: usize) -> bool {
         for _ in 0..most {
-            let Some(key) = self.finished.front() else { return false };
-            if let Ok(entry) = self.table.find_entry(hash(key), |entry| entry.key == *key)
-                && entry.get().state & IN_FLIGHT == 0
-            {
-                if entry.get().lsn >= floor {
-                    return false;
+            let Some(key) = self.finished.front().and_then(|piece| piece.get(self.taken)) else { return false };
+            match self.get(key).map(|memory| memory.place) {
+                Some(Place::Journal(lsn)) if lsn >= floor => return false,
+                Some(Place::Journal(_)) => {
+                    let key = *key;
+                    self.forget(&key);
                 }
-                self.answers -= usize::from(entry.get().state & ANSWER != 0);
-                entry.remove();
+                Some(Place::Job(_)) | None => {}
             }
-            self.finished.pop_front();
+            self.taken += 1;
+            if self.taken == PIECE {
+                self.finished.pop_front();
+                self.taken = 0;
+            }
         }
         true
     }
@@ -168,12 +214,12 @@ impl Known {
 
     /// How many keys are remembered.
     pub fn len(&self) -> usize {
-        self.table.len()
+        self.len
     }
 
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
+        self.len == 0
     }
 }
 
@@ -184,7 +230,7 @@ mod tests {
     fn key(number: u64) -> Key {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
-        bytes[8..].copy_from_slice(&number.to_le_bytes());
+        bytes[8..].copy_from_slice(&number.to_be_bytes());
         Key(bytes)
     }
 
@@ -206,6 +252,23 @@ mod tests {
         assert_eq!(known.get(&key(500)).map(|memory| memory.place), Some(Place::Job(9)));
         while known.forget_below(Lsn(1000), 7) {}
         assert!(!known.has_answers());
+        assert_eq!(known.len(), 1);
+    }
+
+    #[test]
+    fn keys_beyond_one_piece_of_the_queue_are_forgotten_in_order_too() {
+        let mut known = Known::default();
+        let (f, a) = (Fingerprint([1; 32]), AskerId([2; 16]));
+        let count = 2 * PIECE as u64 + 10;
+        for number in 1..=count {
+            known.finish(key(number), &f, &a, Lsn(number), false, Home::UNKNOWN);
+        }
+        for floor in [1, PIECE as u64, PIECE as u64 + 1, PIECE as u64 + 2, count, count + 1] {
+            while known.forget_below(Lsn(floor), 1000) {}
+            assert_eq!(known.len() as u64, count + 1 - floor);
+            assert_eq!(known.get(&key(floor)).is_some(), floor <= count);
+        }
+        known.finish(key(1), &f, &a, Lsn(count + 1), false, Home::UNKNOWN);
         assert_eq!(known.len(), 1);
     }
 }

@@ -20,13 +20,14 @@ const UNREAD: &str = "unknown";
 
 /// An ExecAssignmentAck.
 pub(super) fn ack(
+    pen: &mut Pen,
     arrival: &Arrival,
     asker: &Asker,
     accepted: bool,
     fault: Option<&Fault>,
     overload: Overload,
     at_ms: u64,
-) -> Vec<u8> {
+) {
     let note = arrival.work().and_then(|work| work.note.as_ref());
     let message = match (accepted, fault, note) {
         (true, _, Some(note)) => Text::from(format!("accepted; {note}")),
@@ -34,7 +35,6 @@ pub(super) fn ack(
         (false, Some(fault), _) => sentence(fault).map_or_else(|| fault.message.clone(), Text::from_static),
         (false, None, _) => Text::from_static("rejected"),
     };
-    let mut pen = Pen::with_capacity(448 + message.len() * 2);
     pen.raw("{\"version\":\"1\",\"assignment_id\":").text(&asker.assignment_id);
     pen.raw(if accepted { ",\"status\":\"accepted\"" } else { ",\"status\":\"rejected\"" });
     pen.raw(",\"message\":").text(&message).raw(",\"reason\":").text(&message);
@@ -50,28 +50,26 @@ pub(super) fn ack(
         Overload::Overloaded => ",\"overload_status\":\"overloaded\"}",
         Overload::Critical => ",\"overload_status\":\"critical\"}",
     });
-    pen.done()
 }
 
 /// An ExecResult; `replayed` only where the reader sees deliveries, not answers.
 pub(super) fn result(
+    pen: &mut Pen,
     settings: &WireSettings,
     arrival: &Arrival,
     asker: &Asker,
     outcome: &Outcome,
     replayed: Option<bool>,
-) -> Vec<u8> {
-    let mut pen = Pen::with_capacity(768 + outcome.outputs.len());
+) {
     pen.raw("{\"version\":\"1\"");
-    result_fields(&mut pen, settings, arrival, Some(asker), outcome);
+    result_fields(pen, settings, arrival, Some(asker), outcome);
     if outcome.status == Status::Ok {
-        outputs(&mut pen, outcome);
+        outputs(pen, outcome);
     }
     if let Some(replayed) = replayed {
         pen.raw(if replayed { ",\"replayed\":true" } else { ",\"replayed\":false" });
     }
     pen.raw("}");
-    pen.done()
 }
 
 /// The outputs as a result carries them, or the reference to where they are.
@@ -85,12 +83,11 @@ const DEAD_LETTER_BYTES_MAX: usize = (1 << 20) - (16 << 10);
 
 /// A dead letter: the whole message as it came, with why it was not done. One that would be too large to send says the
 /// message's size and hash instead.
-pub(super) fn dead_letter(settings: &WireSettings, arrival: &Arrival, outcome: &Outcome) -> Vec<u8> {
+pub(super) fn dead_letter(pen: &mut Pen, settings: &WireSettings, arrival: &Arrival, outcome: &Outcome) {
     let delivery = &arrival.delivery;
-    let mut pen = Pen::with_capacity(1024 + delivery.body.len());
     let code = dead_code(outcome);
     pen.raw("{\"version\":\"1\",\"reason\":").text(&code.to_ascii_lowercase());
-    result_fields(&mut pen, settings, arrival, arrival.asker.as_ref(), outcome);
+    result_fields(pen, settings, arrival, arrival.asker.as_ref(), outcome);
     pen.raw(",\"tries\":[");
     if outcome.tries > 0 {
         // Of earlier tries only the count is kept.
@@ -119,7 +116,6 @@ pub(super) fn dead_letter(settings: &WireSettings, arrival: &Arrival, outcome: &
         Some(text) => pen.raw(",\"message\":").raw(text).raw("}"),
         None => pen.raw(",\"message_base64\":\"").raw(&STANDARD.encode(&delivery.body)).raw("\"}"),
     };
-    pen.done()
 }
 
 /// The body as text, if every JSON reader can take it inside another document.
@@ -275,7 +271,7 @@ fn read_or_unread(echo: &Text) -> &str {
 }
 
 /// The trace, if the router takes it in a payload.
-fn payload_trace(asker: &Asker) -> Option<&Text> {
+pub(super) fn payload_trace(asker: &Asker) -> Option<&Text> {
     asker.trace_id.as_ref().filter(|id| is_uuid_v4(id) || (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())))
 }
 

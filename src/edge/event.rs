@@ -13,6 +13,7 @@ pub(super) const CONTENT_TYPE: &str = "application/cloudevents+json";
 
 /// One event under the message id `id`.
 pub(super) fn lifecycle(
+    pen: &mut Pen,
     settings: &WireSettings,
     arrival: &Arrival,
     id: &str,
@@ -20,8 +21,7 @@ pub(super) fn lifecycle(
     outcome: Option<&Outcome>,
     sequence: u32,
     at_ms: u64,
-) -> Vec<u8> {
-    let mut pen = Pen::with_capacity(768);
+) {
     pen.raw("{\"specversion\":\"1.0\",\"id\":").text(id);
     pen.raw(",\"source\":").text(&format!("/endstation/{}", uri_segment(&settings.worker_id)));
     pen.raw(",\"type\":").text(&format!("beamline.worker.step.{}", name(stage)));
@@ -31,7 +31,7 @@ pub(super) fn lifecycle(
     pen.raw(",\"time\":").time(at_ms);
     pen.raw(",\"datacontenttype\":\"application/json\",\"data\":{\"event_id\":").text(id);
     pen.raw(",\"kind\":").text(&name(stage).to_ascii_uppercase());
-    native::who(&mut pen, arrival);
+    native::who(pen, arrival);
     pen.raw(",\"sequence\":").int(u64::from(sequence));
     pen.raw(",\"at\":").time(at_ms);
     pen.raw(",\"worker_id\":").text(&settings.worker_id);
@@ -39,11 +39,10 @@ pub(super) fn lifecycle(
     if let Some(outcome) = outcome {
         // Without its outputs: observers learn that something happened, not what came of it.
         pen.raw(",\"result\":{\"status\":").text(native::status(outcome.status));
-        native::verdict(&mut pen, outcome);
+        native::verdict(pen, outcome);
         pen.raw(",\"effect\":").text(outcome.effect.as_str()).raw("}");
     }
     pen.raw("}}");
-    pen.done()
 }
 
 /// A stage as events spell it.

@@ -37,7 +37,8 @@ pub(crate) fn header_map(parcel: &Parcel) -> HeaderMap {
             other => other.parse::<HeaderName>(),
         };
         match (known, value.parse::<HeaderValue>()) {
-            (Ok(name), Ok(value)) => map.append(name.into_header_name(), value),
+            // Ours never repeat a name; `insert` hashes it once where `append` hashes it twice.
+            (Ok(name), Ok(value)) => map.insert(name.into_header_name(), value),
             _ => tracing::warn!(%name, subject = %parcel.subject, "a header that NATS cannot carry is left out"),
         }
     }

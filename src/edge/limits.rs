@@ -54,3 +54,6 @@ pub(crate) const DUPLICATES_NS: u64 = 120 * 1_000_000_000;
 const _: () = assert!(PULL_BATCH_MAX <= OUTSTANDING_MAX);
 const _: () = assert!(BACKLOG_STREAM_MAX <= BACKLOG_CORE_MAX);
 const _: () = assert!(PULL_EXPIRES_MS < PULL_STALLED_MS);
+
+/// Confirmations that no delivery takes along are handed on after this, in milliseconds.
+pub(crate) const CONFIRM_AFTER_MS: u64 = 1;

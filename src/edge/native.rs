@@ -233,13 +233,12 @@ fn number(raw: Option<&str>, usable: std::ops::RangeInclusive<u64>, pointer: &st
 }
 
 /// A StepResult; `replayed` only where the reader sees deliveries, not answers.
-pub(super) fn step_result(arrival: &Arrival, outcome: &Outcome, replayed: Option<bool>) -> Vec<u8> {
-    let mut pen = Pen::with_capacity(512 + outcome.outputs.len());
+pub(super) fn step_result(pen: &mut Pen, arrival: &Arrival, outcome: &Outcome, replayed: Option<bool>) {
     pen.raw("{\"status\":").text(status(outcome.status));
     if outcome.status == Status::Ok {
-        outputs(&mut pen, outcome);
+        outputs(pen, outcome);
     }
-    verdict(&mut pen, outcome);
+    verdict(pen, outcome);
     pen.raw(",\"timing\":{\"received_at\":").time(outcome.received_ms);
     if outcome.started_ms > 0 {
         pen.raw(",\"started_at\":").time(outcome.started_ms);
@@ -249,12 +248,11 @@ pub(super) fn step_result(arrival: &Arrival, outcome: &Outcome, replayed: Option
         pen.raw(",\"queued_ms\":").int(outcome.started_ms.saturating_sub(outcome.received_ms));
     }
     pen.raw(",\"ran_us\":").int(outcome.ran_us).raw("}");
-    who(&mut pen, arrival);
+    who(pen, arrival);
     if let Some(replayed) = replayed {
         pen.raw(if replayed { ",\"replayed\":true" } else { ",\"replayed\":false" });
     }
     pen.raw("}");
-    pen.done()
 }
 
 /// `,"error":{…},"latency_ms":…,"retries_used":…` of a StepResult.

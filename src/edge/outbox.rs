@@ -23,7 +23,7 @@ use shards::runtime::ports::{Outbound, Outgoing, Outlet, Parcel};
 use super::coverage::Coverage;
 use super::frames::{header_map, settlement};
 use super::inflight::{Cargo, InFlight, Sent};
-use super::limits::{BATCH_MAX, FLUSH_WITHIN_MS, TURN_BATCHES_MAX, WINDOW_MAX};
+use super::limits::{BATCH_MAX, CONFIRM_AFTER_MS, FLUSH_WITHIN_MS, TURN_BATCHES_MAX, WINDOW_MAX};
 use super::nats::Link;
 use super::ports::Ports;
 use super::puback::{self, PubAck};
@@ -112,7 +112,12 @@ impl Outbox {
                 tick.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(50));
             }
             let full = came.len() >= BATCH_MAX || batches.len() >= TURN_BATCHES_MAX;
-            self.turn(&mut came, &mut batches).await;
+            if self.turn(&mut came, &mut batches).await {
+                let soon = tokio::time::Instant::now() + Duration::from_millis(CONFIRM_AFTER_MS);
+                if tick.deadline() > soon {
+                    tick.as_mut().reset(soon);
+                }
+            }
             if full {
                 tokio::task::yield_now().await;
             }
@@ -165,7 +170,8 @@ impl Outbox {
         ticked
     }
 
-    async fn turn(&mut self, came: &mut Vec<Message>, batches: &mut Vec<Outbound>) {
+    /// One turn. `true`: confirmations wait to be handed on.
+    async fn turn(&mut self, came: &mut Vec<Message>, batches: &mut Vec<Outbound>) -> bool {
         for message in came.drain(..) {
             self.answered(message);
         }
@@ -197,12 +203,14 @@ impl Outbox {
             add(&self.status.settled, settled);
         }
         self.mark().await;
-        self.ports.borrow_mut().flush();
+        let left = self.ports.borrow_mut().flush_full();
         self.coverage.ask(&self.link);
+        left
     }
 
     async fn tick(&mut self) {
         let now = Instant::now();
+        self.ports.borrow_mut().flush();
         if !self.link.connected() {
             return;
         }
@@ -406,6 +414,7 @@ impl Outbox {
                 tick.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(5));
             }
             self.turn(came, batches).await;
+            self.ports.borrow_mut().flush();
         }
         let left = self.flight.unconfirmed() + self.coverage.waiting.len() + self.source.len();
         if left > 0 {

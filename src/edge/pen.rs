@@ -1,6 +1,7 @@
 //! Writing JSON by hand: a [`Pen`] over one buffer. Compact, no tree, no formatting machinery on the hot path.
 
 /// A buffer of JSON text being written. The caller sees to the commas.
+#[derive(Debug)]
 pub(super) struct Pen {
     out: Vec<u8>,
 }
@@ -14,6 +15,16 @@ impl Pen {
     /// What was written.
     pub(super) fn done(self) -> Vec<u8> {
         self.out
+    }
+
+    /// What was written so far.
+    pub(super) fn written(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// Starts again, in the same buffer.
+    pub(super) fn clear(&mut self) {
+        self.out.clear();
     }
 
     /// Bytes written so far.
@@ -44,6 +55,15 @@ impl Pen {
         self.out.push(b'"');
         self.out.extend_from_slice(text.as_bytes());
         self.out.push(b'"');
+        self
+    }
+
+    /// Lower-case hexadecimal.
+    pub(super) fn hex(&mut self, bytes: &[u8]) -> &mut Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        for byte in bytes {
+            self.out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
         self
     }
 
@@ -117,6 +137,7 @@ mod tests {
         for value in [0, 7, 10, 99, 1_000_000, u64::MAX] {
             assert_eq!(written(|pen| _ = pen.int(value)), value.to_string());
         }
+        assert_eq!(written(|pen| _ = pen.hex(&[0x00, 0x7f, 0xa0, 0xff])), "007fa0ff");
     }
 
     #[test]

@@ -107,6 +107,19 @@ impl Ports {
         }
     }
 
+    /// As [`Ports::flush`] where much has come together; true if confirmations are left. They are in no hurry and wake their
+    /// shard, so a few of them travel with the next deliveries.
+    pub(crate) fn flush_full(&mut self) -> bool {
+        let mut left = false;
+        for port in &mut self.shards {
+            if !port.backlog.is_empty() || port.confirmed.len() >= BATCH_MAX {
+                port.flush();
+            }
+            left |= !port.confirmed.is_empty();
+        }
+        left
+    }
+
     /// Takes back the stream deliveries that have not reached a shard.
     pub(crate) fn withdraw(&mut self) -> Vec<Delivery> {
         let mut withdrawn = Vec::new();
@@ -206,6 +219,22 @@ mod tests {
         ports.flush();
         assert!(matches!(taken.recv(), Ok(Inbound::Deliveries(_))));
         assert!(!ports.blocked());
+    }
+
+    #[test]
+    fn a_few_confirmations_wait_for_company() {
+        let (mut ports, taken, _) = port(4, 10);
+        let confirm = |ports: &mut Ports, slot| ports.confirm(0, Ticket { slot, generation: 1 });
+        confirm(&mut ports, 1);
+        assert!(ports.flush_full(), "left");
+        assert!(taken.is_empty());
+        ports.offer(0, delivery(1)).expect("room");
+        assert!(!ports.flush_full());
+        assert!(matches!(taken.recv(), Ok(Inbound::Confirmed(list)) if list.len() == 1), "they travel with deliveries");
+        assert!(matches!(taken.recv(), Ok(Inbound::Deliveries(_))));
+        (0..BATCH_MAX as u32).for_each(|slot| confirm(&mut ports, slot));
+        assert!(!ports.flush_full(), "many are company enough");
+        assert!(matches!(taken.recv(), Ok(Inbound::Confirmed(list)) if list.len() == BATCH_MAX));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use shards::event::{Letter, Post};
-use shards::ids::{AskerId, BlockId, Fingerprint, Identity, Key, Now, Salt, Text, push_hex};
+use shards::ids::{AskerId, BlockId, Fingerprint, Identity, Key, Now, Salt, Text};
 use shards::limits::Limits;
 use shards::map::partition;
 use shards::outcome::{Code, Fault, Outcome, Status};
@@ -20,6 +20,7 @@ use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Headers, Orig
 
 use crate::edge::fingerprint::{Canon, field};
 use crate::edge::reading::{Ask, Heads, Mail, Reading, Unreadable, is_assignment};
+use crate::edge::roll::Roll;
 use crate::edge::{answer, beamline, event, json, native};
 
 /// How the subject of a line's delivery begins. No NATS subject has a space in it, so a message that was read back from
@@ -102,6 +103,7 @@ pub const HEADER_ATTEMPT: &str = "endstation-attempt";
 pub struct EdgeWire {
     settings: WireSettings,
     canon: RefCell<Canon>,
+    roll: RefCell<Roll>,
 }
 
 /// The subject for lines of the file `name`.
@@ -130,7 +132,7 @@ struct Read {
 impl EdgeWire {
     /// A translation with these settings.
     pub fn new(settings: WireSettings) -> Self {
-        EdgeWire { settings, canon: RefCell::default() }
+        EdgeWire { settings, canon: RefCell::default(), roll: RefCell::default() }
     }
 
     fn read(&self, delivery: &Delivery, since_ms: u64) -> Read {
@@ -245,9 +247,9 @@ impl EdgeWire {
     }
 
     /// The headers of a letter. They agree with its payload, and a message id is always among them.
-    fn headers(&self, arrival: &Arrival, message_id: String, extra: usize) -> Headers {
+    fn headers(&self, arrival: &Arrival, message_id: Text, extra: usize) -> Headers {
         let mut headers = Headers::with_capacity(4 + extra);
-        headers.push((Text::from_static("Nats-Msg-Id"), message_id.into()));
+        headers.push((Text::from_static("Nats-Msg-Id"), message_id));
         headers.push((Text::from_static("version"), Text::from_static("1")));
         if !arrival.tenant.is_empty() {
             headers.push((Text::from_static("tenant_id"), arrival.tenant.clone()));
@@ -259,21 +261,32 @@ impl EdgeWire {
         headers
     }
 
-    /// A result for the reader of a file's answers.
-    fn line_answer(&self, arrival: &Arrival, outcome: &Outcome, replayed: bool) -> Vec<u8> {
-        match &arrival.asker {
-            Some(asker) if asker.profile == Profile::Beamline => {
-                answer::result(&self.settings, arrival, asker, outcome, Some(replayed))
-            }
-            _ => native::step_result(arrival, outcome, Some(replayed)),
+    /// The headers of an ack: its payload says the rest, unless the router would not take the trace there.
+    fn ack_headers(asker: &Asker, message_id: Text) -> Headers {
+        let mut headers = Headers::with_capacity(1);
+        headers.push((Text::from_static("Nats-Msg-Id"), message_id));
+        let trace = asker.trace_id.as_ref().filter(|trace| is_assignment(trace));
+        if let Some(trace) = trace.filter(|_| answer::payload_trace(asker).is_none()) {
+            headers.push((Text::from_static("trace_id"), trace.clone()));
         }
+        headers
     }
 
-    fn own_hash(&self, delivery: &Delivery) -> String {
-        self.settings.salt.quarantine_key(&delivery.subject, &delivery.headers, &delivery.body).to_string()
+    /// A result for the reader of a file's answers.
+    fn line_answer(&self, arrival: &Arrival, outcome: &Outcome, replayed: bool) -> Bytes {
+        self.roll.borrow_mut().cut(|pen| match &arrival.asker {
+            Some(asker) if asker.profile == Profile::Beamline => {
+                answer::result(pen, &self.settings, arrival, asker, outcome, Some(replayed));
+            }
+            _ => native::step_result(pen, arrival, outcome, Some(replayed)),
+        })
     }
 
-    fn render_line(&self, arrival: &Arrival, letter: &Letter) -> Option<(Outlet, Text, Headers, Vec<u8>)> {
+    fn own_hash(&self, delivery: &Delivery) -> Key {
+        self.settings.salt.quarantine_key(&delivery.subject, &delivery.headers, &delivery.body)
+    }
+
+    fn render_line(&self, arrival: &Arrival, letter: &Letter) -> Option<(Outlet, Text, Headers, Bytes)> {
         // Its reader went with the run that read it; a later run that has the same line asks for itself.
         if !matches!(arrival.delivery.origin, Origin::Line(_)) {
             return None;
@@ -287,8 +300,9 @@ impl EdgeWire {
         Some((Outlet::Result, arrival.delivery.subject.clone(), Headers::new(), self.line_answer(arrival, outcome, replayed)))
     }
 
-    fn render_message(&self, arrival: &Arrival, letter: &Letter) -> Option<(Outlet, Text, Headers, Vec<u8>)> {
+    fn render_message(&self, arrival: &Arrival, letter: &Letter) -> Option<(Outlet, Text, Headers, Bytes)> {
         let settings = &self.settings;
+        let roll = &mut *self.roll.borrow_mut();
         Some(match letter {
             Letter::Ack { accepted, fault, overload, at_ms } => {
                 let asker = arrival.asker.as_ref().filter(|asker| asker.profile == Profile::Beamline)?;
@@ -296,8 +310,8 @@ impl EdgeWire {
                 if fault.as_ref().is_some_and(|fault| fault.code == Code::Expired) {
                     return None;
                 }
-                let headers = self.headers(arrival, message_id('a', asker.id), 0);
-                let body = answer::ack(arrival, asker, *accepted, fault.as_ref(), *overload, *at_ms);
+                let headers = Self::ack_headers(asker, message_id(roll, "a-", asker.id));
+                let body = roll.cut(|pen| answer::ack(pen, arrival, asker, *accepted, fault.as_ref(), *overload, *at_ms));
                 (Outlet::Ack, settings.ack_subject.clone(), headers, body)
             }
             Letter::Result { outcome, .. } => {
@@ -306,15 +320,17 @@ impl EdgeWire {
                 if outcome.status == Status::Quarantined || (expired && asker.profile == Profile::Beamline) {
                     return None;
                 }
-                let headers = self.headers(arrival, message_id('r', asker.id), 0);
+                let headers = self.headers(arrival, message_id(roll, "r-", asker.id), 0);
                 match asker.profile {
                     Profile::Beamline => {
-                        let body = answer::result(settings, arrival, asker, outcome, None);
+                        let body = roll.cut(|pen| answer::result(pen, settings, arrival, asker, outcome, None));
                         (Outlet::Result, settings.result_subject.clone(), headers, body)
                     }
                     Profile::Native => {
-                        let subject = format!("{}{}.{}", native::RESULTS_PREFIX, arrival.tenant, arrival.key);
-                        (Outlet::Result, subject.into(), headers, native::step_result(arrival, outcome, None))
+                        let (tenant, key) = (&arrival.tenant, &arrival.key);
+                        let subject = roll.text(|pen| _ = pen.raw(native::RESULTS_PREFIX).raw(tenant).raw(".").hex(&key.0));
+                        let body = roll.cut(|pen| native::step_result(pen, arrival, outcome, None));
+                        (Outlet::Result, subject, headers, body)
                     }
                 }
             }
@@ -322,28 +338,32 @@ impl EdgeWire {
                 if !settings.events {
                     return None;
                 }
-                let id = format!("e-{}-{}-{sequence}", mark(arrival), event::name(*stage));
-                let body = event::lifecycle(settings, arrival, &id, *stage, outcome.as_deref(), *sequence, *at_ms);
+                let (mark, name) = (mark(arrival), event::name(*stage));
+                let id = roll.text(|pen| _ = pen.raw("e-").hex(mark).raw("-").raw(name).raw("-").int(u64::from(*sequence)));
+                let outcome = outcome.as_deref();
+                let body = roll.cut(|pen| event::lifecycle(pen, settings, arrival, &id, *stage, outcome, *sequence, *at_ms));
                 let mut headers = self.headers(arrival, id, 1);
                 headers.push((Text::from_static("Content-Type"), Text::from_static(event::CONTENT_TYPE)));
                 let tenant = if arrival.tenant.is_empty() { NO_TENANT } else { &arrival.tenant };
-                (Outlet::Event, format!("{}.{tenant}", settings.events_prefix).into(), headers, body)
+                let subject = roll.text(|pen| _ = pen.raw(&settings.events_prefix).raw(".").raw(tenant));
+                (Outlet::Event, subject, headers, body)
             }
             Letter::DeadLetter { outcome } => {
                 let code = answer::dead_code(outcome);
                 let mark = match outcome.status {
                     // A message put aside goes by its own bytes: another of the same asker is another dead letter.
-                    Status::Quarantined => self.own_hash(&arrival.delivery),
-                    _ => mark(arrival),
+                    Status::Quarantined => self.own_hash(&arrival.delivery).0,
+                    _ => *mark(arrival),
                 };
-                let mut headers = self.headers(arrival, format!("d-{mark}-{code}"), 3);
+                let id = roll.text(|pen| _ = pen.raw("d-").hex(&mark).raw("-").raw(code));
+                let mut headers = self.headers(arrival, id, 3);
                 headers.push((Text::from_static("x-dlq-reason"), Text::from_static(code)));
                 let original = arrival.delivery.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("nats-msg-id"));
                 if let Some((_, id)) = original {
                     headers.push((Text::from_static("x-original-msg-id"), id.clone()));
                 }
                 headers.push((Text::from_static("x-original-subject"), arrival.delivery.subject.clone()));
-                let body = answer::dead_letter(settings, arrival, outcome);
+                let body = roll.cut(|pen| answer::dead_letter(pen, settings, arrival, outcome));
                 (Outlet::DeadLetter, settings.dlq_subject.clone(), headers, body)
             }
         })
@@ -379,7 +399,7 @@ impl Wire for EdgeWire {
             boot: outcome.map_or(0, |outcome| outcome.boot),
             tries: outcome.map_or(0, |outcome| outcome.tries),
         };
-        Some(Parcel { outlet, subject, headers, body: body.into(), confirm: post.confirm, about })
+        Some(Parcel { outlet, subject, headers, body, confirm: post.confirm, about })
     }
 }
 
@@ -398,19 +418,15 @@ fn identity<'a>(reading: &'a Reading<'_>, assignment: &'a str, forced: Option<u6
 }
 
 /// What an answer's message id is drawn from: the asker, or the message's own hash.
-fn mark(arrival: &Arrival) -> String {
+fn mark(arrival: &Arrival) -> &[u8; 16] {
     match &arrival.asker {
-        Some(asker) => asker.id.to_string(),
-        None => arrival.key.to_string(),
+        Some(asker) => &asker.id.0,
+        None => &arrival.key.0,
     }
 }
 
-fn message_id(kind: char, asker: AskerId) -> String {
-    let mut id = String::with_capacity(34);
-    id.push(kind);
-    id.push('-');
-    push_hex(&mut id, &asker.0);
-    id
+fn message_id(roll: &mut Roll, kind: &'static str, asker: AskerId) -> Text {
+    roll.text(|pen| _ = pen.raw(kind).hex(&asker.0))
 }
 
 fn raw_fingerprint(body: &[u8]) -> Fingerprint {

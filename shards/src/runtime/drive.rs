@@ -32,6 +32,10 @@ const MESSAGES_PER_TURN: usize = 512;
 /// A busy loop looks at the ring this often, in microseconds: a commit goes through it three times, and otherwise only the
 /// executor's own timer would look.
 const RING_EVERY_US: u64 = 200;
+/// Settlements that no letter takes along leave after this, in microseconds, or once there are so many: each batch wakes the
+/// edge, and the server is in no hurry.
+const SETTLE_AFTER_US: u64 = 1_000;
+const SETTLES_MAX: usize = 256;
 /// Batches unread by the edge beyond which it is not listening.
 const OUTBOUND_STALE: usize = 64;
 /// Outcomes read back from the journal at once: each holds a file and a buffer.
@@ -56,6 +60,12 @@ pub struct Driver<W: Wire> {
     /// Events that came of carrying out effects, to be applied in the same turn.
     pub(super) at_once: VecDeque<Event>,
     pub(super) out: Vec<Outgoing>,
+    /// When this turn began, monotonic.
+    pub(super) turn_us: u64,
+    /// When `out` leaves at the latest though no letter is in it; meaningless while it is empty.
+    pub(super) settle_due_us: u64,
+    /// A letter is in `out`.
+    pub(super) hurry: bool,
     pub(super) posted: u64,
     pub(super) tally_due_us: u64,
     /// Something was counted since the last tally.
@@ -100,7 +110,8 @@ impl<W: Wire> Driver<W> {
             }
             let now = self.clock.now();
             let tick_us = self.shard.next_tick_us();
-            let due_us = [tick_us, Some(self.tally_due_us).filter(|_| self.untold)].into_iter().flatten().min();
+            let settle_us = Some(self.settle_due_us).filter(|_| !self.out.is_empty());
+            let due_us = [tick_us, settle_us, Some(self.tally_due_us).filter(|_| self.untold)].into_iter().flatten().min();
             let wait = Duration::from_micros(due_us.map_or(60_000_000, |due_us| due_us.saturating_sub(now.mono_us)));
             let mut timer = pin!(rt::sleep(wait));
             let local = &self.local;
@@ -126,13 +137,18 @@ impl<W: Wire> Driver<W> {
     fn turn(&mut self, early: &mut Early) -> Result<Turn, DiskError> {
         self.gauge.turns.fetch_add(1, Relaxed);
         let now = self.clock.now();
+        self.turn_us = now.mono_us;
         let mut busy = false;
         while let Some(message) = early.control.take().or_else(|| self.control.try_recv().ok()) {
             busy = true;
             match message {
                 Control::Cancel(key) => self.apply(now, Event::Cancel { key }),
                 Control::Drain => self.apply(now, Event::Drain),
-                Control::Stop => return Ok(Turn::Stop),
+                Control::Stop => {
+                    self.settle_due_us = now.mono_us;
+                    self.flush(now);
+                    return Ok(Turn::Stop);
+                }
             }
         }
         while let Some(news) = self.local.pop() {
@@ -239,6 +255,9 @@ impl<W: Wire> Driver<W> {
                 if how == Settle::Ack {
                     fail::fail_point!("C8", |_| std::process::abort());
                 }
+                if self.out.is_empty() {
+                    self.settle_due_us = self.turn_us + SETTLE_AFTER_US;
+                }
                 self.out.push(Outgoing::Settle(token, how));
             }
             Effect::Probe { key, lsn } => self.probe(key, lsn),
@@ -255,6 +274,7 @@ impl<W: Wire> Driver<W> {
         match self.wire.render(post) {
             Some(parcel) => {
                 self.posted += 1;
+                self.hurry = true;
                 self.out.push(Outgoing::Parcel(parcel));
             }
             // Nobody to tell: that is as good as told.
@@ -289,7 +309,9 @@ impl<W: Wire> Driver<W> {
             fail::fail_point!("C0", |_| std::process::abort());
             self.disk.append(&mut self.fx.log);
         }
-        if !self.out.is_empty() {
+        let overdue = self.hurry || self.out.len() >= SETTLES_MAX || self.settle_due_us <= now.mono_us;
+        if !self.out.is_empty() && overdue {
+            self.hurry = false;
             // The next turn's will be about as many.
             let next = Vec::with_capacity(self.out.len());
             let items = std::mem::replace(&mut self.out, next);
@@ -300,7 +322,7 @@ impl<W: Wire> Driver<W> {
         self.gauge.queued.store(self.shard.queued(), Relaxed);
         self.gauge.running.store(self.shard.running(), Relaxed);
         self.gauge.unpublished.store(self.shard.unpublished(), Relaxed);
-        let settled = self.disk.next_lsn().0 == self.disk.durable().0 + 1;
+        let settled = self.out.is_empty() && self.disk.next_lsn().0 == self.disk.durable().0 + 1;
         self.gauge.idle.store(self.shard.is_idle() && settled, Relaxed);
         self.gauge.disk_full.store(self.shard.disk_full(), Relaxed);
         if now.mono_us >= self.tally_due_us {
