@@ -9,7 +9,7 @@ use shards::outcome::Fault;
 use shards::step::{Profile, RetryPolicy};
 
 use crate::edge::fingerprint::Content;
-use crate::edge::json::{self, fields};
+use crate::edge::json::{self, Value, fields};
 use crate::edge::reading::{
     Ask, Faults, Mail, Notes, Reading, Unreadable, effect_class, is_assignment, missing, moment, resources, twice, unsupported,
     wrong_form, wrong_value,
@@ -76,68 +76,67 @@ fields! {
 
 /// Reads an assignment.
 pub(super) fn read<'a>(mail: &mut Mail<'a>) -> Result<Reading<'a>, Unreadable> {
-    let body: &'a Text = mail.body;
     let mut faults = Faults(mail.fault.take());
-    let mut top = Assignment::read(body);
-    faults.depth(top.depth);
+    faults.depth(mail.doc.depth());
+    let mut top = Assignment::read(Some(mail.doc.top()));
     let mut wrapped = false;
-    if let (None, Some(data)) = (top.assignment_id, top.data.filter(|raw| json::is_object(raw))) {
+    if let (None, Some(data)) = (top.assignment_id(), top.data().filter(|data| data.is_object())) {
         wrapped = true;
-        if top.twice.is_some() {
+        if top.picked.twice.is_some() {
             return Err(Unreadable::new(twice("")));
         }
-        if top.kind != Some("\"exec_assign\"") {
+        if top.kind().map(Value::raw) != Some("\"exec_assign\"") {
             faults.add(wrong_value("/kind"));
         }
-        if !matches!(top.version, Some("\"v1\"" | "\"1\"")) {
+        if !matches!(top.version().map(Value::raw), Some("\"v1\"" | "\"1\"")) {
             faults.add(wrong_form("/version"));
         }
-        top = Assignment::read(data);
+        top = Assignment::read(Some(data));
     }
-    if let Some(name) = top.twice {
+    if let Some(name) = top.picked.twice {
         let fault = twice(&format!("/{name}"));
         if matches!(name, "assignment_id" | "tenant_id") {
             return Err(Unreadable::new(fault));
         }
         faults.add(fault);
     }
-    let tenant = mail.tenant(top.tenant_id, "/tenant_id")?;
+    let tenant = mail.tenant(top.tenant_id(), "/tenant_id")?;
     let unreadable = |fault| Unreadable { tenant: tenant.clone(), fault };
-    let assignment_id = mail.required(top.assignment_id, "/assignment_id").map_err(unreadable)?;
+    let assignment_id = mail.required(top.assignment_id(), "/assignment_id").map_err(unreadable)?;
     if !is_assignment(&assignment_id) {
         return Err(unreadable(wrong_value("/assignment_id")));
     }
 
-    match top.version {
+    match top.version().map(Value::raw) {
         Some("\"1\"") => {}
         Some("\"v1\"") | None if wrapped => {}
         None => faults.add(missing("/version")),
         Some(_) => faults.add(wrong_form("/version")),
     }
-    let request_id = faults.take(mail.required(top.request_id, "/request_id")).unwrap_or_default();
-    let provider_id = faults.take(provider(mail, top.executor)).unwrap_or_default();
-    let (job_type, job) = job(mail, top.job, &mut faults);
+    let request_id = faults.take(mail.required(top.request_id(), "/request_id")).unwrap_or_default();
+    let provider_id = faults.take(provider(mail, top.executor())).unwrap_or_default();
+    let (job_type, job) = job(mail, top.job(), &mut faults);
 
-    let correlation = Place::read(top.correlation.unwrap_or_default());
-    let metadata = Place::read(top.metadata.unwrap_or_default());
-    let trace_id = mail.heads.trace_id(mail.id(correlation.trace_id).or_else(|| mail.id(top.trace_id)));
+    let correlation = Place::read(top.correlation());
+    let metadata = Place::read(top.metadata());
+    let trace_id = mail.heads.trace_id(mail.id(correlation.trace_id()).or_else(|| mail.id(top.trace_id())));
     let mut id = |own, places, pointer| faults.take(coordinate(mail, own, places, pointer)).flatten();
-    let run_id = id(top.run_id, [correlation.run_id, metadata.run_id], "/run_id");
-    let flow_id = id(top.flow_id, [correlation.flow_id, metadata.flow_id], "/flow_id");
-    let step_id = id(top.step_id, [correlation.step_id, metadata.step_id], "/step_id");
-    let attempt = faults.take(attempt(top.attempt, [correlation.attempt, metadata.attempt])).flatten();
+    let run_id = id(top.run_id(), [correlation.run_id(), metadata.run_id()], "/run_id");
+    let flow_id = id(top.flow_id(), [correlation.flow_id(), metadata.flow_id()], "/flow_id");
+    let step_id = id(top.step_id(), [correlation.step_id(), metadata.step_id()], "/step_id");
+    let attempt = faults.take(attempt(top.attempt(), [correlation.attempt(), metadata.attempt()])).flatten();
 
-    let not_after_ms = top.not_after.map(|raw| moment(raw).ok_or_else(|| wrong_form("/not_after")));
+    let not_after_ms = top.not_after().map(|value| moment(value.raw()).ok_or_else(|| wrong_form("/not_after")));
     let not_after_ms = not_after_ms.and_then(|moment| faults.take(moment));
-    let ceiling = top.effect_ceiling.map(|raw| effect_class(raw).ok_or_else(|| wrong_value("/effect_ceiling")));
+    let ceiling = top.effect_ceiling().map(|value| effect_class(value.raw()).ok_or_else(|| wrong_value("/effect_ceiling")));
     let effect_ceiling = ceiling.and_then(|class| faults.take(class)).flatten();
-    faults.take(resources(top.resources));
+    faults.take(resources(top.resources()));
 
     let ask = match (faults.0, job) {
         (Some(fault), _) => Err(fault),
         (None, None) => Err(missing("/job")),
         (None, Some((content, payload))) => {
-            let options = options(top.options, mail.limits);
+            let options = options(top.options(), mail.limits);
             Ok(Ask {
                 content,
                 inputs: Some(payload),
@@ -167,47 +166,52 @@ pub(super) fn read<'a>(mail: &mut Mail<'a>) -> Result<Reading<'a>, Unreadable> {
     })
 }
 
-fn provider(mail: &Mail<'_>, executor: Option<&str>) -> Result<Text, Fault> {
-    let raw = executor.ok_or_else(|| missing("/executor"))?;
-    if !json::is_object(raw) {
+fn provider(mail: &Mail<'_>, executor: Option<Value<'_>>) -> Result<Text, Fault> {
+    let executor = executor.ok_or_else(|| missing("/executor"))?;
+    if !executor.is_object() {
         return Err(wrong_form("/executor"));
     }
-    mail.required(Executor::read(raw).provider_id, "/executor/provider_id")
+    mail.required(Executor::read(Some(executor)).provider_id(), "/executor/provider_id")
 }
 
 /// The job's type, and its content with its payload unless something is wrong with them.
-fn job<'a>(mail: &Mail<'_>, raw: Option<&'a str>, faults: &mut Faults) -> (Text, Option<(Content<'a>, &'a str)>) {
-    let Some(raw) = raw else {
+fn job<'a>(mail: &Mail<'_>, value: Option<Value<'a>>, faults: &mut Faults) -> (Text, Option<(Content<'a>, &'a str)>) {
+    let Some(value) = value else {
         faults.add(missing("/job"));
         return (Text::new(), None);
     };
-    if !json::is_object(raw) {
+    if !value.is_object() {
         faults.add(wrong_form("/job"));
         return (Text::new(), None);
     }
-    let job = Job::read(raw);
-    let name = faults.take(mail.required(job.name, "/job/type")).unwrap_or_default();
-    if let Some(key) = job.twice {
+    let job = Job::read(Some(value));
+    let name = faults.take(mail.required(job.name(), "/job/type")).unwrap_or_default();
+    if let Some(key) = job.picked.twice {
         faults.add(twice(&format!("/job/{key}")));
     }
-    if job.payload_ref.is_some() {
+    if job.payload_ref().is_some() {
         // It would win over a payload; nothing here can fetch it.
         faults.add(unsupported("/job/payload_ref"));
     }
-    if job.payload.is_none() {
+    if job.payload().is_none() {
         faults.add(missing("/job/payload"));
     }
-    (name, job.payload.map(|payload| (Content::Job(raw), payload)))
+    (name, job.payload().map(|payload| (Content::Job(value.raw()), payload.raw())))
 }
 
 /// A run, flow or step id: the message's own, else the first usable one of `places`.
-fn coordinate(mail: &Mail<'_>, own: Option<&str>, places: [Option<&str>; 2], pointer: &str) -> Result<Option<Text>, Fault> {
+fn coordinate(
+    mail: &Mail<'_>,
+    own: Option<Value<'_>>,
+    places: [Option<Value<'_>>; 2],
+    pointer: &str,
+) -> Result<Option<Text>, Fault> {
     let own = match own {
-        Some(raw) => Some(mail.text(Some(raw)).ok_or_else(|| wrong_form(pointer))?),
+        Some(value) => Some(mail.text(Some(value)).ok_or_else(|| wrong_form(pointer))?),
         None => None,
     };
     // Clients put what they like into the other two: what is no string there is no id.
-    let elsewhere = places.into_iter().map(|raw| mail.text(raw));
+    let elsewhere = places.into_iter().map(|value| mail.text(value));
     match [own].into_iter().chain(elsewhere).flatten().find(|id| !id.is_empty()) {
         Some(id) if id.len() > ID_BYTES_MAX => Err(wrong_value(pointer)),
         found => Ok(found),
@@ -215,10 +219,10 @@ fn coordinate(mail: &Mail<'_>, own: Option<&str>, places: [Option<&str>; 2], poi
 }
 
 /// The orchestrator's attempt, looked for in the same places.
-fn attempt(own: Option<&str>, places: [Option<&str>; 2]) -> Result<Option<u64>, Fault> {
+fn attempt(own: Option<Value<'_>>, places: [Option<Value<'_>>; 2]) -> Result<Option<u64>, Fault> {
     match own {
-        Some(raw) => json::integer_or_digits(raw).map(Some).ok_or_else(|| wrong_form("/attempt")),
-        None => Ok(places.into_iter().flatten().find_map(json::integer_or_digits)),
+        Some(value) => json::integer_or_digits(value.raw()).map(Some).ok_or_else(|| wrong_form("/attempt")),
+        None => Ok(places.into_iter().flatten().map(Value::raw).find_map(json::integer_or_digits)),
     }
 }
 
@@ -230,21 +234,22 @@ struct Resolved {
     note: Option<Text>,
 }
 
-fn options(raw: Option<&str>, limits: &Limits) -> Resolved {
+fn options(value: Option<Value<'_>>, limits: &Limits) -> Resolved {
     let mut notes = Notes::default();
-    let mut object = |raw: Option<&'_ str>, name: &'static str| {
-        if raw.is_some_and(|raw| !json::is_object(raw)) {
+    let mut object = |value: Option<Value<'_>>, name: &'static str| {
+        if value.is_some_and(|value| !value.is_object()) {
             notes.add(name);
         }
     };
-    object(raw, "options");
-    let options = Options::read(raw.unwrap_or_default());
-    object(options.retry, "options.retry");
-    let retry = Retry::read(options.retry.unwrap_or_default());
-    let priority = notes.integer(options.priority, 0..=100, "options.priority").unwrap_or(PRIORITY_DEFAULT);
-    let budget_ms = notes.integer(options.deadline_ms, 1..=BUDGET_MS_MAX, "options.deadline_ms");
-    let tries = notes.integer(retry.max_attempts, 1..=u64::from(TRIES_MAX), "options.retry.max_attempts");
-    let backoff_ms = notes.integer(retry.backoff_ms, 0..=BUDGET_MS_MAX, "options.retry.backoff_ms").unwrap_or(BACKOFF_MS_DEFAULT);
+    object(value, "options");
+    let options = Options::read(value);
+    object(options.retry(), "options.retry");
+    let retry = Retry::read(options.retry());
+    let priority = notes.integer(options.priority(), 0..=100, "options.priority").unwrap_or(PRIORITY_DEFAULT);
+    let budget_ms = notes.integer(options.deadline_ms(), 1..=BUDGET_MS_MAX, "options.deadline_ms");
+    let tries = notes.integer(retry.max_attempts(), 1..=u64::from(TRIES_MAX), "options.retry.max_attempts");
+    let backoff_ms =
+        notes.integer(retry.backoff_ms(), 0..=BUDGET_MS_MAX, "options.retry.backoff_ms").unwrap_or(BACKOFF_MS_DEFAULT);
     Resolved {
         priority: priority as u8,
         budget_ms: budget_ms.unwrap_or(limits.budget_ms_default),

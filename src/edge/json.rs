@@ -1,17 +1,21 @@
-//! Reading JSON text without building a tree: [`valid`] checks a whole message once, everything else walks valid text.
+//! Reading JSON text without building a tree: [`Tape`] checks a whole message in one walk and writes down where its members
+//! stand, [`fields!`] picks them by name. The rest here looks at texts that are already known to be valid.
 //!
 //! Nothing here fails or panics on text that is not valid; it only finds nothing useful in it. Values are slices of the
 //! message, so an id that is read here shares the message's bytes.
 
 mod check;
+mod tape;
 
 use std::borrow::Cow;
 
 use shards::limits::JSON_DEPTH_MAX;
 
+pub(super) use tape::{Doc, Picked, Tape, Value};
+
 /// Whether `text` is exactly one JSON value. Takes any depth of nesting without recursion.
 pub(super) fn valid(text: &str) -> bool {
-    check::valid(text)
+    check::walk(text, &mut ()).is_some()
 }
 
 /// Whether valid `text` nests arrays and objects deeper than [`JSON_DEPTH_MAX`].
@@ -43,59 +47,6 @@ pub(super) fn has_lone_surrogate(text: &str) -> bool {
         }
     }
     false
-}
-
-/// The members of the object that valid `text` is, or `None` if it is something else.
-pub(super) fn members(text: &str) -> Option<Members<'_>> {
-    let at = space_end(text.as_bytes(), 0);
-    (byte(text.as_bytes(), at) == b'{').then_some(Members { text, at: at + 1, deepest: 0 })
-}
-
-/// Whether the value `raw` is an object.
-pub(super) fn is_object(raw: &str) -> bool {
-    raw.starts_with('{')
-}
-
-/// Walks an object's members in order: unescaped name, raw value.
-pub(super) struct Members<'a> {
-    text: &'a str,
-    at: usize,
-    deepest: usize,
-}
-
-impl Members<'_> {
-    /// How deeply the object nests arrays and objects as far as it was walked, itself included.
-    pub(super) fn depth(&self) -> usize {
-        self.deepest + 1
-    }
-}
-
-impl<'a> Iterator for Members<'a> {
-    type Item = (Cow<'a, str>, &'a str);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let bytes = self.text.as_bytes();
-        let mut at = space_end(bytes, self.at);
-        if byte(bytes, at) == b',' {
-            at = space_end(bytes, at + 1);
-        }
-        if byte(bytes, at) != b'"' {
-            return None;
-        }
-        let (key_end, plain) = string_end(bytes, at);
-        let key = if plain {
-            Cow::Borrowed(self.text.get(at + 1..key_end - 1)?)
-        } else {
-            // A key that cannot be unescaped is no key of ours.
-            string(self.text.get(at..key_end)?).unwrap_or(Cow::Borrowed(""))
-        };
-        at = space_end(bytes, key_end);
-        let start = space_end(bytes, at + 1);
-        let (end, depth) = value_end(bytes, start);
-        self.deepest = self.deepest.max(depth);
-        self.at = end;
-        Some((key, self.text.get(start..end)?))
-    }
 }
 
 /// The string that the value `raw` is; `None` for another value or half a surrogate pair.
@@ -130,12 +81,18 @@ pub(super) fn integer_or_digits(raw: &str) -> Option<u64> {
 }
 
 /// The byte at `at`, 0 past the end.
+#[inline]
 pub(super) fn byte(bytes: &[u8], at: usize) -> u8 {
     bytes.get(at).copied().unwrap_or(0)
 }
 
 /// The first place from `at` that is not white space.
+#[inline]
 pub(super) fn space_end(bytes: &[u8], mut at: usize) -> usize {
+    // Most messages have none.
+    if byte(bytes, at) > b' ' {
+        return at;
+    }
     while matches!(byte(bytes, at), b' ' | b'\n' | b'\r' | b'\t') {
         at += 1;
     }
@@ -217,38 +174,38 @@ pub(super) fn hex4(bytes: &[u8], at: usize) -> Option<u32> {
     digits.iter().try_fold(0, |sum, digit| Some(sum << 4 | (*digit as char).to_digit(16)?))
 }
 
-/// A struct of raw values picked from an object by name. `null` is absent; a name that comes twice is remembered.
+/// A struct of values picked from an object by name, each behind a method of its own. `null` is absent; a name that comes
+/// twice is remembered.
 macro_rules! fields {
     ($(#[$doc:meta])* $name:ident { $($field:ident: $first:literal $(| $key:literal)*),* $(,)? }) => {
         $(#[$doc])*
-        #[derive(Default)]
         struct $name<'a> {
-            $($field: Option<&'a str>,)*
-            /// The first name that came twice.
-            twice: Option<&'static str>,
-            /// How deeply the object nests.
-            depth: usize,
+            picked: $crate::edge::json::Picked<'a, { [$($first),*].len() }>,
         }
 
-        impl<'a> $name<'a> {
-            /// Picks them from the object that `raw` is; nothing from any other value.
-            fn read(raw: &'a str) -> Self {
-                let mut found = Self::default();
-                let Some(mut members) = $crate::edge::json::members(raw) else { return found };
-                while let Some((key, value)) = members.next() {
-                    let (slot, name) = match key.as_ref() {
-                        $($first $(| $key)* => (&mut found.$field, $first),)*
-                        _ => continue,
-                    };
-                    if slot.replace(value).is_some() {
-                        found.twice.get_or_insert(name);
-                    }
+        const _: () = {
+            /// The fields by their places.
+            #[allow(non_camel_case_types)]
+            enum Slot { $($field),* }
+
+            impl<'a> $name<'a> {
+                /// Picks them from an object; nothing from any other value.
+                fn read(object: Option<$crate::edge::json::Value<'a>>) -> Self {
+                    let slot = |name: &str| Some(match name {
+                        $($first $(| $key)* => Slot::$field as usize,)*
+                        _ => return None,
+                    });
+                    $name { picked: $crate::edge::json::Picked::from(object, [$($first),*], slot) }
                 }
-                found.depth = found.depth.max(members.depth());
-                $(found.$field = found.$field.filter(|raw| *raw != "null");)*
-                found
+
+                $(
+                    #[inline]
+                    fn $field(&self) -> Option<$crate::edge::json::Value<'a>> {
+                        self.picked.value(Slot::$field as usize)
+                    }
+                )*
             }
-        }
+        };
     };
 }
 pub(super) use fields;
@@ -256,6 +213,16 @@ pub(super) use fields;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn members(text: &str) -> Option<Vec<(Cow<'static, str>, &str)>> {
+        let mut tape = Tape::default();
+        let doc = tape.read(text).expect("valid");
+        let member = |value: Value<'_>| {
+            let (start, length) = (value.raw().as_ptr().addr() - text.as_ptr().addr(), value.raw().len());
+            (Cow::Owned(value.named(str::to_owned)), &text[start..start + length])
+        };
+        doc.top().is_object().then(|| doc.top().members().map(member).collect())
+    }
 
     #[test]
     fn members_are_found_between_any_white_space() {

@@ -7,7 +7,7 @@ use shards::step::{Arrival, EffectClass, Profile, RetryPolicy};
 
 use crate::edge::answer::{details, outputs};
 use crate::edge::fingerprint::Content;
-use crate::edge::json::{self, fields};
+use crate::edge::json::{self, Value, fields};
 use crate::edge::pen::Pen;
 use crate::edge::reading::{
     Ask, Faults, Mail, Notes, Reading, Unreadable, effect_class, is_assignment, moment, resources, twice, unsupported,
@@ -81,29 +81,28 @@ pub(super) fn is_native(mail: &Mail<'_>) -> bool {
     if !mail.line {
         return mail.subject.starts_with(STEPS_PREFIX);
     }
-    let shape = Shape::read(mail.body);
-    shape.name.is_some() && shape.job.is_none() && shape.executor.is_none() && shape.data.is_none()
+    let shape = Shape::read(Some(mail.doc.top()));
+    shape.name().is_some() && shape.job().is_none() && shape.executor().is_none() && shape.data().is_none()
 }
 
 /// Reads a step.
 pub(super) fn read<'a>(mail: &mut Mail<'a>) -> Result<Reading<'a>, Unreadable> {
     let mut faults = Faults(mail.fault.take());
-    let body: &'a Text = mail.body;
-    let step = Step::read(body);
-    faults.depth(step.depth);
-    let context = Context::read(step.context.unwrap_or_default());
-    if let Some(name) = context.twice {
+    let step = Step::read(Some(mail.doc.top()));
+    faults.depth(mail.doc.depth());
+    let context = Context::read(step.context());
+    if let Some(name) = context.picked.twice {
         return Err(Unreadable::new(twice(&format!("/context/{name}"))));
     }
-    let tenant = match context.tenant_id {
+    let tenant = match context.tenant_id() {
         None if mail.line => mail.same_tenant(Text::from_static(TENANT_OF_LINES))?,
-        raw => mail.tenant(raw, "/context/tenant_id")?,
+        named => mail.tenant(named, "/context/tenant_id")?,
     };
     if mail.subject.strip_prefix(STEPS_PREFIX).is_some_and(|named| named != &tenant[..]) {
         return Err(Unreadable::new(wrong_value("/context/tenant_id")));
     }
-    let assignment_id = match step.assignment_id {
-        Some(raw) => Some(mail.required(Some(raw), "/assignment_id")),
+    let assignment_id = match step.assignment_id() {
+        Some(id) => Some(mail.required(Some(id), "/assignment_id")),
         None => mail.heads.assignment.map(|id| Ok(id.clone())),
     };
     let assignment_id = match assignment_id {
@@ -112,24 +111,24 @@ pub(super) fn read<'a>(mail: &mut Mail<'a>) -> Result<Reading<'a>, Unreadable> {
         Some(Ok(_)) => return Err(Unreadable { tenant, fault: wrong_value("/assignment_id") }),
         Some(Err(fault)) => return Err(Unreadable { tenant, fault }),
     };
-    if let Some(name) = step.twice {
+    if let Some(name) = step.picked.twice {
         let fault = twice(&format!("/{name}"));
         if name == "assignment_id" {
             return Err(Unreadable { tenant, fault });
         }
         faults.add(fault);
     }
-    if step.context.is_some_and(|raw| !json::is_object(raw)) {
+    if step.context().is_some_and(|value| !value.is_object()) {
         faults.add(wrong_form("/context"));
     }
-    let job_type = faults.take(mail.required(step.name, "/type")).unwrap_or_default();
-    let mut id = |raw, pointer| faults.take(optional_id(mail, raw, pointer)).flatten();
-    let request_id = id(step.request_id, "/request_id").unwrap_or_default();
-    let run_id = id(context.run_id, "/context/run_id");
-    let flow_id = id(context.flow_id, "/context/flow_id");
-    let step_id = id(context.step_id, "/context/step_id");
-    let trace_id = mail.heads.trace_id(mail.id(context.trace_id));
-    let attempt = faults.take(number(context.attempt, 0..=u64::MAX, "/context/attempt")).flatten();
+    let job_type = faults.take(mail.required(step.name(), "/type")).unwrap_or_default();
+    let mut id = |value, pointer| faults.take(optional_id(mail, value, pointer)).flatten();
+    let request_id = id(step.request_id(), "/request_id").unwrap_or_default();
+    let run_id = id(context.run_id(), "/context/run_id");
+    let flow_id = id(context.flow_id(), "/context/flow_id");
+    let step_id = id(context.step_id(), "/context/step_id");
+    let trace_id = mail.heads.trace_id(mail.id(context.trace_id()));
+    let attempt = faults.take(number(context.attempt(), 0..=u64::MAX, "/context/attempt")).flatten();
     let ask = ask(mail, &step, &context, &mut faults);
     let ask = match faults.0 {
         Some(fault) => Err(fault),
@@ -155,53 +154,54 @@ pub(super) fn read<'a>(mail: &mut Mail<'a>) -> Result<Reading<'a>, Unreadable> {
 
 fn ask<'a>(mail: &Mail<'_>, step: &Step<'a>, context: &Context<'_>, faults: &mut Faults) -> Ask<'a> {
     let mut notes = Notes::default();
-    for (raw, usual, pointer) in [
-        (step.inputs, json::is_object as fn(&str) -> bool, "/inputs"),
-        (step.retry, json::is_object, "/retry"),
-        (step.guardrails, json::is_object, "/guardrails"),
-        (context.sandbox, |raw| matches!(raw, "true" | "false"), "/context/sandbox"),
+    let object: fn(Value<'_>) -> bool = |value| value.is_object();
+    for (value, usual, pointer) in [
+        (step.inputs(), object, "/inputs"),
+        (step.retry(), object, "/retry"),
+        (step.guardrails(), object, "/guardrails"),
+        (context.sandbox(), |value| matches!(value.raw(), "true" | "false"), "/context/sandbox"),
     ] {
-        if raw.is_some_and(|raw| !usual(raw)) {
+        if value.is_some_and(|value| !usual(value)) {
             faults.add(wrong_form(pointer));
         }
     }
-    if step.payload_ref.is_some() {
+    if step.payload_ref().is_some() {
         faults.add(unsupported("/payload_ref"));
     }
-    if step.version_req.is_some_and(|raw| !matches!(raw, "\"\"" | "\"*\"")) {
+    if step.version_req().is_some_and(|value| !matches!(value.raw(), "\"\"" | "\"*\"")) {
         faults.add(unsupported("/version_req"));
     }
-    if step.guardrails.is_some_and(|raw| json::members(raw).into_iter().flatten().next().is_some()) {
+    if step.guardrails().is_some_and(|value| value.members().next().is_some()) {
         notes.add("guardrails");
     }
-    faults.take(resources(step.resources));
-    let mut figure = |raw, usable, pointer| faults.take(number(raw, usable, pointer)).flatten();
-    let retry = Retry::read(step.retry.unwrap_or_default());
-    let priority = figure(step.priority, 0..=100, "/priority").unwrap_or(PRIORITY_DEFAULT);
-    let budget_ms = figure(step.timeout_ms, 0..=BUDGET_MS_MAX, "/timeout_ms").filter(|ms| *ms > 0);
-    let tries_ms = figure(retry.budget_ms, 0..=BUDGET_MS_MAX, "/retry/budget_ms").filter(|ms| *ms > 0);
-    let tries = figure(retry.max_attempts, 0..=u64::from(TRIES_MAX), "/retry/max_attempts").filter(|tries| *tries > 0);
-    let backoff_ms = figure(retry.backoff_ms, 0..=BUDGET_MS_MAX, "/retry/backoff_ms").unwrap_or(RETRY_DEFAULT.backoff_ms);
-    let backoff_max = figure(retry.backoff_max_ms, 0..=BUDGET_MS_MAX, "/retry/backoff_max_ms");
-    for (raw, name) in
-        [(retry.backoff_factor.filter(|raw| json::integer(raw) != Some(2)), "retry.backoff_factor"), (retry.codes, "retry.codes")]
-    {
-        if raw.is_some() {
+    faults.take(resources(step.resources()));
+    let mut figure = |value, usable, pointer| faults.take(number(value, usable, pointer)).flatten();
+    let retry = Retry::read(step.retry());
+    let priority = figure(step.priority(), 0..=100, "/priority").unwrap_or(PRIORITY_DEFAULT);
+    let budget_ms = figure(step.timeout_ms(), 0..=BUDGET_MS_MAX, "/timeout_ms").filter(|ms| *ms > 0);
+    let tries_ms = figure(retry.budget_ms(), 0..=BUDGET_MS_MAX, "/retry/budget_ms").filter(|ms| *ms > 0);
+    let tries = figure(retry.max_attempts(), 0..=u64::from(TRIES_MAX), "/retry/max_attempts").filter(|tries| *tries > 0);
+    let backoff_ms = figure(retry.backoff_ms(), 0..=BUDGET_MS_MAX, "/retry/backoff_ms").unwrap_or(RETRY_DEFAULT.backoff_ms);
+    let backoff_max = figure(retry.backoff_max_ms(), 0..=BUDGET_MS_MAX, "/retry/backoff_max_ms");
+    let backoff_factor = retry.backoff_factor().filter(|value| json::integer(value.raw()) != Some(2));
+    for (value, name) in [(backoff_factor, "retry.backoff_factor"), (retry.codes(), "retry.codes")] {
+        if value.is_some() {
             notes.add(name);
         }
     }
-    if retry.jitter.is_some_and(|raw| matches!(raw, "\"FIXED\"" | "2")) {
+    if retry.jitter().is_some_and(|value| matches!(value.raw(), "\"FIXED\"" | "2")) {
         notes.add("retry.jitter");
     }
-    let not_after_ms = step.not_after.map(|raw| moment(raw).ok_or_else(|| wrong_form("/not_after")));
-    let ceiling = step.effect_ceiling.map(|raw| effect_class(raw).ok_or_else(|| wrong_value("/effect_ceiling")));
+    let not_after_ms = step.not_after().map(|value| moment(value.raw()).ok_or_else(|| wrong_form("/not_after")));
+    let ceiling = step.effect_ceiling().map(|value| effect_class(value.raw()).ok_or_else(|| wrong_value("/effect_ceiling")));
     let ceiling = ceiling.and_then(|class| faults.take(class)).flatten();
     // A dry run may do nothing outside; blocks that describe their effects instead come later.
-    let effect_ceiling = if context.sandbox == Some("true") { Some(EffectClass::Pure) } else { ceiling };
+    let effect_ceiling = if context.sandbox().map(Value::raw) == Some("true") { Some(EffectClass::Pure) } else { ceiling };
     let budget_ms = budget_ms.unwrap_or(mail.limits.budget_ms_default);
+    let inputs = step.inputs().map(Value::raw);
     Ask {
-        content: Content::Inputs(step.inputs.unwrap_or("{}")),
-        inputs: step.inputs,
+        content: Content::Inputs(inputs.unwrap_or("{}")),
+        inputs,
         priority: priority as u8,
         budget_ms: tries_ms.map_or(budget_ms, |tries_ms| tries_ms.min(budget_ms)),
         not_after_ms: not_after_ms.and_then(|moment| faults.take(moment)),
@@ -216,9 +216,9 @@ fn ask<'a>(mail: &Mail<'_>, step: &Step<'a>, context: &Context<'_>, faults: &mut
 }
 
 /// A string of at most 256 bytes; empty is absent, as protobuf has it.
-fn optional_id(mail: &Mail<'_>, raw: Option<&str>, pointer: &str) -> Result<Option<Text>, Fault> {
-    let Some(raw) = raw else { return Ok(None) };
-    let id = mail.text(Some(raw)).ok_or_else(|| wrong_form(pointer))?;
+fn optional_id(mail: &Mail<'_>, value: Option<Value<'_>>, pointer: &str) -> Result<Option<Text>, Fault> {
+    let Some(value) = value else { return Ok(None) };
+    let id = mail.text(Some(value)).ok_or_else(|| wrong_form(pointer))?;
     if id.len() > ID_BYTES_MAX {
         return Err(wrong_value(pointer));
     }
@@ -226,9 +226,9 @@ fn optional_id(mail: &Mail<'_>, raw: Option<&str>, pointer: &str) -> Result<Opti
 }
 
 /// A whole number within `usable`.
-fn number(raw: Option<&str>, usable: std::ops::RangeInclusive<u64>, pointer: &str) -> Result<Option<u64>, Fault> {
-    let Some(raw) = raw else { return Ok(None) };
-    let value = json::integer_or_digits(raw).ok_or_else(|| wrong_form(pointer))?;
+fn number(value: Option<Value<'_>>, usable: std::ops::RangeInclusive<u64>, pointer: &str) -> Result<Option<u64>, Fault> {
+    let Some(value) = value else { return Ok(None) };
+    let value = json::integer_or_digits(value.raw()).ok_or_else(|| wrong_form(pointer))?;
     if usable.contains(&value) { Ok(Some(value)) } else { Err(wrong_value(pointer)) }
 }
 

@@ -10,12 +10,14 @@ use shards::outcome::{Code, Fault};
 use shards::step::{EffectClass, Headers, Profile, RetryPolicy};
 
 use crate::edge::fingerprint::{Content, field};
-use crate::edge::json;
+use crate::edge::json::{self, Doc, Value};
 
 /// A message, about to be read.
 pub(super) struct Mail<'a> {
-    /// The whole body, valid JSON.
+    /// The whole body.
     pub(super) body: &'a Text,
+    /// The JSON that it is.
+    pub(super) doc: &'a Doc<'a>,
     /// The subject it came on.
     pub(super) subject: &'a str,
     /// The headers that matter.
@@ -113,22 +115,22 @@ impl<'a> Heads<'a> {
 
 impl Mail<'_> {
     /// The text of a string value, sharing the body's bytes where it has no escapes.
-    pub(super) fn text(&self, raw: Option<&str>) -> Option<Text> {
-        Some(match json::string(raw?)? {
+    pub(super) fn text(&self, value: Option<Value<'_>>) -> Option<Text> {
+        Some(match value?.string()? {
             Cow::Borrowed(text) => self.body.slice_ref(text),
             Cow::Owned(text) => Text::from(text),
         })
     }
 
     /// The text of a string value, if it can stand as an id.
-    pub(super) fn id(&self, raw: Option<&str>) -> Option<Text> {
-        self.text(raw).filter(|text| is_id(text))
+    pub(super) fn id(&self, value: Option<Value<'_>>) -> Option<Text> {
+        self.text(value).filter(|text| is_id(text))
     }
 
     /// A string that must be there, 1 to 256 bytes.
-    pub(super) fn required(&self, raw: Option<&str>, pointer: &str) -> Result<Text, Fault> {
-        let raw = raw.ok_or_else(|| missing(pointer))?;
-        let text = self.text(Some(raw)).ok_or_else(|| wrong_form(pointer))?;
+    pub(super) fn required(&self, value: Option<Value<'_>>, pointer: &str) -> Result<Text, Fault> {
+        let value = value.ok_or_else(|| missing(pointer))?;
+        let text = self.text(Some(value)).ok_or_else(|| wrong_form(pointer))?;
         match text.len() {
             0 => Err(missing(pointer)),
             1..=ID_BYTES_MAX => Ok(text),
@@ -137,8 +139,8 @@ impl Mail<'_> {
     }
 
     /// The tenant, if the payload's is valid and the header's is the same.
-    pub(super) fn tenant(&self, raw: Option<&str>, pointer: &str) -> Result<Text, Unreadable> {
-        let tenant = self.required(raw, pointer).map_err(Unreadable::new)?;
+    pub(super) fn tenant(&self, value: Option<Value<'_>>, pointer: &str) -> Result<Text, Unreadable> {
+        let tenant = self.required(value, pointer).map_err(Unreadable::new)?;
         if !is_tenant(&tenant) {
             return Err(Unreadable::new(wrong_value(pointer)));
         }
@@ -191,11 +193,11 @@ impl Notes {
     /// The value if `usable`; notes the setting if something else is there.
     pub(super) fn integer(
         &mut self,
-        raw: Option<&str>,
+        value: Option<Value<'_>>,
         usable: std::ops::RangeInclusive<u64>,
         name: &'static str,
     ) -> Option<u64> {
-        let found = json::integer(raw?).filter(|value| usable.contains(value));
+        let found = json::integer(value?.raw()).filter(|value| usable.contains(value));
         if found.is_none() {
             self.0.push(name);
         }
@@ -253,7 +255,8 @@ pub(super) fn is_tenant(text: &str) -> bool {
 
 /// 1 to 256 visible ASCII characters.
 pub(super) fn is_assignment(text: &str) -> bool {
-    is_id(text) && text.bytes().all(|byte| byte.is_ascii_graphic())
+    // Without leaving early: so it is a few steps of many bytes each.
+    is_id(text) && text.bytes().fold(true, |graphic, byte| graphic & byte.is_ascii_graphic())
 }
 
 /// The trace of a W3C `traceparent`, if that is well formed.
@@ -301,13 +304,12 @@ json::fields! {
 }
 
 /// Whether the machine has what `resources` asks for.
-pub(super) fn resources(raw: Option<&str>) -> Result<(), Fault> {
-    let Some(raw) = raw else { return Ok(()) };
-    if !json::is_object(raw) {
+pub(super) fn resources(value: Option<Value<'_>>) -> Result<(), Fault> {
+    if value.is_some_and(|value| !value.is_object()) {
         return Err(wrong_form("/resources"));
     }
-    let Some(class) = Resources::read(raw).class else { return Ok(()) };
-    let code = match json::string(class) {
+    let Some(class) = Resources::read(value).class() else { return Ok(()) };
+    let code = match class.string() {
         Some(name) => match name.to_ascii_uppercase().trim_start_matches("RESOURCE_").trim_start_matches("CLASS_") {
             "" | "UNSPECIFIED" => 0,
             "CPU" => 1,
@@ -315,7 +317,7 @@ pub(super) fn resources(raw: Option<&str>) -> Result<(), Fault> {
             "IO" => 3,
             _ => return Err(wrong_value("/resources/class")),
         },
-        None => json::integer(class).unwrap_or(u64::MAX),
+        None => json::integer(class.raw()).unwrap_or(u64::MAX),
     };
     match code {
         0 | 1 | 3 => Ok(()),

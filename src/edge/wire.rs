@@ -4,7 +4,8 @@
 //! Both are pure: the same message gives the same key, fingerprint and asker whenever it is read, from a stream, from a
 //! file or back from the journal, and the same letter gives the same bytes.
 //!
-//! Reading does not build a tree: the body is checked once, then walked; ids and inputs are slices of it.
+//! Reading does not build a tree: the body is walked once, which checks it and leaves a tape of where its members stand; ids
+//! and inputs are slices of it.
 
 use std::cell::RefCell;
 
@@ -19,9 +20,10 @@ use shards::runtime::ports::{About, Outlet, Parcel, Wire};
 use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Headers, Origin, Profile, Source, Work};
 
 use crate::edge::fingerprint::{Canon, field};
+use crate::edge::json::Tape;
 use crate::edge::reading::{Ask, Heads, Mail, Reading, Unreadable, is_assignment};
 use crate::edge::roll::Roll;
-use crate::edge::{answer, beamline, event, json, native};
+use crate::edge::{answer, beamline, event, native};
 
 /// How the subject of a line's delivery begins. No NATS subject has a space in it, so a message that was read back from
 /// the journal still shows that it was a line.
@@ -102,6 +104,7 @@ pub const HEADER_ATTEMPT: &str = "endstation-attempt";
 #[derive(Debug)]
 pub struct EdgeWire {
     settings: WireSettings,
+    tape: RefCell<Tape>,
     canon: RefCell<Canon>,
     roll: RefCell<Roll>,
 }
@@ -132,11 +135,14 @@ struct Read {
 impl EdgeWire {
     /// A translation with these settings.
     pub fn new(settings: WireSettings) -> Self {
-        EdgeWire { settings, canon: RefCell::default(), roll: RefCell::default() }
+        EdgeWire { settings, tape: RefCell::default(), canon: RefCell::default(), roll: RefCell::default() }
     }
 
     fn read(&self, delivery: &Delivery, since_ms: u64) -> Read {
-        match self.try_read(delivery, since_ms) {
+        let mut tape = self.tape.borrow_mut();
+        let read = self.try_read(delivery, since_ms, &mut tape);
+        tape.trim();
+        match read {
             Ok(read) => read,
             Err(Unreadable { tenant, fault }) => Read {
                 tenant,
@@ -148,13 +154,11 @@ impl EdgeWire {
         }
     }
 
-    fn try_read(&self, delivery: &Delivery, since_ms: u64) -> Result<Read, Unreadable> {
+    fn try_read(&self, delivery: &Delivery, since_ms: u64, tape: &mut Tape) -> Result<Read, Unreadable> {
         let garbage = |why| Unreadable::new(Fault::new(Code::InvalidFormat, why));
         let body = Text::try_from(delivery.body.clone()).map_err(|_| garbage("the message is not UTF-8 text"))?;
-        if !json::valid(&body) {
-            return Err(garbage("the message is not JSON"));
-        }
-        if json::members(&body).is_none() {
+        let doc = tape.read(&body).ok_or_else(|| garbage("the message is not JSON"))?;
+        if !doc.top().is_object() {
             return Err(garbage("the message is not a JSON object"));
         }
         let limits = &self.settings.limits;
@@ -167,7 +171,7 @@ impl EdgeWire {
         let line = is_line(delivery);
         let heads = Heads::read(&delivery.headers);
         let forced = if line { heads.attempt.and_then(|attempt| attempt.parse().ok()) } else { None };
-        let mut mail = Mail { body: &body, subject: &delivery.subject, heads, line, fault, limits };
+        let mut mail = Mail { body: &body, doc: &doc, subject: &delivery.subject, heads, line, fault, limits };
         let native = native::is_native(&mail);
         let reading = if native { native::read(&mut mail)? } else { beamline::read(&mut mail)? };
         Ok(self.arrive(&body, delivery, reading, forced, since_ms))

@@ -1,5 +1,8 @@
 //! Whether a text is JSON: one pass, no tree, no recursion. It takes exactly what serde_json takes when it is told to ignore
-//! the value, in a fraction of the time; a test holds the two against each other.
+//! the value, in a fraction of the time; a test holds the two against each other. Who wants to know more than that is told
+//! of every value on the way: a [`Witness`].
+
+use std::borrow::Cow;
 
 use super::{byte, hex4, space_end};
 
@@ -36,39 +39,84 @@ impl Open {
     }
 }
 
-/// Whether `text` is exactly one JSON value.
-pub(super) fn valid(text: &str) -> bool {
-    walk(text.as_bytes()).is_some()
+/// The name of an object's member, between its quotes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Name {
+    start: u32,
+    end: u32,
+    plain: bool,
 }
 
-fn walk(bytes: &[u8]) -> Option<()> {
+impl Name {
+    /// The name in the `text` that it was found in, if nothing in it is escaped.
+    #[inline]
+    pub(super) fn plain(self, text: &str) -> Option<&str> {
+        if self.plain { text.get(self.start as usize..self.end as usize) } else { None }
+    }
+
+    /// The name in the `text` that it was found in, unescaped; empty if it cannot be, for it is no name of ours then.
+    #[cold]
+    pub(super) fn unescaped(self, text: &str) -> Cow<'_, str> {
+        let quoted = text.get((self.start as usize).saturating_sub(1)..self.end as usize + 1);
+        quoted.and_then(super::string).unwrap_or_default()
+    }
+}
+
+/// Who is told of every value that the check comes by. `depth` containers are open around it; `name` says nothing of what
+/// lies in an array.
+pub(super) trait Witness {
+    /// A string, number or literal between two places; `plain` if it is a string without escapes.
+    fn leaf(&mut self, depth: usize, name: Name, start: usize, end: usize, plain: bool);
+    /// A container begins.
+    fn open(&mut self, depth: usize, name: Name, start: usize, object: bool);
+    /// It ends before `end`.
+    fn close(&mut self, depth: usize, end: usize);
+}
+
+/// Nobody: all that is asked is whether the text is valid.
+impl Witness for () {
+    fn leaf(&mut self, _: usize, _: Name, _: usize, _: usize, _: bool) {}
+    fn open(&mut self, _: usize, _: Name, _: usize, _: bool) {}
+    fn close(&mut self, _: usize, _: usize) {}
+}
+
+/// Walks `text` if it is exactly one JSON value; `None` from where on it is not.
+pub(super) fn walk(text: &str, witness: &mut impl Witness) -> Option<()> {
+    let bytes = text.as_bytes();
     let mut open = Open::default();
+    let mut name = Name::default();
     let mut at = space_end(bytes, 0);
     loop {
         // A value begins here.
-        match byte(bytes, at) {
-            b'"' => at = string(bytes, at + 1)?,
-            b'{' => {
+        let start = at;
+        let first = byte(bytes, at);
+        match first {
+            b'"' => {
+                let plain;
+                (at, plain) = string(bytes, at + 1)?;
+                witness.leaf(open.depth, name, start, at, plain);
+            }
+            b'{' | b'[' => {
+                let object = first == b'{';
+                witness.open(open.depth, name, start, object);
+                open.push(object);
                 at = space_end(bytes, at + 1);
-                if byte(bytes, at) != b'}' {
-                    open.push(true);
-                    at = key(bytes, at)?;
+                if byte(bytes, at) != if object { b'}' } else { b']' } {
+                    if object {
+                        (name, at) = key(bytes, at)?;
+                    }
                     continue;
                 }
-                at += 1;
             }
-            b'[' => {
-                at = space_end(bytes, at + 1);
-                if byte(bytes, at) != b']' {
-                    open.push(false);
-                    continue;
-                }
-                at += 1;
+            _ => {
+                at = match first {
+                    b't' => literal(bytes, at, b"true")?,
+                    b'f' => literal(bytes, at, b"false")?,
+                    b'n' => literal(bytes, at, b"null")?,
+                    _ => number(bytes, at)?,
+                };
+                witness.leaf(open.depth, name, start, at, false);
             }
-            b't' => at = literal(bytes, at, b"true")?,
-            b'f' => at = literal(bytes, at, b"false")?,
-            b'n' => at = literal(bytes, at, b"null")?,
-            _ => at = number(bytes, at)?,
         }
         // And ends here, and containers with it.
         loop {
@@ -78,7 +126,7 @@ fn walk(bytes: &[u8]) -> Option<()> {
             }
             match (byte(bytes, at), open.in_object()) {
                 (b',', true) => {
-                    at = key(bytes, space_end(bytes, at + 1))?;
+                    (name, at) = key(bytes, space_end(bytes, at + 1))?;
                     break;
                 }
                 (b',', false) => {
@@ -88,6 +136,7 @@ fn walk(bytes: &[u8]) -> Option<()> {
                 (b'}', true) | (b']', false) => {
                     open.pop();
                     at += 1;
+                    witness.close(open.depth, at);
                 }
                 _ => return None,
             }
@@ -95,21 +144,32 @@ fn walk(bytes: &[u8]) -> Option<()> {
     }
 }
 
-/// Behind the key and colon that begin at `at`, where the value begins.
-fn key(bytes: &[u8], at: usize) -> Option<usize> {
+/// The key that begins at `at`, and where the value behind its colon begins.
+fn key(bytes: &[u8], at: usize) -> Option<(Name, usize)> {
     if byte(bytes, at) != b'"' {
         return None;
     }
-    let at = space_end(bytes, string(bytes, at + 1)?);
-    (byte(bytes, at) == b':').then(|| space_end(bytes, at + 1))
+    let (end, plain) = string(bytes, at + 1)?;
+    let name = Name { start: (at + 1) as u32, end: (end - 1) as u32, plain };
+    let at = space_end(bytes, end);
+    (byte(bytes, at) == b':').then(|| (name, space_end(bytes, at + 1)))
 }
 
-/// Behind the string whose text begins at `at`.
-fn string(bytes: &[u8], mut at: usize) -> Option<usize> {
+/// Behind the string whose text begins at `at`, and whether it is free of escapes.
+#[inline]
+fn string(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
+    let at = special(bytes, at);
+    if byte(bytes, at) == b'"' {
+        return Some((at + 1, true));
+    }
+    escaped(bytes, at)
+}
+
+/// As [`string`], for one that has something else than a quote at `at`.
+fn escaped(bytes: &[u8], mut at: usize) -> Option<(usize, bool)> {
     loop {
-        at = special(bytes, at);
         match bytes.get(at)? {
-            b'"' => return Some(at + 1),
+            b'"' => return Some((at + 1, false)),
             b'\\' => match bytes.get(at + 1)? {
                 b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => at += 2,
                 b'u' => {
@@ -120,6 +180,7 @@ fn string(bytes: &[u8], mut at: usize) -> Option<usize> {
             },
             _ => return None,
         }
+        at = special(bytes, at);
     }
 }
 
@@ -179,8 +240,9 @@ fn digits(bytes: &[u8], at: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde::de::IgnoredAny;
+
+    use crate::edge::json::valid;
 
     fn agree(text: &str) {
         assert_eq!(valid(text), serde_json::from_str::<IgnoredAny>(text).is_ok(), "{text:?}");
