@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt as _;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::task::JoinHandle;
 
 use super::{Assignment, Headers, Model, Owed, Seen, Strictness, Subjects, letters};
@@ -17,6 +19,8 @@ use super::{Assignment, Headers, Model, Owed, Seen, Strictness, Subjects, letter
 const SEND_FOR: Duration = Duration::from_secs(30);
 /// Between two looks at the model.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// The JetStream API's code for a message that is not there.
+const NO_MESSAGE_FOUND: u64 = 10_037;
 
 /// A router connected to a server.
 #[derive(Debug)]
@@ -26,6 +30,23 @@ pub(crate) struct Router {
     subjects: Subjects,
     shared: Arc<Mutex<Shared>>,
     reader: JoinHandle<()>,
+}
+
+/// What the server says of a durable consumer.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    /// Messages it has yet to deliver.
+    pub(crate) pending: u64,
+    /// Deliveries it has yet to hear of.
+    pub(crate) out: u64,
+    /// Pull requests that wait for messages.
+    pub(crate) waiting: u64,
+    /// The newest stream sequence it has delivered.
+    pub(crate) delivered: u64,
+    /// The number of its newest delivery.
+    pub(crate) deliveries: u64,
+    /// Deliveries up to this number are settled.
+    pub(crate) deliveries_floor: u64,
 }
 
 #[derive(Debug)]
@@ -219,19 +240,62 @@ impl Router {
     /// How many messages the assignment stream still holds.
     pub(crate) async fn left_in_stream(&self) -> Result<u64> {
         let context = async_nats::jetstream::new(self.client.clone());
-        let name = context.stream_by_subject(self.subjects.assign.as_str()).await.context("no stream over the assignments")?;
+        let name = self.assign_stream().await?;
         Ok(context.get_stream(&name).await?.cached_info().state.messages)
     }
 
-    /// What the durable consumer still has to deliver and to hear of, and what the assignments' stream holds.
-    pub(crate) async fn consumer_state(&self) -> Result<(u64, u64, u64)> {
+    /// What the server says of a durable consumer of the assignments.
+    pub(crate) async fn standing(&self, durable: &str) -> Result<Standing> {
+        let stream = self.assign_stream().await?;
+        let info = self.api(&format!("CONSUMER.INFO.{stream}.{durable}"), &json!({})).await?;
+        let number = |at: &str| info.pointer(at).and_then(Value::as_u64).with_context(|| format!("{at} in {info}"));
+        Ok(Standing {
+            pending: number("/num_pending")?,
+            out: number("/num_ack_pending")?,
+            waiting: number("/num_waiting")?,
+            delivered: number("/delivered/stream_seq")?,
+            deliveries: number("/delivered/consumer_seq")?,
+            deliveries_floor: number("/ack_floor/consumer_seq")?,
+        })
+    }
+
+    /// Every message that the assignments' stream still holds: its sequence and its assignment's id.
+    pub(crate) async fn leftovers(&self) -> Result<Vec<(u64, String)>> {
+        let stream = self.assign_stream().await?;
+        let mut found = Vec::new();
+        let mut next = 1;
+        loop {
+            let question = json!({ "seq": next, "next_by_subj": ">" });
+            let answer = self.api(&format!("STREAM.MSG.GET.{stream}"), &question).await?;
+            if answer.pointer("/error/err_code").and_then(Value::as_u64) == Some(NO_MESSAGE_FOUND) {
+                return Ok(found);
+            }
+            let sequence = answer.pointer("/message/seq").and_then(Value::as_u64).with_context(|| format!("seq in {answer}"))?;
+            let body = answer.pointer("/message/data").and_then(Value::as_str).unwrap_or_default();
+            let body: Value = serde_json::from_slice(&STANDARD.decode(body)?)?;
+            let id = body["assignment_id"].as_str().with_context(|| format!("assignment_id in {body}"))?;
+            found.push((sequence, id.to_owned()));
+            next = sequence + 1;
+        }
+    }
+
+    /// Says "not done" of a message in the consumer's stead. The server gives out again at once what it counts as out, and
+    /// does nothing for what it counts as settled (unless nothing at all is out: then 2.9.10 does not look).
+    pub(crate) async fn nak(&self, durable: &str, sequence: u64, standing: &Standing) -> Result<()> {
+        let (stream, number) = (self.assign_stream().await?, standing.deliveries);
+        let subject = format!("$JS.ACK.{stream}.{durable}.1.{sequence}.{number}.0.0");
+        self.client.publish(subject, "-NAK".into()).await?;
+        Ok(self.client.flush().await?)
+    }
+
+    async fn api(&self, what: &str, question: &Value) -> Result<Value> {
+        let answer = self.client.request(format!("$JS.API.{what}"), question.to_string().into()).await?;
+        Ok(serde_json::from_slice(&answer.payload)?)
+    }
+
+    async fn assign_stream(&self) -> Result<String> {
         let context = async_nats::jetstream::new(self.client.clone());
-        let name = context.stream_by_subject(self.subjects.assign.as_str()).await.context("no stream over the assignments")?;
-        let subject = format!("$JS.API.CONSUMER.INFO.{name}.endstation");
-        let answer = self.client.request(subject, "".into()).await?;
-        let info: serde_json::Value = serde_json::from_slice(&answer.payload)?;
-        let number = |key: &str| info[key].as_u64().with_context(|| format!("{key} in {info}"));
-        Ok((number("num_pending")?, number("num_ack_pending")?, self.left_in_stream().await?))
+        context.stream_by_subject(self.subjects.assign.as_str()).await.context("no stream over the assignments")
     }
 
     /// The client, for what only one scenario needs.

@@ -128,6 +128,42 @@ async fn the_router_s_side_loses_no_assignment_when_the_server_is_killed_under_i
 }
 
 #[tokio::test]
+async fn not_done_brings_back_what_is_out_and_nothing_that_is_settled() -> Result<()> {
+    let server = NatsServer::start(true).await?;
+    let router = Router::connect(&server.url(), true, Subjects::default(), Strictness::default()).await?;
+    let context = jetstream::new(router.client().clone());
+    // Not a work queue: what is settled stays, as after a kill.
+    let subjects = vec!["caf.exec.assign.v1".to_owned()];
+    let stream = context.create_stream(stream::Config { name: "ASSIGN".into(), subjects, ..stream::Config::default() }).await?;
+    let jobs: Vec<Assignment> = (0..3).map(|n| Assignment::new("acme", "echo", json!({"n": n}))).collect();
+    for job in &jobs {
+        router.send(job).await?;
+    }
+    let (durable_name, ack_wait) = (Some("rehearsal".into()), Duration::from_secs(60));
+    let consumer = stream.create_consumer(pull::Config { durable_name, ack_wait, ..pull::Config::default() }).await?;
+    let mut batch = consumer.fetch().max_messages(3).messages().await?;
+    let first = batch.next().await.ok_or_else(|| anyhow::anyhow!("nothing came"))?.map_err(|e| anyhow::anyhow!(e))?;
+    first.double_ack().await.map_err(|error| anyhow::anyhow!(error))?;
+    ensure!(batch.count().await == 2, "two more are out");
+
+    let standing = router.standing("rehearsal").await?;
+    ensure!((standing.pending, standing.out, standing.delivered) == (0, 2, 3), "{standing:?}");
+    let left = router.leftovers().await?;
+    let expected: Vec<(u64, String)> = (1..).zip(jobs.iter().map(|job| job.id.clone())).collect();
+    ensure!(left == expected, "{left:?}");
+    router.nak("rehearsal", 1, &standing).await?;
+    router.nak("rehearsal", 2, &standing).await?;
+    let mut again = consumer.fetch().max_messages(3).expires(Duration::from_secs(1)).messages().await?;
+    let mut sequences = Vec::new();
+    while let Some(message) = again.next().await {
+        let message = message.map_err(|error| anyhow::anyhow!(error))?;
+        sequences.push(message.info().map_err(|error| anyhow::anyhow!(error))?.stream_sequence);
+    }
+    ensure!(sequences == [2], "{sequences:?} came again");
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_router_s_side_works_without_jetstream_and_without_headers() -> Result<()> {
     let server = NatsServer::start(false).await?;
     let lenient = Strictness { message_ids: false, order: true };
