@@ -43,7 +43,9 @@ impl Ledger {
     pub(crate) fn look(&mut self) -> Result<()> {
         for (path, mark) in files(&self.root)? {
             let inside = path.components().any(|part| part.as_os_str().to_string_lossy().starts_with("t-"));
-            if !inside {
+            // A file that is still being written may be seen twice on its way; it counts once it has its name.
+            let unfinished = path.components().any(|part| part.as_os_str() == "$tmp");
+            if !inside || unfinished {
                 continue;
             }
             if self.seen.insert(path.clone(), mark.clone()).is_some_and(|was| was != mark) {
