@@ -79,6 +79,7 @@ impl Inner {
         segment.batches.set(segment.batches.get() + 1);
         segment.end.set(through.next());
         segment.used.set(end);
+        segment.let_go(end);
         self.durable.set(through);
         self.unmarked.set(!mark);
         self.tell(News::Durable { through });

@@ -9,6 +9,8 @@ use glommio::io::{BufferedFile, Directory, OpenOptions};
 use super::DiskError;
 use crate::ids::{Lsn, Salt};
 
+/// The cache is told to let go in pieces of this size, in bytes.
+const LET_GO_BYTES: u64 = 1 << 20;
 /// At most one index entry in so many bytes: that bounds the index at 1/4000 of the journal.
 const INDEX_EVERY_BYTES: u64 = 64 << 10;
 
@@ -34,6 +36,8 @@ pub(super) struct Segment {
     pub(super) runway: Cell<u64>,
     /// A commit is being written up to here.
     pub(super) writing_to: Cell<u64>,
+    /// Up to here the system's cache has been told that nobody will read this soon.
+    pub(super) let_go: Cell<u64>,
     /// Zeros are being written here.
     pub(super) zeroing: Cell<Option<(u64, u64)>>,
     index: RefCell<Vec<(Lsn, u64)>>,
@@ -75,6 +79,7 @@ impl Segment {
             files: RefCell::new(files.map(Rc::new)),
             runway: Cell::new(0),
             writing_to: Cell::new(0),
+            let_go: Cell::new(0),
             zeroing: Cell::new(None),
             index: RefCell::default(),
         }
@@ -117,6 +122,24 @@ impl Segment {
         self.zeroing.set(None);
         self.runway.set(to);
         written
+    }
+
+    /// Gives the pages behind `end` back to the system, which would keep every byte of the journal until memory is short: the
+    /// next commits then write to pages that were used a moment ago instead of to fresh ones.
+    pub(super) fn let_go(&self, end: u64) {
+        use std::os::fd::{AsRawFd, BorrowedFd};
+        let from = self.let_go.get();
+        if end < from + LET_GO_BYTES {
+            return;
+        }
+        self.let_go.set(end);
+        let files = self.files();
+        // SAFETY: the file stays open while `files` is held.
+        #[expect(unsafe_code, reason = "glommio's file shows its descriptor only as a number")]
+        let file = unsafe { BorrowedFd::borrow_raw(files.commit.as_raw_fd()) };
+        let length = std::num::NonZeroU64::new(end - from);
+        // Only a wish: where it is not granted, nothing is lost.
+        let _ = rustix::fs::fadvise(file, from, length, rustix::fs::Advice::DontNeed);
     }
 
     pub(super) fn files(&self) -> Rc<Files> {
