@@ -92,6 +92,7 @@ impl Intake {
         if self.phase.now() == Halt::Run && !self.open(sources).await {
             return;
         }
+        self.arrived().await;
         self.status.ready.store(true, Relaxed);
         let mut came: Vec<(usize, Message)> = Vec::with_capacity(BATCH_MAX);
         let mut tick = Box::pin(tokio::time::sleep(Duration::ZERO));
@@ -156,6 +157,13 @@ impl Intake {
             }
         }
         true
+    }
+
+    /// Waits until the server has our subscriptions: a core message that is sent to a worker which says it is ready is not lost.
+    async fn arrived(&self) {
+        // Nobody listens there, and the server says so behind everything that went to it before.
+        let asked = self.link.client.request(format!("{}.subscribed", self.link.inbox()), "".into());
+        let _ = tokio::time::timeout(Duration::from_secs(2), asked).await;
     }
 
     /// Waits for messages, a finished check or the tick. `true`: the tick.
