@@ -4,7 +4,7 @@
 #   make deps     what build and tests need besides Rust and git: nats-server, a C compiler, rustfmt, clippy
 #   make test     all tests
 #   make lint     formatting, clippy, and that the machine compiles without its runtime
-#   make chaos    hundreds of kills and thousands of simulated worlds, recorded in tests/runs/
+#   make chaos    hundreds of kills, thousands of simulated worlds, millions of bent inputs, recorded in tests/runs/
 #   make perf     measurements, recorded in perf/runs/
 
 SHELL := /bin/bash
@@ -39,10 +39,11 @@ lint:
 	$(CARGO) check -p shards --no-default-features
 	$(CARGO) clippy -p shards --no-default-features -- -D warnings
 
-# How much: make chaos WORKER_KILLS=20 SERVER_KILLS=5 SEEDS=1..1000
+# How much: make chaos WORKER_KILLS=20 SERVER_KILLS=5 SEEDS=1..1000 FUZZ=1000000 (executions of each target)
 WORKER_KILLS ?= 200
 SERVER_KILLS ?= 50
 SEEDS ?= 1..100000
+FUZZ ?= 50000000
 
 chaos: deps
 	@mkdir -p tests/runs/$(RUN)
@@ -50,6 +51,8 @@ chaos: deps
 	  ENDSTATION_IT_RECORD=$(CURDIR)/tests/runs/$(RUN)/chaos.jsonl \
 	  $(CARGO) test --release --test it scenario::chaos -- --nocapture
 	SEEDS=$(SEEDS) $(CARGO) test --release --test sim many_seeds -- --ignored --nocapture | tee tests/runs/$(RUN)/sim.txt
+	FUZZ=$(FUZZ) FUZZ_RECORD=$(CURDIR)/tests/runs/$(RUN)/fuzz.jsonl \
+	  $(CARGO) test --release --test fuzz long -- --ignored --nocapture
 
 # What is measured and how: cargo run -p perf -- help
 PERF_ARGS ?=

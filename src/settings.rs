@@ -85,7 +85,19 @@ impl Settings {
             let fault = ConfigFault::Unreadable { path: name.clone(), why: error.to_string() };
             ConfigError { faults: vec![fault] }
         })?;
-        resolve::settings(text.as_deref().map(|text| (name.as_str(), text)), env, flags)
+        Settings::of(text.as_deref().map(|text| (name.as_str(), text)), env, flags)
+    }
+
+    /// Settles every key of a file that has been read (its name and text), as [`Settings::load`] does.
+    ///
+    /// # Errors
+    /// Everything that is wrong, all at once.
+    pub fn of(
+        file: Option<(&str, &str)>,
+        env: impl Iterator<Item = (String, String)>,
+        flags: &[(&str, &str, &str)],
+    ) -> Result<Settings, ConfigError> {
+        resolve::settings(file, env, flags)
     }
 
     /// Every key with its value (secrets hidden) and who decided it, section by section.

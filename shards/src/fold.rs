@@ -172,7 +172,7 @@ impl Fold {
         match self.newest.last() {
             Some((_, newest)) if since_ms < *newest => {}
             // Rounded up to the second, so that the list stays short and errs towards "may be forgotten".
-            _ => self.newest.push((lsn, since_ms - since_ms % 1000 + 1000)),
+            _ => self.newest.push((lsn, (since_ms - since_ms % 1000).saturating_add(1000))),
         }
     }
 

@@ -212,6 +212,6 @@ hex_display!(Key, Fingerprint, AskerId);
 impl Lsn {
     /// The frame after this one.
     pub fn next(self) -> Lsn {
-        Lsn(self.0 + 1)
+        Lsn(self.0.saturating_add(1))
     }
 }

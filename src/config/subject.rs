@@ -2,7 +2,7 @@
 
 use super::rules::{Rule, list, text_of};
 
-const SUBJECT: &str = "must be a NATS subject: visible characters, parts between dots none of them empty, \
+const SUBJECT: &str = "must be a NATS subject: visible characters but commas, parts between dots none of them empty, \
                        not beginning with $ or _INBOX, at most 256 bytes";
 const SUBJECT_BYTES_MAX: usize = 256;
 
@@ -43,7 +43,8 @@ fn valid(text: &str) -> bool {
     text.len() <= SUBJECT_BYTES_MAX
         && !text.starts_with('$')
         && parts[0] != "_INBOX"
-        && text.bytes().all(|b| b.is_ascii_graphic())
+        // A comma stands between subjects wherever a list is one text: the variables, and what `config show` prints.
+        && text.bytes().all(|b| b.is_ascii_graphic() && b != b',')
         && parts.iter().enumerate().all(|(index, part)| match *part {
             "" => false,
             "*" => true,
@@ -62,7 +63,7 @@ mod tests {
             assert!(valid(text), "{text}");
         }
         let long = "a".repeat(257);
-        for text in ["", ".", "a.", ".a", "a..b", "a b", "a.>.b", "a.b*", "$JS.x", "_INBOX.x", "ä", &long] {
+        for text in ["", ".", "a.", ".a", "a..b", "a b", "a.>.b", "a.b*", "$JS.x", "_INBOX.x", "ä", "a,b", &long] {
             assert!(!valid(text), "{text}");
         }
     }

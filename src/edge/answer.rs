@@ -11,6 +11,7 @@ use shards::ids::{Text, hex};
 use shards::outcome::{Code, Fault, Outcome, Status};
 use shards::step::{Arrival, Asker};
 
+use crate::edge::fingerprint::fits_double;
 use crate::edge::json;
 use crate::edge::pen::Pen;
 use crate::edge::wire::WireSettings;
@@ -121,7 +122,25 @@ pub(super) fn dead_letter(pen: &mut Pen, settings: &WireSettings, arrival: &Arri
 /// The body as text, if every JSON reader can take it inside another document.
 fn embeddable(body: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(body).ok()?;
-    (json::valid(text) && !json::too_deep(text) && !json::has_lone_surrogate(text)).then_some(text)
+    (json::valid(text) && !json::too_deep(text) && !json::has_lone_surrogate(text) && numbers_fit(text)).then_some(text)
+}
+
+/// Whether no number of valid `text` is larger than its readers take.
+fn numbers_fit(text: &str) -> bool {
+    // Strings stand between every second pair of quotes that are not escaped.
+    let (mut inside, mut escaped) = (false, false);
+    let outside = move |byte: char| {
+        let was = inside;
+        match byte {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => inside = !inside,
+            _ => {}
+        }
+        was || !matches!(byte, '0'..='9' | '+' | '-' | '.' | 'e' | 'E')
+    };
+    let numbers = text.split(outside).filter(|part| part.starts_with(|first: char| first == '-' || first.is_ascii_digit()));
+    numbers.into_iter().all(|number| fits_double(number.as_bytes()))
 }
 
 /// The reason on a dead letter.

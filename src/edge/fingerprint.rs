@@ -3,7 +3,8 @@
 //! Canonical form: object keys sorted by bytes, strings unescaped, numbers as their literal text, white space gone, every
 //! part tagged and length-prefixed, so that two different contents never give the same bytes. One pass over text that is
 //! already valid JSON, into buffers that are kept from message to message.
-//! A key that comes twice in one object has no canonical form: it is refused, with a pointer to it.
+//! A key that comes twice in one object has no canonical form: it is refused, with a pointer to it. So is a number that no
+//! double holds: a block would fail on it, or pass it on in a result that the router's reader refuses.
 
 use sha2::{Digest, Sha256};
 use shards::ids::Fingerprint;
@@ -48,7 +49,8 @@ impl Canon {
     /// F of `content` for `block`; `rewritten` are the inputs as the block table changed them, if it did.
     ///
     /// # Errors
-    /// INVALID_FORMAT with a pointer: a key twice in one object, half a surrogate pair, nesting too deep.
+    /// INVALID_FORMAT with a pointer: a key twice in one object, half a surrogate pair, a number that no double holds, nesting
+    /// too deep.
     pub fn fingerprint(&mut self, block: &str, content: Content<'_>, rewritten: Option<&str>) -> Result<Fingerprint, Fault> {
         self.out.clear();
         self.members.clear();
@@ -88,6 +90,9 @@ impl Canon {
             _ => {
                 let end = literal_end(bytes, at);
                 let literal = bytes.get(at..end).unwrap_or_default();
+                if !fits_double(literal) {
+                    return Err(Refused::new("a number is larger than JSON readers take"));
+                }
                 self.out.push(b'd');
                 self.out.extend_from_slice(&(literal.len() as u32).to_le_bytes());
                 self.out.extend_from_slice(literal);
@@ -227,6 +232,14 @@ impl Canon {
     }
 }
 
+/// Whether a double can hold a number about as large as this literal: most JSON readers refuse any other.
+pub(super) fn fits_double(literal: &[u8]) -> bool {
+    // So few digits without an exponent always fit, and that is nearly every number.
+    let plain = literal.len() < 300 && !literal.iter().any(|byte| matches!(byte, b'e' | b'E'));
+    let value = || std::str::from_utf8(literal).ok().and_then(|text| text.parse::<f64>().ok());
+    plain || value().is_some_and(f64::is_finite)
+}
+
 /// Why there is no canonical form, and where.
 struct Refused {
     why: &'static str,
@@ -343,11 +356,15 @@ mod tests {
             (r#"["\ud800"]"#, "/inputs/0"),
             (r#"{"k":"\udc00"}"#, "/inputs/k"),
             (r#"{"k":"\ud800\u0041"}"#, "/inputs/k"),
+            (r#"{"k":[0,1e999]}"#, "/inputs/k/1"),
+            (r#"{"k":-1E+309}"#, "/inputs/k"),
         ] {
             let fault = of(text).expect_err(text);
             assert_eq!(fault.code, Code::InvalidFormat, "{text}");
             assert_eq!(fault.details, format!(r#"{{"field":"{pointer}"}}"#), "{text}");
         }
+        assert!(of(r#"[1e308,-1.5E-999,0e999,12345678901234567890]"#).is_ok());
+        assert!(of(&"9".repeat(400)).is_err());
         let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
         assert!(of(&deep(JSON_DEPTH_MAX)).is_ok());
         assert_eq!(of(&deep(JSON_DEPTH_MAX + 1)).map_err(|fault| fault.code), Err(Code::InvalidFormat));

@@ -27,27 +27,39 @@ pub fn collide(a: &str, b: &str) -> bool {
     }
 }
 
+/// The pattern of the subjects that both patterns take, if there are any: of two patterns it is always one.
+fn meet(a: &str, b: &str) -> Option<String> {
+    let (mut left, mut right) = (a.split('.'), b.split('.'));
+    let mut tokens = Vec::new();
+    loop {
+        match (left.next(), right.next()) {
+            (Some(">"), Some(token)) => tokens.extend([token].into_iter().chain(right.by_ref())),
+            (Some(token), Some(">")) => tokens.extend([token].into_iter().chain(left.by_ref())),
+            (Some("*"), Some(token)) | (Some(token), Some("*")) => tokens.push(token),
+            (Some(one), Some(other)) if one == other => tokens.push(one),
+            (None, None) => return Some(tokens.join(".")),
+            _ => return None,
+        }
+    }
+}
+
 /// The filters that our consumers need on a stream with these subjects to get what is `wanted` and nothing else.
 /// `[None]`: everything the stream has is wanted. Empty: the stream has nothing for us. Sorted, so that names stay.
-pub(crate) fn filters(stream: &[String], wanted: &[String]) -> Vec<Option<String>> {
+pub fn filters(stream: &[String], wanted: &[String]) -> Vec<Option<String>> {
     if !stream.is_empty() && stream.iter().all(|subject| wanted.iter().any(|pattern| covers(pattern, subject))) {
         return vec![None];
     }
     let mut filters: Vec<String> = Vec::new();
     for pattern in wanted {
         for subject in stream {
-            if covers(subject, pattern) {
-                filters.push(pattern.clone());
-            } else if covers(pattern, subject) {
-                filters.push(subject.clone());
-            }
+            filters.extend(meet(pattern, subject));
         }
     }
     widest(filters).into_iter().map(Some).collect()
 }
 
 /// Without those that another one covers: no message comes twice. Sorted.
-pub(crate) fn widest(mut patterns: Vec<String>) -> Vec<String> {
+pub fn widest(mut patterns: Vec<String>) -> Vec<String> {
     patterns.sort();
     patterns.dedup();
     let all = patterns.clone();
@@ -103,6 +115,14 @@ mod tests {
         check(&["caf.a", "other"], &["caf.*"], &[Some("caf.a")]);
         check(&["caf.>"], &["caf.a", "caf.*"], &[Some("caf.*")]);
         check(&["x"], &["caf.a"], &[]);
+    }
+
+    #[test]
+    fn of_patterns_that_only_meet_the_common_part_is_filtered() {
+        check(&["*.b"], &["a.*"], &[Some("a.b")]);
+        check(&["*.b.>"], &["a.>"], &[Some("a.b.>")]);
+        check(&["a.*.c", "a.b"], &["*.b.*"], &[Some("a.b.c")]);
+        check(&["*.*"], &["a.b.>", "a.>"], &[Some("a.*")]);
     }
 
     #[test]

@@ -363,7 +363,8 @@ impl EdgeWire {
                 let mut headers = self.headers(arrival, id, 3);
                 headers.push((Text::from_static("x-dlq-reason"), Text::from_static(code)));
                 let original = arrival.delivery.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("nats-msg-id"));
-                if let Some((_, id)) = original {
+                // A line break would end the header, and the client refuses to send it.
+                if let Some((_, id)) = original.filter(|(_, id)| !id.contains(['\r', '\n'])) {
                     headers.push((Text::from_static("x-original-msg-id"), id.clone()));
                 }
                 headers.push((Text::from_static("x-original-subject"), arrival.delivery.subject.clone()));

@@ -227,7 +227,7 @@ fn a_file_that_is_not_toml_or_not_there_says_so() {
 fn every_rule_names_key_value_rule_and_place() {
     const DURATION: &str = "must be a duration with a unit, such as \"500ms\", \"10s\" or \"2h\", from";
     const SIZE: &str = "must be a byte size with a unit, such as \"256KiB\" or \"20GiB\", from";
-    const SUBJECT: &str = "must be a NATS subject: visible characters, parts between dots none of them empty, \
+    const SUBJECT: &str = "must be a NATS subject: visible characters but commas, parts between dots none of them empty, \
                            not beginning with $ or _INBOX, at most 256 bytes";
     const SERVERS: &str = "must be NATS servers with commas between them, such as \"nats://127.0.0.1:4222\" (nats:// or tls://)";
     const NAME: &str = "must be 1 to 128 characters out of A-Z, a-z, 0-9, _ and -";

@@ -41,7 +41,7 @@ impl BatchHead {
 
     /// The frame after this batch's last.
     pub fn end_lsn(&self) -> Lsn {
-        Lsn(self.first_lsn.0 + u64::from(self.frames))
+        Lsn(self.first_lsn.0.saturating_add(u64::from(self.frames)))
     }
 
     /// Reads a header's fields, if the magic is this segment's. Nothing is checked yet.

@@ -193,6 +193,11 @@ impl SegmentHead {
         if bytes[SALT_AT + 32..SALT_AT + 40] != salt_check(&salt) {
             return Err(HeadError::Damaged);
         }
+        // Frames count from 1, and who reads asks for the one before the first.
+        let first_lsn = Lsn(u64_at(48));
+        if first_lsn == Lsn(0) {
+            return Err(HeadError::Damaged);
+        }
         Ok(SegmentHead {
             worker_id: worker.to_owned(),
             generation: u64_at(16),
@@ -201,7 +206,7 @@ impl SegmentHead {
             features,
             id: u64_at(32),
             sequence: u64_at(40),
-            first_lsn: Lsn(u64_at(48)),
+            first_lsn,
             salt,
             created_ms: u64_at(56),
             boot: u32_at(64),

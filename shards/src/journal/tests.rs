@@ -377,4 +377,29 @@ fn a_header_says_why_it_cannot_be_used() {
     let mut features = head.encode();
     features[24] = 2;
     assert_eq!(SegmentHead::decode(&reseal(features)), Err(HeadError::Features { features: 2 }));
+    let unnumbered = SegmentHead { first_lsn: Lsn(0), ..head };
+    assert_eq!(SegmentHead::decode(&unnumbered.encode()), Err(HeadError::Damaged), "frames count from 1");
+}
+
+#[test]
+fn numbers_at_their_end_are_read_without_a_panic() {
+    let last = SegmentHead { first_lsn: Lsn(u64::MAX), ..head() };
+    let mut batch = vec![0; BATCH_HEAD_BYTES];
+    let old = Message { since_ms: u64::MAX, ..message("{}") };
+    let mut log = Log::default();
+    log.append(&Frame {
+        key: Key([7; 16]),
+        partition: Partition(1),
+        owner_epoch: 0,
+        fact: Fact::Quarantined(Answer { message: old, ..answer() }),
+    });
+    batch.extend_from_slice(&log.bytes);
+    batch::seal(last.id, &mut batch, 1, 1, last.first_lsn, Lsn(0));
+    let mut bytes = last.encode();
+    bytes.extend_from_slice(&batch);
+    let tail = Scan::new(&last, &bytes, Lsn(0)).finish();
+    assert_eq!(tail.map(|tail| tail.next_lsn), Ok(Lsn(u64::MAX)));
+    let mut fold = crate::fold::Fold::default();
+    fold.frame(Lsn(u64::MAX).next(), &FrameView::parse(&log.bytes).unwrap()).unwrap();
+    assert_eq!(fold.finish().newest, [(Lsn(u64::MAX), u64::MAX)]);
 }

@@ -255,7 +255,7 @@ fn a_dead_letter_holds_the_whole_message() {
     assert_eq!(header(&parcel, "x-original-subject"), Some("caf.exec.assign.v1"));
     assert!(header(&parcel, "Nats-Msg-Id").is_some_and(|id| id.starts_with("d-") && id.ends_with("-EXECUTION_FAILED")));
 
-    for body in [&b"junk \xff"[..], b"{\"a\":\"\\ud800\"}", "[".repeat(99).as_bytes()] {
+    for body in [&b"junk \xff"[..], b"{\"a\":\"\\ud800\"}", "[".repeat(99).as_bytes(), b"{\"a\":[\"1\\\"\",-1e999]}"] {
         let parcel = render(delivery(Origin::Core, body.to_vec()), letter(broke())).expect("a parcel");
         let value: Value = serde_json::from_slice(&parcel.body).expect("JSON");
         use base64::Engine;
@@ -265,6 +265,17 @@ fn a_dead_letter_holds_the_whole_message() {
         let key = Salt([7; 32]).quarantine_key("caf.exec.assign.v1", &[], body);
         assert_eq!(header(&parcel, "Nats-Msg-Id"), Some(&*format!("d-{key}-EXECUTION_FAILED")));
     }
+}
+
+#[test]
+fn a_message_id_that_no_header_can_hold_is_left_out_of_the_dead_letter() {
+    let mut message = delivery(Origin::Core, "{}");
+    message.headers.push((Text::from_static("Nats-Msg-Id"), Text::from_static("their-1\r\nversion: 2")));
+    let fault = Fault::new(Code::ExecutionFailed, "it broke");
+    let letter = Letter::DeadLetter { outcome: Rc::new(outcome(Status::Error, Some(fault))) };
+    let parcel = render(message, letter).expect("a parcel");
+    assert_eq!(header(&parcel, "x-original-msg-id"), None);
+    assert!(text(&parcel).contains(r#"["Nats-Msg-Id","their-1\r\nversion: 2"]"#), "{}", text(&parcel));
 }
 
 #[test]
