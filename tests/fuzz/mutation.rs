@@ -175,7 +175,7 @@ fn token(grammar: &Grammar, bytes: &[u8], at: usize) -> (usize, usize) {
 }
 
 /// Two tokens change places.
-fn swap(dice: &mut Dice, grammar: &Grammar, out: &mut Vec<u8>) {
+fn swap(dice: &mut Dice, grammar: &Grammar, out: &mut [u8]) {
     let one = token(grammar, out, dice.below(out.len() + 1));
     let two = token(grammar, out, dice.below(out.len() + 1));
     let ((a, b), (c, d)) = if one <= two { (one, two) } else { (two, one) };

@@ -63,6 +63,7 @@ pub struct Report {
 }
 
 /// Runs `executions` inputs from `seed` on.
+#[expect(clippy::result_large_err, reason = "the error ends the run, and is made once")]
 pub fn run(name: &'static str, make: fn() -> Box<dyn Target>, seed: u64, executions: u64) -> Result<Report, Failure> {
     let watch = Watch::start(name);
     let began = Instant::now();

@@ -47,8 +47,7 @@ impl Messages {
 }
 
 fn wire() -> EdgeWire {
-    let mut settings =
-        WireSettings::shipped(Text::from_static("w-1"), Salt([7; 32]), |name, inputs, dev| lookup(name, inputs, dev));
+    let mut settings = WireSettings::shipped(Text::from_static("w-1"), Salt([7; 32]), lookup);
     settings.limits.payload_bytes_max = PAYLOAD_BYTES_MAX;
     settings.dev = true;
     EdgeWire::new(settings)
