@@ -219,7 +219,7 @@ impl Layer {
                 Err(match unknown_field(error.message()) {
                     Some((field, known)) => {
                         let key = DeTable::parse(text).ok().and_then(|table| key_at(table.get_ref(), &span));
-                        ConfigFault::UnknownKey { key: key.unwrap_or_else(|| field.to_owned()), origin, known }
+                        ConfigFault::UnknownKey { key: key.unwrap_or_else(|| spelt(field)), origin, known }
                     }
                     None => ConfigFault::Syntax { what: error.message().to_owned(), origin },
                 })
@@ -290,12 +290,18 @@ fn unknown_field(message: &str) -> Option<(&str, String)> {
     Some((field, known.replace('`', "")))
 }
 
+/// A key's part as a person can see it: one that is empty or has odd characters in it stands in quotes.
+fn spelt(part: &str) -> String {
+    let bare = !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    if bare { part.to_owned() } else { format!("{part:?}") }
+}
+
 /// The dotted name of the key that is written at `span`.
 fn key_at(table: &DeTable<'_>, span: &Range<usize>) -> Option<String> {
     table.iter().find_map(|(key, value)| {
-        let name = key.get_ref();
+        let name = spelt(key.get_ref());
         if key.span() == *span {
-            return Some(name.to_string());
+            return Some(name);
         }
         match value.get_ref() {
             DeValue::Table(inner) => key_at(inner, span).map(|rest| format!("{name}.{rest}")),

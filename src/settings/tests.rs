@@ -191,6 +191,8 @@ fn unknown_keys_are_errors_that_say_where() {
         &["tenants: no such key (file e.toml:1); known here: storage, journal, events, nats, limits, cores, ops, worker, \
            shutdown, log"],
     );
+    refuse(file("[events]\n\"\" = 1\n"), &["events.\"\": no such key (file e.toml:2); known here: enabled"]);
+    refuse(file("[events]\n'a.b' = 1\n"), &["events.\"a.b\": no such key (file e.toml:2); known here: enabled"]);
     refuse(
         file("[cores]\nshards = \"1\"\ngpu = \"1\"\n"),
         &["cores.gpu: no such key (file e.toml:3); known here: shards or edge"],
