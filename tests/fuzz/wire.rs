@@ -28,7 +28,7 @@ use crate::run::{Depth, Seen, Target};
 /// When everything is received, Unix ms.
 const NOW: Now = Now { mono_us: 1, wall_ms: 1_767_225_600_000 };
 /// Small, so that messages over it are met.
-const PAYLOAD_BYTES_MAX: u64 = 3 << 10;
+const PAYLOAD_BYTES_MAX: u64 = 3 << 9;
 
 /// The wire with samples of one profile.
 pub struct Messages {

@@ -36,12 +36,15 @@ const PIECES: &[&[u8]] = &[
     b"3f2c9a4e-8d1b-4c6e-9f0a-1b2c3d4e5f60",
 ];
 
-pub const GRAMMAR: Grammar = Grammar { pieces: PIECES, joints: b"{}[],:\x1d\x1e\x1f", bytes_max: 4 << 10 };
+pub const GRAMMAR: Grammar = Grammar { pieces: PIECES, joints: b"{}[],:\x1d\x1e\x1f", bytes_max: 2 << 10 };
 
 /// The message that an input stands for.
 pub fn read(input: &[u8]) -> Delivery {
-    let split = input.iter().position(|byte| *byte == BODY);
-    let (head, body) = split.map_or((&b"c"[..], input), |at| (&input[..at], &input[at + 1..]));
+    // Copied once and shared, as a message from a socket is.
+    let shared = Bytes::copy_from_slice(input);
+    let text = |part: &[u8]| text(shared.slice_ref(part));
+    let split = shared.iter().position(|byte| *byte == BODY);
+    let (head, body) = split.map_or((&shared[..0], &shared[..]), |at| (&shared[..at], &shared[at + 1..]));
     let mut parts = head.split(|byte| *byte == HEADER);
     let (origin, subject) = match parts.next() {
         Some([origin, subject @ ..]) => (*origin, text(subject)),
@@ -50,7 +53,7 @@ pub fn read(input: &[u8]) -> Delivery {
     let mut headers = Headers::new();
     for part in parts {
         let split = part.iter().position(|byte| *byte == VALUE);
-        let (name, value) = split.map_or((part, &[][..]), |at| (&part[..at], &part[at + 1..]));
+        let (name, value) = split.map_or((part, &part[..0]), |at| (&part[..at], &part[at + 1..]));
         headers.push((text(name), text(value)));
     }
     let number = u64::from(origin) << 3 | body.len() as u64 & 7;
@@ -63,18 +66,20 @@ pub fn read(input: &[u8]) -> Delivery {
         }
         _ => Origin::Core,
     };
+    let blank = |one: char| one.is_whitespace() || one.is_control();
     let subject = match (&origin, subject.is_empty()) {
         (Origin::Line(_), _) => line_subject(&subject),
         (_, true) => Text::from_static("caf.exec.assign.v1"),
         // No subject has white space in it.
-        (_, false) => Text::from(subject.replace(|one: char| one.is_whitespace() || one.is_control(), "_")),
+        (_, false) if !subject.contains(blank) => subject,
+        (_, false) => Text::from(subject.replace(blank, "_")),
     };
-    Delivery { origin, subject, headers, body: Bytes::copy_from_slice(body) }
+    Delivery { origin, subject, headers, body: shared.slice_ref(body) }
 }
 
 /// Names and subjects are text before they come this far.
-fn text(bytes: &[u8]) -> Text {
-    Text::from(String::from_utf8_lossy(bytes).into_owned())
+fn text(bytes: Bytes) -> Text {
+    Text::try_from(bytes.clone()).unwrap_or_else(|_| Text::from(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 const ASSIGNMENT: &str = r#"{"version":"1","assignment_id":"3f2c9a4e-8d1b-4c6e-9f0a-1b2c3d4e5f60","request_id":"req-1","tenant_id":"acme","executor":{"provider_id":"prov","channel":"nats"},"job":{"type":"echo","payload":{"a":1}}}"#;
