@@ -16,6 +16,7 @@ pub mod nats;
 pub mod outbox;
 mod pen;
 mod ports;
+pub mod protobuf;
 mod puback;
 mod pull;
 mod reading;

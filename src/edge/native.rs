@@ -1,9 +1,10 @@
-//! The native profile as JSON: a StepRequest in, a StepResult out. Field names as in the `.proto` files or lowerCamelCase.
+//! The native profile: a StepRequest in, a StepResult out. As JSON with field names as in the `.proto` files or in
+//! lowerCamelCase; what comes as protobuf is put into that form first (`super::protobuf`), so that there is one reading.
 
 use shards::ids::Text;
 use shards::limits::{BUDGET_MS_MAX, ID_BYTES_MAX, TRIES_MAX};
 use shards::outcome::{Fault, Outcome, Status};
-use shards::step::{Arrival, EffectClass, Profile, RetryPolicy};
+use shards::step::{Arrival, Delivery, EffectClass, Profile, RetryPolicy};
 
 use crate::edge::answer::{details, outputs};
 use crate::edge::fingerprint::Content;
@@ -15,9 +16,9 @@ use crate::edge::reading::{
 };
 
 /// Subjects that steps come on: this and the tenant.
-pub(super) const STEPS_PREFIX: &str = "beamline.worker.steps.v1.";
+pub(crate) const STEPS_PREFIX: &str = "beamline.worker.steps.v1.";
 /// Subjects that results go to: this, the tenant, and the key.
-pub(super) const RESULTS_PREFIX: &str = "beamline.worker.results.v1.";
+pub(crate) const RESULTS_PREFIX: &str = "beamline.worker.results.v1.";
 /// The tenant of a line that names none.
 const TENANT_OF_LINES: &str = "local";
 /// Tries, first wait and longest wait (milliseconds) where the sender names none.
@@ -73,6 +74,35 @@ fields! {
         budget_ms: "budget_ms" | "budgetMs",
         jitter: "jitter",
         codes: "codes",
+    }
+}
+
+/// How a native message is written: its `Content-Type` says so, and an answer is written as its question was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    /// `application/json`, and where nothing is said.
+    Json,
+    /// `application/protobuf`
+    Protobuf,
+}
+
+impl Encoding {
+    /// How this message is written. The same whenever it is read: the journal keeps headers.
+    pub(super) fn of(delivery: &Delivery) -> Encoding {
+        if !delivery.subject.starts_with(STEPS_PREFIX) {
+            return Encoding::Json;
+        }
+        let said = delivery.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+        let media = said.and_then(|(_, value)| value.split(';').next()).unwrap_or_default().trim();
+        if media.eq_ignore_ascii_case(Encoding::Protobuf.media_type()) { Encoding::Protobuf } else { Encoding::Json }
+    }
+
+    /// The value of `Content-Type`.
+    pub(crate) fn media_type(self) -> &'static str {
+        match self {
+            Encoding::Json => "application/json",
+            Encoding::Protobuf => "application/protobuf",
+        }
     }
 }
 

@@ -21,9 +21,10 @@ use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Headers, Orig
 
 use crate::edge::fingerprint::{Canon, field};
 use crate::edge::json::Tape;
+use crate::edge::native::Encoding;
 use crate::edge::reading::{Ask, Heads, Mail, Reading, Unreadable, is_assignment};
 use crate::edge::roll::Roll;
-use crate::edge::{answer, beamline, event, native};
+use crate::edge::{answer, beamline, event, native, protobuf};
 
 /// How the subject of a line's delivery begins. No NATS subject has a space in it, so a message that was read back from
 /// the journal still shows that it was a line.
@@ -156,19 +157,27 @@ impl EdgeWire {
 
     fn try_read(&self, delivery: &Delivery, since_ms: u64, tape: &mut Tape) -> Result<Read, Unreadable> {
         let garbage = |why| Unreadable::new(Fault::new(Code::InvalidFormat, why));
-        let body = Text::try_from(delivery.body.clone()).map_err(|_| garbage("the message is not UTF-8 text"))?;
+        let line = is_line(delivery);
+        let (body, unsaid) = match Encoding::of(delivery) {
+            Encoding::Protobuf => {
+                protobuf::request_text(&delivery.body).map_err(|_| garbage("the message is not a StepRequest in protobuf"))?
+            }
+            Encoding::Json => {
+                (Text::try_from(delivery.body.clone()).map_err(|_| garbage("the message is not UTF-8 text"))?, None)
+            }
+        };
         let doc = tape.read(&body).ok_or_else(|| garbage("the message is not JSON"))?;
         if !doc.top().is_object() {
             return Err(garbage("the message is not a JSON object"));
         }
         let limits = &self.settings.limits;
-        let fault = if body.len() as u64 > limits.payload_bytes_max {
-            let details = format!(r#"{{"size_bytes":{},"payload_bytes_max":{}}}"#, body.len(), limits.payload_bytes_max);
+        let size = delivery.body.len();
+        let fault = if size as u64 > limits.payload_bytes_max {
+            let details = format!(r#"{{"size_bytes":{size},"payload_bytes_max":{}}}"#, limits.payload_bytes_max);
             Some(Fault::new(Code::InvalidInput, "the message is larger than this worker takes").with_details(details))
         } else {
-            None
+            unsaid
         };
-        let line = is_line(delivery);
         let heads = Heads::read(&delivery.headers);
         let forced = if line { heads.attempt.and_then(|attempt| attempt.parse().ok()) } else { None };
         let mut mail = Mail { body: &body, doc: &doc, subject: &delivery.subject, heads, line, fault, limits };
@@ -194,7 +203,7 @@ impl EdgeWire {
             }
             Err(fault) => {
                 let key = salt.answer_key(&reading.tenant, &assignment_id);
-                (key, raw_fingerprint(body.as_bytes()), Content::Refusal(fault))
+                (key, raw_fingerprint(&delivery.body), Content::Refusal(fault))
             }
         };
         let asker = Asker {
@@ -324,16 +333,22 @@ impl EdgeWire {
                 if outcome.status == Status::Quarantined || (expired && asker.profile == Profile::Beamline) {
                     return None;
                 }
-                let headers = self.headers(arrival, message_id(roll, "r-", asker.id), 0);
                 match asker.profile {
                     Profile::Beamline => {
+                        let headers = self.headers(arrival, message_id(roll, "r-", asker.id), 0);
                         let body = roll.cut(|pen| answer::result(pen, settings, arrival, asker, outcome, None));
                         (Outlet::Result, settings.result_subject.clone(), headers, body)
                     }
                     Profile::Native => {
                         let (tenant, key) = (&arrival.tenant, &arrival.key);
                         let subject = roll.text(|pen| _ = pen.raw(native::RESULTS_PREFIX).raw(tenant).raw(".").hex(&key.0));
-                        let body = roll.cut(|pen| native::step_result(pen, arrival, outcome, None));
+                        let encoding = Encoding::of(&arrival.delivery);
+                        let body = match encoding {
+                            Encoding::Json => roll.cut(|pen| native::step_result(pen, arrival, outcome, None)),
+                            Encoding::Protobuf => protobuf::step_result(arrival, outcome),
+                        };
+                        let mut headers = self.headers(arrival, message_id(roll, "r-", asker.id), 1);
+                        headers.push((Text::from_static("Content-Type"), Text::from_static(encoding.media_type())));
                         (Outlet::Result, subject, headers, body)
                     }
                 }

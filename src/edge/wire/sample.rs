@@ -61,6 +61,23 @@ pub(super) fn step(patch: &[(&str, Value)]) -> String {
     patched(json!({"type": "echo", "inputs": {"a": 1}, "context": {"tenant_id": "acme"}}), patch)
 }
 
+/// A message on acme's own native subject.
+pub(super) fn native(media_type: &'static str, body: impl Into<Bytes>) -> Delivery {
+    let headers = match media_type {
+        "" => Headers::new(),
+        media_type => vec![(Text::from_static("Content-Type"), Text::from_static(media_type))],
+    };
+    let subject = Text::from_static("beamline.worker.steps.v1.acme");
+    Delivery { subject, headers, ..delivery(Origin::Core, body) }
+}
+
+/// The same step in both encodings, on acme's own native subject.
+pub(super) fn in_both(step: &str) -> [Delivery; 2] {
+    use prost::Message;
+    let request = protobuf::request(&serde_json::from_str(step).expect("JSON")).expect("a StepRequest");
+    [native("application/json", step.to_owned()), native("application/protobuf", request.encode_to_vec())]
+}
+
 fn patched(mut message: Value, patch: &[(&str, Value)]) -> String {
     for (pointer, value) in patch {
         let (parent, name) = pointer.rsplit_once('/').expect("a pointer");
