@@ -22,6 +22,8 @@ pub struct Delivery {
     pub headers: Headers,
     /// Its body, verbatim.
     pub body: Bytes,
+    /// Where its sender waits for an answer, if it does. Not in the journal: nobody waits across a restart.
+    pub reply: Option<Text>,
 }
 
 /// Where a message came from, and so what settling it means. Crosses cores.

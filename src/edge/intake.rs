@@ -20,8 +20,9 @@ use shards::ids::Text;
 use shards::limits::NAK_DELAY_MS;
 use shards::step::{Delivery, Origin};
 
-use super::frames::nak_body;
+use super::frames::{is_inbox, nak_body};
 use super::limits::{BATCH_MAX, DRAIN_NAK_MS, NAKS_WAITING_MAX, PULL_EXPIRES_MS, PULL_PAUSE_MS};
+use super::native::STEPS_PREFIX;
 use super::nats::Link;
 use super::ports::Ports;
 use super::pull::Credit;
@@ -332,7 +333,15 @@ impl Intake {
                 well.subject = Text::from(message.subject.as_str());
             }
             let headers = headers(message.headers.as_ref());
-            let delivery = Delivery { origin, subject: well.subject.clone(), headers, body: message.payload };
+            let subject = well.subject.clone();
+            // A stream's delivery names where it is settled; only core NATS carries a question.
+            let reply = match (&origin, &message.reply) {
+                (Origin::Core, Some(reply)) if subject.starts_with(STEPS_PREFIX) && is_inbox(reply, self.link.inbox()) => {
+                    Some(Text::from(reply.as_str()))
+                }
+                _ => None,
+            };
+            let delivery = Delivery { origin, subject, headers, body: message.payload, reply };
             self.hand_over(delivery, now);
         }
         add(&self.status.received, received);
@@ -362,7 +371,7 @@ impl Intake {
             return self.hand_back(&delivery, DRAIN_NAK_MS);
         }
         let tenant = delivery.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("tenant_id")).map(|(_, value)| &**value);
-        let (shard, routed) = route::shard(&delivery.body, tenant, self.shards);
+        let (shard, routed) = route::shard(&delivery.subject, &delivery.body, tenant, self.shards);
         if !routed {
             bump(&self.status.unrouted);
         }

@@ -32,6 +32,8 @@ pub(crate) const TURN_BATCHES_MAX: usize = 64;
 pub(crate) const CONFIRM_WITHIN_MS: u64 = 5_000;
 /// First and longest delay before a refused parcel is sent again; doubles in between.
 pub(crate) const RESEND_MS: std::ops::RangeInclusive<u64> = 250..=30_000;
+/// The longest reply subject that is answered, in bytes.
+pub(crate) const REPLY_BYTES_MAX: usize = 256;
 /// Subjects whose coverage is remembered one by one.
 pub(crate) const DECIDED_MAX: usize = 1_024;
 /// How long the end of the process waits for confirmations, in milliseconds.

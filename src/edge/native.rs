@@ -19,6 +19,13 @@ use crate::edge::reading::{
 pub(crate) const STEPS_PREFIX: &str = "beamline.worker.steps.v1.";
 /// Subjects that results go to: this, the tenant, and the key.
 pub(crate) const RESULTS_PREFIX: &str = "beamline.worker.results.v1.";
+/// Subjects that dead letters of native steps go to: this and the tenant.
+pub(crate) const DLQ_PREFIX: &str = "beamline.worker.dlq.v1.";
+/// What the worker itself publishes on under the native profile, as patterns.
+pub(crate) const OWN_PATTERNS: [&str; 2] = ["beamline.worker.results.v1.*.*", "beamline.worker.dlq.v1.*"];
+/// Makes a stream refuse a second message on a subject. Beside our message id: a stream that still knows the id answers
+/// "it was there already", one that has forgotten it answers "wrong last sequence". Both mean that it has the result.
+pub(crate) const CREATE_ONLY: &str = "Nats-Expected-Last-Subject-Sequence";
 /// The tenant of a line that names none.
 const TENANT_OF_LINES: &str = "local";
 /// Tries, first wait and longest wait (milliseconds) where the sender names none.

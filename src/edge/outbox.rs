@@ -48,6 +48,8 @@ pub(crate) struct Outbox {
     /// Whether a marker of ours has ever come back: an account may forbid publishing to inboxes.
     echo: Echo,
     resend_said: Option<Instant>,
+    /// A fenced result that was ours to decide has been complained of; further ones are only counted.
+    fence_said: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,6 +85,7 @@ impl Outbox {
             unmarked: Vec::new(),
             echo: Echo::Untried,
             resend_said: None,
+            fence_said: false,
         }
     }
 
@@ -260,6 +263,7 @@ impl Outbox {
             return;
         };
         sent.sends += 1;
+        self.copy(&sent.parcel).await;
         if !streamed {
             if self.publish(&sent.parcel, None).await {
                 self.unmarked.push(sent);
@@ -275,6 +279,13 @@ impl Outbox {
         self.flight.push(Cargo::One(sent), self.epoch, Instant::now());
     }
 
+    /// Sends a copy to where the asker waits, as often as the parcel itself is sent: nobody confirms it.
+    async fn copy(&mut self, parcel: &Parcel) {
+        let Some(reply) = &parcel.reply else { return };
+        let copy = Parcel { subject: reply.clone(), reply: None, confirm: None, ..parcel.clone() };
+        let _ = self.publish(&copy, None).await;
+    }
+
     fn reply(&self) -> Subject {
         use std::fmt::Write;
         let mut reply = String::with_capacity(self.replies.len() + 20);
@@ -287,7 +298,7 @@ impl Outbox {
     async fn publish(&mut self, parcel: &Parcel, reply: Option<Subject>) -> bool {
         let Ok(subject) = Subject::from_utf8(parcel.subject.as_bytes().clone()) else { return false };
         let (body, client) = (parcel.body.clone(), &self.link.client);
-        let headers = (!parcel.headers.is_empty()).then(|| header_map(parcel));
+        let headers = (!parcel.headers.is_empty()).then(|| header_map(parcel, reply.is_some()));
         let sent = match (reply, headers) {
             (Some(reply), Some(headers)) => {
                 patiently(client.publish_with_reply_and_headers(subject, reply, headers, body), &self.phase).await
@@ -356,8 +367,19 @@ impl Outbox {
                     }
                     self.confirm_one(&sent);
                 }
+                // The other side has a result for this key, and that is all we wanted to know. Where it cannot be ours, sent again
+                // after the stream forgot its id, somebody else works here.
                 PubAck::Fenced => {
                     bump(&self.status.fenced);
+                    if self.surprising(&sent) {
+                        bump(&self.status.duplicates);
+                        if !std::mem::replace(&mut self.fence_said, true) {
+                            tracing::error!(
+                                subject = %sent.parcel.subject, key = %sent.parcel.about.key,
+                                "another result for this key was there first and stands: do two workers share this work? Further ones are only counted"
+                            );
+                        }
+                    }
                     self.confirm_one(&sent);
                 }
                 PubAck::Refused(why) => {

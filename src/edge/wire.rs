@@ -347,8 +347,9 @@ impl EdgeWire {
                             Encoding::Json => roll.cut(|pen| native::step_result(pen, arrival, outcome, None)),
                             Encoding::Protobuf => protobuf::step_result(arrival, outcome),
                         };
-                        let mut headers = self.headers(arrival, message_id(roll, "r-", asker.id), 1);
+                        let mut headers = self.headers(arrival, message_id(roll, "r-", asker.id), 2);
                         headers.push((Text::from_static("Content-Type"), Text::from_static(encoding.media_type())));
+                        headers.push((Text::from_static(native::CREATE_ONLY), Text::from_static("0")));
                         (Outlet::Result, subject, headers, body)
                     }
                 }
@@ -384,7 +385,13 @@ impl EdgeWire {
                 }
                 headers.push((Text::from_static("x-original-subject"), arrival.delivery.subject.clone()));
                 let body = roll.cut(|pen| answer::dead_letter(pen, settings, arrival, outcome));
-                (Outlet::DeadLetter, settings.dlq_subject.clone(), headers, body)
+                let subject = if arrival.delivery.subject.starts_with(native::STEPS_PREFIX) {
+                    let tenant = if arrival.tenant.is_empty() { NO_TENANT } else { &arrival.tenant };
+                    roll.text(|pen| _ = pen.raw(native::DLQ_PREFIX).raw(tenant))
+                } else {
+                    settings.dlq_subject.clone()
+                };
+                (Outlet::DeadLetter, subject, headers, body)
             }
         })
     }
@@ -419,7 +426,8 @@ impl Wire for EdgeWire {
             boot: outcome.map_or(0, |outcome| outcome.boot),
             tries: outcome.map_or(0, |outcome| outcome.tries),
         };
-        Some(Parcel { outlet, subject, headers, body, confirm: post.confirm, about })
+        let reply = if outlet == Outlet::Result { arrival.delivery.reply.clone() } else { None };
+        Some(Parcel { outlet, subject, headers, body, reply, confirm: post.confirm, about })
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Parcel {
     pub headers: Headers,
     /// Its body.
     pub body: Bytes,
+    /// Where its asker waits for a copy, if it does.
+    pub reply: Option<Text>,
     /// Where the confirmation goes, if one is wanted.
     pub confirm: Option<Ticket>,
     /// What it is about: for readers that are not on a subject.

@@ -254,7 +254,14 @@ impl Shard {
     }
 }
 
-/// Whether one letter serves both: the same asker, on a subject. A line's reader wants a line for each.
+/// Whether one letter serves both: the same asker, on a subject. A line's reader wants a line for each, and who waits under an
+/// inbox of its own a copy there.
 fn shares_letter(first: &Arrival, other: &Arrival) -> bool {
-    !matches!(other.delivery.origin, Origin::Line(_)) && asker_of(first) == asker_of(other)
+    let line = matches!(other.delivery.origin, Origin::Line(_));
+    !line && asker_of(first) == asker_of(other) && !waits_elsewhere(first, other)
+}
+
+/// Whether `other` is to be answered on a subject of its own that `first` does not name.
+pub(super) fn waits_elsewhere(first: &Arrival, other: &Arrival) -> bool {
+    other.delivery.reply.is_some() && other.delivery.reply != first.delivery.reply
 }

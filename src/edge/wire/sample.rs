@@ -34,7 +34,7 @@ pub(super) fn delivery(origin: Origin, body: impl Into<Bytes>) -> Delivery {
         Origin::Line(_) => line_subject("steps.jsonl"),
         _ => Text::from_static("caf.exec.assign.v1"),
     };
-    Delivery { origin, subject, headers: Headers::new(), body: body.into() }
+    Delivery { origin, subject, headers: Headers::new(), body: body.into(), reply: None }
 }
 
 pub(super) fn read(delivery: Delivery) -> Arrival {
