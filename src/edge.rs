@@ -13,6 +13,7 @@ mod json;
 mod limits;
 pub mod native;
 pub mod nats;
+mod notice;
 pub mod outbox;
 mod pen;
 mod ports;

@@ -5,7 +5,7 @@
 //! never awaited one by one. What is not confirmed — no answer, a refusal, another connection — is sent again under the same
 //! message id until it is. Nothing is taken from the shards without a connection: they bound what waits.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -23,7 +23,7 @@ use shards::runtime::ports::{Outbound, Outgoing, Outlet, Parcel};
 use super::coverage::Coverage;
 use super::frames::{header_map, settlement};
 use super::inflight::{Cargo, InFlight, Sent};
-use super::limits::{BATCH_MAX, CONFIRM_AFTER_MS, FLUSH_WITHIN_MS, TURN_BATCHES_MAX, WINDOW_MAX};
+use super::limits::{BATCH_MAX, CONFIRM_AFTER_MS, DOUBT_MS, DOUBTS_MAX, FLUSH_WITHIN_MS, TURN_BATCHES_MAX, WINDOW_MAX};
 use super::nats::Link;
 use super::ports::Ports;
 use super::puback::{self, PubAck};
@@ -48,6 +48,8 @@ pub(crate) struct Outbox {
     /// Whether a marker of ours has ever come back: an account may forbid publishing to inboxes.
     echo: Echo,
     resend_said: Option<Instant>,
+    /// Replies that wait for others to know better.
+    doubts: Rc<Cell<u32>>,
     /// A fenced result that was ours to decide has been complained of; further ones are only counted.
     fence_said: bool,
 }
@@ -85,6 +87,7 @@ impl Outbox {
             unmarked: Vec::new(),
             echo: Echo::Untried,
             resend_said: None,
+            doubts: Rc::default(),
             fence_said: false,
         }
     }
@@ -195,6 +198,7 @@ impl Outbox {
                             }
                         }
                     }
+                    Outgoing::Parcel(parcel) if parcel.outlet == Outlet::Doubt => self.later(parcel),
                     Outgoing::Parcel(parcel) if parcel.confirm.is_none() => {
                         let _ = self.publish(&parcel, None).await;
                     }
@@ -277,6 +281,20 @@ impl Outbox {
         // One that cannot be sent stays in flight: it goes overdue, is tried again and complained of.
         let _ = self.publish(&sent.parcel, Some(reply)).await;
         self.flight.push(Cargo::One(sent), self.epoch, Instant::now());
+    }
+
+    /// Sends something that others may know better, after they had their time.
+    fn later(&self, parcel: Parcel) {
+        let Ok(subject) = Subject::from_utf8(parcel.subject.as_bytes().clone()) else { return };
+        let (client, headers, doubts) = (self.link.client.clone(), header_map(&parcel, false), self.doubts.clone());
+        let wait_ms = if doubts.get() < DOUBTS_MAX { DOUBT_MS } else { 0 };
+        doubts.set(doubts.get() + 1);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+            // Who asked may ask again.
+            let _ = client.publish_with_headers(subject, headers, parcel.body).await;
+            doubts.set(doubts.get() - 1);
+        });
     }
 
     /// Sends a copy to where the asker waits, as often as the parcel itself is sent: nobody confirms it.

@@ -17,6 +17,7 @@ use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Timestamp, Value};
 use proto::v1;
 use serde_json::Value as Json;
+use shards::event::Reply;
 use shards::ids::{Text, unhex};
 use shards::outcome::{Effected, Fault, Outcome, Status};
 use shards::step::Arrival;
@@ -32,10 +33,50 @@ pub use request::request;
 /// It is not a StepRequest: fields of another type, cut short, text that is not UTF-8, nested too deeply.
 pub(super) fn request_text(body: &[u8]) -> Result<(Text, Option<Fault>), DecodeError> {
     let request = v1::StepRequest::decode(body)?;
-    let mut form = Form { pen: Pen::with_capacity(body.len() * 2 + 64), comma: false, path: String::new(), fault: None };
+    let mut form = Form::new(body.len());
     form.request(&request);
-    let text = Text::try_from(Bytes::from(form.pen.done())).expect("pens write UTF-8");
-    Ok((text, form.fault))
+    let fault = form.fault.take();
+    Ok((form.text(), fault))
+}
+
+/// The JSON form of a binary StepCancel.
+///
+/// # Errors
+/// It is not a StepCancel.
+pub(super) fn cancel_text(body: &[u8]) -> Result<Text, DecodeError> {
+    let cancel = v1::StepCancel::decode(body)?;
+    let mut form = Form::new(body.len());
+    form.open();
+    if let Some(context) = &cancel.context {
+        form.name("context").context(context);
+    }
+    form.word("assignment_id", cancel.assignment_id.as_ref());
+    form.word("actor", cancel.actor.as_ref());
+    form.word("reason", cancel.reason.as_ref());
+    form.close();
+    Ok(form.text())
+}
+
+/// A binary StepCancelReply.
+pub(super) fn cancel_reply(reply: &Reply) -> Bytes {
+    use v1::step_cancel_reply::Disposition;
+    let (disposition, ended, fault) = match reply {
+        Reply::Cancelled => (Disposition::Noted, None, None),
+        Reply::Ended(ended) => (Disposition::AlreadyEnded, Some(*ended), None),
+        Reply::Unknown => (Disposition::NotFound, None, None),
+        Reply::Refused(fault) => (Disposition::Unspecified, None, Some(fault)),
+    };
+    let reply = v1::StepCancelReply {
+        disposition: disposition as i32,
+        status: ended.map(status).unwrap_or_default() as i32,
+        error: fault.map(|fault| error(fault, fault.effect)),
+    };
+    reply.encode_to_vec().into()
+}
+
+/// A binary SignalReply. Signals are only ever refused.
+pub(super) fn signal_reply(fault: &Fault) -> Bytes {
+    v1::SignalReply { disposition: 0, error: Some(error(fault, fault.effect)) }.encode_to_vec().into()
 }
 
 /// A JSON text being made of protobuf messages. Lives on its core.
@@ -50,6 +91,15 @@ struct Form {
 }
 
 impl Form {
+    /// For a message of so many bytes.
+    fn new(bytes: usize) -> Form {
+        Form { pen: Pen::with_capacity(bytes * 2 + 64), comma: false, path: String::new(), fault: None }
+    }
+
+    fn text(self) -> Text {
+        Text::try_from(Bytes::from(self.pen.done())).expect("pens write UTF-8")
+    }
+
     fn request(&mut self, request: &v1::StepRequest) {
         self.open();
         self.word("type", Some(&request.r#type).filter(|name| !name.is_empty()));

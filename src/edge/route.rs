@@ -8,14 +8,14 @@ use std::borrow::Cow;
 
 use shards::map;
 
-use super::native::STEPS_PREFIX;
+use super::native::tenant_of;
 
 /// The shard that owns the message's tenant, and whether a tenant could be read at all.
 pub(crate) fn shard(subject: &str, body: &[u8], header: Option<&str>, shards: u16) -> (u16, bool) {
     if shards <= 1 {
         return (0, true);
     }
-    let named = subject.strip_prefix(STEPS_PREFIX).map(Cow::Borrowed);
+    let named = tenant_of(subject).map(Cow::Borrowed);
     match named.or_else(|| tenant(body)).or_else(|| header.map(Cow::Borrowed)) {
         Some(tenant) => (map::shard(map::partition(&tenant), shards), true),
         None => (0, false),

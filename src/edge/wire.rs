@@ -11,7 +11,7 @@ use std::cell::RefCell;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use shards::event::{Letter, Post};
+use shards::event::{Letter, Post, Reply};
 use shards::ids::{AskerId, BlockId, Fingerprint, Identity, Key, Now, Salt, Text};
 use shards::limits::Limits;
 use shards::map::partition;
@@ -24,7 +24,7 @@ use crate::edge::json::Tape;
 use crate::edge::native::Encoding;
 use crate::edge::reading::{Ask, Heads, Mail, Reading, Unreadable, is_assignment};
 use crate::edge::roll::Roll;
-use crate::edge::{answer, beamline, event, native, protobuf};
+use crate::edge::{answer, beamline, event, native, notice, protobuf};
 
 /// How the subject of a line's delivery begins. No NATS subject has a space in it, so a message that was read back from
 /// the journal still shows that it was a line.
@@ -156,6 +156,10 @@ impl EdgeWire {
     }
 
     fn try_read(&self, delivery: &Delivery, since_ms: u64, tape: &mut Tape) -> Result<Read, Unreadable> {
+        if notice::is_notice(&delivery.subject) {
+            let (tenant, key, notice) = notice::read(delivery, &self.settings.salt, &self.settings.limits, tape);
+            return Ok(Read { tenant, key, fingerprint: Fingerprint([0; 32]), asker: None, content: Content::Notice(notice) });
+        }
         let garbage = |why| Unreadable::new(Fault::new(Code::InvalidFormat, why));
         let line = is_line(delivery);
         let (body, unsaid) = match Encoding::of(delivery) {
@@ -308,7 +312,7 @@ impl EdgeWire {
             Letter::Result { outcome, replayed } => (outcome, *replayed),
             // Nobody watches the dead letters of a file: its reader is told on the spot what gets no other answer.
             Letter::DeadLetter { outcome } if outcome.status == Status::Quarantined => (outcome, false),
-            Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::DeadLetter { .. } => return None,
+            Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::DeadLetter { .. } | Letter::Reply(_) => return None,
         };
         Some((Outlet::Result, arrival.delivery.subject.clone(), Headers::new(), self.line_answer(arrival, outcome, replayed)))
     }
@@ -368,6 +372,14 @@ impl EdgeWire {
                 let subject = roll.text(|pen| _ = pen.raw(&settings.events_prefix).raw(".").raw(tenant));
                 (Outlet::Event, subject, headers, body)
             }
+            Letter::Reply(reply) => {
+                // Where nobody waits there is nobody to tell.
+                let subject = arrival.delivery.reply.clone()?;
+                let outlet = if *reply == Reply::Unknown { Outlet::Doubt } else { Outlet::Reply };
+                let media_type = Encoding::of(&arrival.delivery).media_type();
+                let headers = vec![(Text::from_static("Content-Type"), Text::from_static(media_type))];
+                (outlet, subject, headers, notice::reply(roll, &arrival.delivery, reply))
+            }
             Letter::DeadLetter { outcome } => {
                 let code = answer::dead_code(outcome);
                 let mark = match outcome.status {
@@ -416,7 +428,7 @@ impl Wire for EdgeWire {
         let (outcome, replayed) = match &post.letter {
             Letter::Result { outcome, replayed } => (Some(outcome), *replayed),
             Letter::DeadLetter { outcome } if outlet == Outlet::Result => (Some(outcome), false),
-            Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::DeadLetter { .. } => (None, false),
+            Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::DeadLetter { .. } | Letter::Reply(_) => (None, false),
         };
         let about = About {
             line: if let Origin::Line(line) = arrival.delivery.origin { line } else { 0 },
@@ -465,6 +477,8 @@ fn raw_fingerprint(body: &[u8]) -> Fingerprint {
 mod decode_tests;
 #[cfg(test)]
 mod fuzz_tests;
+#[cfg(test)]
+mod notice_tests;
 #[cfg(test)]
 mod render_tests;
 #[cfg(test)]

@@ -54,6 +54,7 @@ impl Shard {
                 let fault = fault.clone();
                 self.quarantine(now, arrival.key, arrival, fault, fx);
             }
+            (Content::Notice(notice), _) => self.noticed(now, arrival, notice, fx),
         }
     }
 
@@ -377,7 +378,12 @@ impl Shard {
 
     /// An assignment's terminal answer without a run: durable first, then a rejected ack, the result and a dead letter.
     pub(super) fn answer(&mut self, now: Now, key: Key, arrival: Rc<Arrival>, fault: Fault, fx: &mut Effects) {
-        let outcome = Rc::new(self.instant(now, &arrival, Status::Error, fault));
+        self.answer_as(now, key, arrival, Status::Error, fault, fx);
+    }
+
+    /// As [`Shard::answer`], with another status than "error".
+    pub(super) fn answer_as(&mut self, now: Now, key: Key, arrival: Rc<Arrival>, status: Status, fault: Fault, fx: &mut Effects) {
+        let outcome = Rc::new(self.instant(now, &arrival, status, fault));
         self.tally.fault(outcome.fault.as_ref().map_or(Code::InternalError, |fault| fault.code));
         let lsn = self.log_answer(now, key, &arrival, &outcome, None, fx);
         self.hold_answer(now, key, arrival, outcome, lsn, Role::Refusal);

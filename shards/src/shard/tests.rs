@@ -269,6 +269,7 @@ fn outcome_of(frame: &Frame) -> Option<Outcome> {
 }
 
 mod answers;
+mod notices;
 mod tries;
 
 /// A core NATS message.

@@ -110,5 +110,6 @@ pub(super) fn said(arrival: &Arrival) -> String {
         }
         Content::Refusal(why) => format!("refused {} for {}", fault(why), who(arrival)),
         Content::Garbage(why) => format!("garbage {} of '{}' for {}", fault(why), arrival.tenant, who(arrival)),
+        Content::Notice(notice) => format!("{notice:?}"),
     }
 }

@@ -69,7 +69,7 @@ pub fn read(input: &[u8]) -> Delivery {
         // No subject has white space in it.
         (_, false) => Text::from(subject.replace(|one: char| one.is_whitespace() || one.is_control(), "_")),
     };
-    Delivery { origin, subject, headers, body: Bytes::copy_from_slice(body) }
+    Delivery { origin, subject, headers, body: Bytes::copy_from_slice(body), reply: None }
 }
 
 /// Names and subjects are text before they come this far.

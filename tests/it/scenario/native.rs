@@ -5,7 +5,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use async_nats::jetstream::{self, stream};
 use futures_util::StreamExt as _;
-use serde_json::Value;
+use prost::Message as _;
+use proto::v1;
+use serde_json::{Value, json};
 
 use crate::native::{Answer, FORMS, Form, Sender, header};
 use crate::server::NatsServer;
@@ -20,7 +22,7 @@ struct World {
     sender: Sender,
     worker: Worker,
     /// Ends last.
-    _server: NatsServer,
+    server: NatsServer,
 }
 
 impl World {
@@ -28,7 +30,7 @@ impl World {
         let server = NatsServer::start(jetstream).await?;
         let sender = Sender::connect(&server.url()).await?;
         let worker = Worker::start(&server.url(), native(settings)).await?;
-        Ok(World { sender, worker, _server: server })
+        Ok(World { sender, worker, server })
     }
 
     fn context(&self) -> jetstream::Context {
@@ -255,5 +257,79 @@ async fn results_that_no_stream_covers_go_by_core_publish() -> Result<()> {
     ensure!(header(&seen[0], "Nats-Expected-Last-Subject-Sequence").is_none(), "the header is for streams");
     ensure!(worker.metric("endstation_outbox_resent_total").await? == 0.0, "something was sent twice");
     drop(server);
+    Ok(())
+}
+
+const CANCEL: &str = "beamline.worker.cancel.v1.acme";
+
+/// Asks to cancel an assignment, and reads what became of it.
+async fn cancel(sender: &Sender, form: Form, assignment: &str) -> Result<(String, String)> {
+    let body = if form == Form::Protobuf {
+        let cancel = v1::StepCancel { assignment_id: Some(assignment.into()), actor: Some("ann".into()), ..Default::default() };
+        cancel.encode_to_vec()
+    } else {
+        json!({"assignment_id": assignment, "reason": "a test"}).to_string().into_bytes()
+    };
+    let reply = sender.ask(CANCEL, form.headers(), body.into()).await?;
+    if form == Form::Protobuf {
+        let reply = v1::StepCancelReply::decode(reply.payload)?;
+        return Ok((reply.disposition().as_str_name().to_owned(), reply.status().as_str_name().to_owned()));
+    }
+    let reply: Value = serde_json::from_slice(&reply.payload)?;
+    let text = |name: &str| reply[name].as_str().unwrap_or("STATUS_UNSPECIFIED").to_owned();
+    Ok((text("disposition"), text("status")))
+}
+
+#[tokio::test]
+async fn a_cancel_stops_what_runs_and_says_what_has_ended_or_is_unknown() -> Result<()> {
+    let mut world = World::start(true, Settings::default()).await?;
+    let said = |disposition: &str, status: &str| (disposition.to_owned(), status.to_owned());
+    for (index, form) in [Form::Json, Form::Protobuf].into_iter().enumerate() {
+        let (id, unknown) = (format!("long-{index}"), format!("none-{index}"));
+        ensure!(cancel(&world.sender, form, &unknown).await? == said("NOT_FOUND", "STATUS_UNSPECIFIED"));
+        world.sender.store(STEPS, form.headers(), form.step("sleep", &id, ("ms", 60_000.0))).await?;
+        let begun = std::time::Instant::now();
+        while world.metric("endstation_running").await? < 1.0 {
+            ensure!(begun.elapsed() < Duration::from_secs(10), "it does not start");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        ensure!(cancel(&world.sender, form, &id).await? == said("NOTED", "STATUS_UNSPECIFIED"));
+        let seen = world.sender.wait(RESULTS, index + 1).await?;
+        let answer = Answer::read(&seen[index], form)?;
+        ensure!((&*answer.status, &*answer.assignment_id) == ("CANCELED", &id), "{answer:?}");
+        ensure!(cancel(&world.sender, form, &id).await? == said("ALREADY_ENDED", "CANCELED"));
+    }
+    world.worker.kill();
+    world.worker.restart().await?;
+    for (form, id) in [(Form::Json, "long-0"), (Form::Protobuf, "long-1")] {
+        ensure!(cancel(&world.sender, form, id).await? == said("ALREADY_ENDED", "CANCELED"), "it was told, so it is durable");
+    }
+    world.sender.store(STEPS, Form::Plain.headers(), Form::Plain.step("echo", "short", ("n", 1.0))).await?;
+    world.sender.wait(RESULTS, 3).await?;
+    ensure!(cancel(&world.sender, Form::Plain, "short").await? == said("ALREADY_ENDED", "OK"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_two_workers_the_one_that_knows_the_step_answers_first() -> Result<()> {
+    let world = World::start(false, Settings::core()).await?;
+    let _second = Worker::start(&world.server.url(), native(Settings::core())).await?;
+    for index in 0..6 {
+        let id = format!("long-{index}");
+        let body = Form::Json.step("sleep", &id, ("ms", 60_000.0));
+        world.sender.client.publish_with_headers(STEPS, Form::Json.headers(), body).await?;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        ensure!(cancel(&world.sender, Form::Json, &id).await?.0 == "NOTED", "the wrong worker was heard");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_signal_is_answered_with_why_it_is_of_no_use() -> Result<()> {
+    let world = World::start(false, Settings::core()).await?;
+    let body = json!({"context": {"tenant_id": "acme"}, "assignment_id": "x", "name": "approval"}).to_string();
+    let reply = world.sender.ask("beamline.worker.signals.v1.acme", Form::Plain.headers(), body.into()).await?;
+    let reply: Value = serde_json::from_slice(&reply.payload)?;
+    ensure!(reply["error"]["message"] == "no step of this worker waits for a signal", "{reply}");
     Ok(())
 }
