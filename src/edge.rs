@@ -11,6 +11,7 @@ mod inflight;
 pub mod intake;
 mod json;
 mod limits;
+mod micro;
 pub mod native;
 pub mod nats;
 mod notice;

@@ -333,3 +333,27 @@ async fn a_signal_is_answered_with_why_it_is_of_no_use() -> Result<()> {
     ensure!(reply["error"]["message"] == "no step of this worker waits for a signal", "{reply}");
     Ok(())
 }
+
+#[tokio::test]
+async fn the_worker_is_listed_as_a_micro_service() -> Result<()> {
+    let world = World::start(false, Settings::core()).await?;
+    world.sender.ask(STEPS, Form::Json.headers(), Form::Json.step("echo", "one", ("n", 1.0))).await?;
+    let id = world.worker.id();
+    let ask = async |subject: String| -> Result<Value> {
+        let reply = world.sender.ask(&subject, Form::Plain.headers(), "".into()).await?;
+        Ok(serde_json::from_slice(&reply.payload)?)
+    };
+    for kind in ["PING", "INFO", "STATS"] {
+        for subject in [format!("$SRV.{kind}"), format!("$SRV.{kind}.endstation"), format!("$SRV.{kind}.endstation.{id}")] {
+            let said = ask(subject).await?;
+            let form = format!("io.nats.micro.v1.{}_response", kind.to_lowercase());
+            ensure!(said["type"] == form && said["name"] == "endstation" && said["id"] == id, "{said}");
+            ensure!(said["version"].as_str().is_some_and(|version| version.split('.').count() == 3), "{said}");
+        }
+    }
+    let info = ask("$SRV.INFO".into()).await?;
+    ensure!(info["endpoints"][0]["subject"] == "caf.exec.assign.v1" && info["description"].is_string(), "{info}");
+    let stats = ask("$SRV.STATS".into()).await?;
+    ensure!(stats["endpoints"][0]["num_requests"].as_u64() >= Some(1) && stats["started"].is_string(), "{stats}");
+    Ok(())
+}
