@@ -21,7 +21,7 @@ mod ports;
 pub mod protobuf;
 mod puback;
 mod pull;
-mod reading;
+pub(crate) mod reading;
 mod rescue;
 mod roll;
 mod route;

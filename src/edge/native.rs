@@ -97,7 +97,7 @@ pub(crate) fn tenant_of(subject: &str) -> Option<&str> {
 
 /// How a native message is written: its `Content-Type` says so, and an answer is written as its question was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Encoding {
+pub enum Encoding {
     /// `application/json`, and where nothing is said.
     Json,
     /// `application/protobuf`

@@ -314,6 +314,42 @@ pub(super) fn step_result(arrival: &Arrival, outcome: &Outcome) -> Bytes {
     result.encode_to_vec().into()
 }
 
+/// A binary StepResult as JSON, for people and programs that read one: what it says of the step and how it ended.
+pub(crate) fn result_json(body: &[u8]) -> Option<Json> {
+    let result = v1::StepResult::decode(body).ok()?;
+    let mut said = serde_json::json!({
+        "status": result.status().as_str_name(),
+        "latency_ms": result.latency_ms,
+        "retries_used": result.retries_used,
+        "assignment_id": result.assignment_id,
+        "type": result.r#type,
+    });
+    if let Some(outputs) = &result.outputs {
+        said["outputs"] = json(&Kind::StructValue(outputs.clone()));
+    }
+    if let Some(there) = &result.outputs_ref {
+        said["outputs_ref"] = serde_json::json!({ "uri": there.uri, "size_bytes": there.size_bytes });
+    }
+    if let Some(error) = &result.error {
+        let details = error.details.as_ref().map(|details| json(&Kind::StructValue(details.clone())));
+        let effect = error.effect().as_str_name();
+        said["error"] = serde_json::json!({ "code": error.code, "message": error.message, "effect": effect, "details": details });
+    }
+    Some(said)
+}
+
+fn json(kind: &Kind) -> Json {
+    let of = |value: &Value| value.kind.as_ref().map_or(Json::Null, json);
+    match kind {
+        Kind::NullValue(_) => Json::Null,
+        Kind::BoolValue(value) => (*value).into(),
+        Kind::NumberValue(value) => serde_json::from_str(&number(*value)).unwrap_or_default(),
+        Kind::StringValue(value) => value.as_str().into(),
+        Kind::ListValue(list) => list.values.iter().map(of).collect(),
+        Kind::StructValue(value) => Json::Object(value.fields.iter().map(|(name, value)| (name.clone(), of(value))).collect()),
+    }
+}
+
 fn status(status: Status) -> v1::step_result::Status {
     match status {
         Status::Ok => v1::step_result::Status::Ok,

@@ -215,6 +215,11 @@ async fn everybody_who_waits_for_a_running_step_is_answered() -> Result<()> {
     for answer in [one, two, three] {
         ensure!(Answer::read(&answer?, Form::Json)?.status == "OK");
     }
+    let begun = std::time::Instant::now();
+    while world.metric("worker_step_executions_total").await? == 0.0 {
+        ensure!(begun.elapsed() < Duration::from_secs(10), "nothing is counted");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     ensure!(world.metric("worker_step_executions_total").await? == 1.0, "it ran more than once");
     Ok(())
 }
