@@ -17,6 +17,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{ConfigError, process_env};
+use crate::edge::native::Encoding;
 use crate::ops::logs;
 use crate::ops::timeline::Wanted;
 use crate::settings::Settings;
@@ -168,7 +169,7 @@ pub struct ServeArgs {
 /// `endstation send`
 #[derive(Clone, Debug, Default, Args)]
 pub struct SendArgs {
-    /// Assignments, one JSON object a line; - : standard input
+    /// Assignments or steps, one JSON object a line; - : standard input
     pub file: PathBuf,
     /// The server [default: nats.url]
     #[arg(long, value_name = "URL")]
@@ -176,6 +177,12 @@ pub struct SendArgs {
     /// Where to send them [default: the first of nats.assign_subjects]
     #[arg(long, value_name = "SUBJECT")]
     pub subject: Option<String>,
+    /// Send steps as they are, to the native subject of their tenant; without it each becomes an assignment
+    #[arg(long)]
+    pub native: bool,
+    /// As --native, in protobuf
+    #[arg(long)]
+    pub protobuf: bool,
     /// How long to wait for the results
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub timeout: Duration,
@@ -264,7 +271,12 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Dev => with_settings(global, &[("nats.provision", "true", "dev")], dev::main),
         Command::Send(args) => {
             let flags: Vec<_> = args.nats.iter().map(|url| ("nats.url", url.as_str(), "--nats")).collect();
-            let send = send::Send { file: args.file.clone(), subject: args.subject.clone(), timeout: args.timeout };
+            let native = match (args.protobuf, args.native) {
+                (true, _) => Some(Encoding::Protobuf),
+                (false, true) => Some(Encoding::Json),
+                (false, false) => None,
+            };
+            let send = send::Send { file: args.file.clone(), subject: args.subject.clone(), native, timeout: args.timeout };
             with_settings(global, &flags, |settings| send::main(&send, settings))
         }
         Command::Demo => with_settings(global, &[], demo::main),

@@ -218,6 +218,7 @@ impl StandIn {
                 ("Nats-Msg-Id".into(), format!("{kind}-{id}").into()),
             ],
             body: format!(r#"{{"assignment_id":"{id}"}}"#).into(),
+            reply: None,
             confirm,
             about,
         };

@@ -64,7 +64,7 @@ impl Frames {
             let body = bytes.slice(start..body_end);
             start = end;
             let token = StreamToken { consumer: 0, sequence: u64::from(n) + 1, stored_ms, delivered: 1, reply };
-            Delivery { origin: Origin::Stream(token), subject: ASSIGN_SUBJECT, headers: Headers::new(), body }
+            Delivery { origin: Origin::Stream(token), subject: ASSIGN_SUBJECT, headers: Headers::new(), body, reply: None }
         });
         let deliveries = deliveries.collect();
         self.next += count;

@@ -5,7 +5,7 @@
 //! Field comments in the sources say units and defaults; they are this crate's documentation too.
 //!
 //! This is wire form only. What the messages mean, and which of their values are valid, is decided in the root crate
-//! (`edge/native.rs`), which reads and writes them as JSON; no crate of this workspace names these types yet. The gRPC service
+//! (`edge/native.rs`, `edge/protobuf.rs`), which reads and writes them as protobuf and as JSON. The gRPC service
 //! is described in `service.proto`, its messages are here, its Rust traits are not generated.
 
 /// Everything under the protobuf package `beamline`.

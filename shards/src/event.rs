@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::ids::{Key, Lsn, Ticket};
 use crate::journal::Log;
-use crate::outcome::{Fault, Outcome};
+use crate::outcome::{Fault, Outcome, Status};
 use crate::step::{Arrival, Settle, StreamToken};
 
 /// Something that happened to this core. Lives on its core.
@@ -221,6 +221,21 @@ pub enum Letter {
         /// What it came to.
         outcome: Rc<Outcome>,
     },
+    /// What became of a notice, to the one who waits for that.
+    Reply(Reply),
+}
+
+/// What becomes of a notice. Lives on its core.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The step has ended as cancelled, and that is durable.
+    Cancelled,
+    /// It had ended so, and that is durable.
+    Ended(Status),
+    /// No such step is known here.
+    Unknown,
+    /// The notice was of no use.
+    Refused(Fault),
 }
 
 /// The stages of a step that observers see.

@@ -311,6 +311,7 @@ impl Message {
             subject: self.subject,
             headers: self.headers,
             body: self.body,
+            reply: None,
         }
     }
 }

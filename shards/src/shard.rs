@@ -8,6 +8,7 @@
 //! (`known`); a charge returns exactly when the work has ended; every number a caller can grow is bounded by `limits`.
 
 mod admit;
+mod notice;
 mod record;
 mod recover;
 mod retain;
@@ -23,7 +24,7 @@ use hashbrown::HashMap;
 
 use crate::deadlines::Deadlines;
 use crate::dedup::{Home, Known};
-use crate::event::{Effect, Effects, Event, Letter, Overload, Post, Role, Stage};
+use crate::event::{Effect, Effects, Event, Letter, Overload, Post, Reply, Role, Stage};
 use crate::ids::{Key, Lsn, Now, Salt, Text, Ticket};
 use crate::lane::Lane;
 use crate::limits::{CLOCK_JUMP_MS_MAX, CLOCK_STEADY_MS, Limits};
@@ -131,6 +132,8 @@ struct Job {
     /// The first answer to the first asker is out.
     acked: bool,
     role: Role,
+    /// The notice that stopped it.
+    stopped_by: Option<Rc<Arrival>>,
     /// Lifecycle events sent.
     stages: u32,
     started_ms: u64,
@@ -171,6 +174,8 @@ enum Held {
     Retrying(u32),
     /// Send the outcome.
     Outcome(u32),
+    /// Tell who gave a notice what became of it.
+    Reply(Rc<Arrival>, Reply),
     /// Drop segments.
     Prune(Lsn),
 }
@@ -375,6 +380,7 @@ impl Shard {
             touched: false,
             acked: false,
             role,
+            stopped_by: None,
             stages: 0,
             started_ms: 0,
             started_us: 0,
@@ -406,6 +412,7 @@ impl Shard {
         self.held_bytes -= job.arrival.held_bytes();
         job.others = Vec::new();
         job.outcome = None;
+        job.stopped_by = None;
         self.deadlines.disarm(slot);
         self.live -= 1;
         self.free.push(slot);

@@ -22,6 +22,8 @@ pub struct Delivery {
     pub headers: Headers,
     /// Its body, verbatim.
     pub body: Bytes,
+    /// Where its sender waits for an answer, if it does. Not in the journal: nobody waits across a restart.
+    pub reply: Option<Text>,
 }
 
 /// Where a message came from, and so what settling it means. Crosses cores.
@@ -114,6 +116,24 @@ pub enum Content {
     Refusal(Fault),
     /// Keep it as a dead letter; nobody can be answered.
     Garbage(Fault),
+    /// Not a step: something is said to one.
+    Notice(Notice),
+}
+
+/// What is said to a step on its way. Never journaled itself; answered where its sender waits. Lives on its core.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// Stop the step whose key the arrival has.
+    Cancel {
+        /// Names the step where the key does not.
+        assignment_id: Option<Text>,
+        /// Who asks, for the audit log.
+        actor: Option<Text>,
+        /// Why: the fault's details, JSON object text or empty.
+        details: Bytes,
+    },
+    /// It cannot be done, whatever becomes of any step.
+    Refused(Fault),
 }
 
 /// A step to run. Lives on its core.
@@ -238,7 +258,7 @@ impl Arrival {
     pub fn work(&self) -> Option<&Work> {
         match &self.content {
             Content::Work(work) => Some(work),
-            Content::Refusal(_) | Content::Garbage(_) => None,
+            Content::Refusal(_) | Content::Garbage(_) | Content::Notice(_) => None,
         }
     }
 

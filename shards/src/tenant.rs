@@ -54,6 +54,11 @@ impl Tenants {
         index
     }
 
+    /// The tenant of this name, if it has been here.
+    pub fn seen(&self, name: &Text) -> Option<TenantIndex> {
+        self.by_name.get(name).copied()
+    }
+
     /// One tenant.
     pub fn get(&mut self, index: TenantIndex) -> &mut Tenant {
         &mut self.list[index.0 as usize]

@@ -16,6 +16,8 @@ use shards::runtime::disk::{DirLock, DiskError, lock_dir};
 use super::serve::{self, Serving};
 use super::{EXIT_CONFIG, EXIT_OK};
 use crate::config::Origin;
+use crate::edge::native::STEPS_PREFIX;
+use crate::edge::subjects::collide;
 use crate::settings::Settings;
 
 /// Where Debian puts servers; not in everybody's PATH.
@@ -56,6 +58,11 @@ pub fn main(settings: &Settings) -> u8 {
     };
     let mut settings = settings.clone();
     settings.nats.url = server.url();
+    // Both profiles, whatever subjects were chosen for the other.
+    let steps = format!("{STEPS_PREFIX}*");
+    if !settings.nats.assign_subjects.iter().any(|subject| collide(subject, &steps)) {
+        settings.nats.assign_subjects.push(steps);
+    }
     let code = serve::run(&settings, true, |serving| {
         // What is sent before the streams are made would be lost.
         let began = Instant::now();

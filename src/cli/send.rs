@@ -1,5 +1,5 @@
 //! `endstation send`: hands the assignments of a file to a worker over NATS, as the platform's router would, and shows what
-//! comes back: the ack, lifecycle events and the result of each.
+//! comes back: the ack, lifecycle events and the result of each. Steps go as assignments too, or natively, in either encoding.
 //!
 //! It listens before it sends, and ends when every assignment has its result or the time is up.
 
@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, context::GetStreamByNameErrorKind};
-use async_nats::{Client, Message, Subscriber};
+use async_nats::{Client, HeaderMap, Message, Subscriber};
 use futures_util::StreamExt;
 use futures_util::stream::select_all;
 
 use super::{EXIT_FAILED, EXIT_OK, EXIT_USAGE};
+use crate::edge::native::{Encoding, OWN_PATTERNS};
 use crate::edge::nats::{options, servers};
 use crate::edge::thread::EdgeError;
 use crate::settings::{NatsMode, NatsSettings, Settings};
@@ -36,6 +37,8 @@ pub struct Send {
     pub file: PathBuf,
     /// Where to send it, if not to the first assign subject.
     pub subject: Option<String>,
+    /// How steps are written that go to the native subjects; none: they go as assignments.
+    pub native: Option<Encoding>,
     /// How long to wait for the results after the last assignment is sent.
     pub timeout: Duration,
 }
@@ -68,7 +71,8 @@ pub fn main(send: &Send, settings: &Settings) -> u8 {
             return EXIT_FAILED;
         }
     };
-    let said = read(&send.file).and_then(|assignments| runtime.block_on(exchange(send, &settings.nats, &assignments)));
+    let said =
+        read(&send.file, send.native).and_then(|assignments| runtime.block_on(exchange(send, &settings.nats, &assignments)));
     match said {
         Ok(true) => EXIT_OK,
         Ok(false) => EXIT_FAILED,
@@ -82,7 +86,7 @@ pub fn main(send: &Send, settings: &Settings) -> u8 {
     }
 }
 
-fn read(file: &Path) -> Result<Vec<Assignment>, SendError> {
+fn read(file: &Path, native: Option<Encoding>) -> Result<Vec<Assignment>, SendError> {
     let failed = |error| SendError::File(file.display().to_string(), error);
     let mut text = String::new();
     if file == Path::new("-") {
@@ -91,13 +95,14 @@ fn read(file: &Path) -> Result<Vec<Assignment>, SendError> {
         text = std::fs::read_to_string(file).map_err(failed)?;
     }
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines.map(|(index, line)| assignment::read(line).map_err(|why| SendError::Line(index + 1, why))).collect()
+    lines.map(|(index, line)| assignment::read(line, native).map_err(|why| SendError::Line(index + 1, why))).collect()
 }
 
 /// Sends all and listens; true if every assignment succeeded.
 async fn exchange(send: &Send, nats: &NatsSettings, assignments: &[Assignment]) -> Result<bool, SendError> {
     let subject = send.subject.as_ref().unwrap_or(&nats.assign_subjects[0]).clone();
-    if subject.split('.').any(|token| matches!(token, "*" | ">")) {
+    let assigns = assignments.iter().any(|assignment| assignment.native.is_none());
+    if assigns && subject.split('.').any(|token| matches!(token, "*" | ">")) {
         return Err(SendError::Wildcard(subject));
     }
     let client = options(nats, "endstation-send").await?.connect(servers(&nats.url)?).await;
@@ -105,16 +110,30 @@ async fn exchange(send: &Send, nats: &NatsSettings, assignments: &[Assignment]) 
     let failed = |doing| move |error| SendError::Nats(doing, error);
     let mut ears = Vec::new();
     let events = format!("{}.>", nats.events_prefix);
-    for (kind, subject) in [(Kind::Ack, &nats.ack_subject), (Kind::Result, &nats.result_subject), (Kind::Event, &events)] {
-        let ear: Subscriber = client.subscribe(subject.clone()).await.map_err(|error| failed("listening")(error.into()))?;
+    for (kind, subject) in [
+        (Kind::Ack, nats.ack_subject.as_str()),
+        (Kind::Result, &nats.result_subject),
+        (Kind::Result, OWN_PATTERNS[0]),
+        (Kind::Event, &events),
+    ] {
+        let ear: Subscriber = client.subscribe(subject.to_owned()).await.map_err(|error| failed("listening")(error.into()))?;
         ears.push(ear.map(move |message| (kind, message)));
     }
     client.flush().await.map_err(|error| failed("listening")(error.into()))?;
     let mut ears = select_all(ears);
-    let stream = stream_of(&client, nats, &subject).await.map_err(failed("looking for a stream"))?;
+    let mut posts = Vec::with_capacity(assignments.len());
+    let mut streams = BTreeMap::new();
+    for assignment in assignments {
+        let subject = assignment.native.as_ref().map_or(&subject, |native| &native.subject);
+        if !streams.contains_key(subject) {
+            let stream = stream_of(&client, nats, subject).await.map_err(failed("looking for a stream"))?;
+            streams.insert(subject.clone(), stream);
+        }
+        posts.push((subject.as_str(), assignment));
+    }
     let mut told = Told::new(assignments, io::stdout().is_terminal());
-    told.start(&subject, stream.as_deref())?;
-    let sending = publish(&client, &subject, stream.is_some(), assignments);
+    told.start(&streams)?;
+    let sending = publish(&client, &streams, &posts);
     tokio::pin!(sending);
     let mut sent = false;
     let mut until = None;
@@ -156,26 +175,32 @@ async fn stream_of(client: &Client, nats: &NatsSettings, subject: &str) -> Resul
     }
 }
 
+/// Where each subject's messages go: a stream's name, or core NATS.
+type Streams = BTreeMap<String, Option<String>>;
+
 /// Sends all. To a stream: until it has stored them.
-async fn publish(client: &Client, subject: &str, stream: bool, all: &[Assignment]) -> Result<(), async_nats::Error> {
-    if !stream {
-        for assignment in all {
-            client.publish(subject.to_owned(), assignment.body.clone().into()).await?;
-        }
-        client.flush().await?;
-        return Ok(());
-    }
+async fn publish(client: &Client, streams: &Streams, posts: &[(&str, &Assignment)]) -> Result<(), async_nats::Error> {
     let context = jetstream::new(client.clone());
-    for chunk in all.chunks(UNDER_WAY_MAX) {
+    for chunk in posts.chunks(UNDER_WAY_MAX) {
         let mut stored = Vec::with_capacity(chunk.len());
-        for assignment in chunk {
-            stored.push(context.publish(subject.to_owned(), assignment.body.clone().into()).await?);
+        for (subject, assignment) in chunk {
+            let (subject, body) = ((*subject).to_owned(), assignment.body.clone());
+            let mut headers = HeaderMap::new();
+            if let Some(native) = &assignment.native {
+                headers.insert("Content-Type", native.encoding.media_type());
+            }
+            match (streams.get(&subject), headers.is_empty()) {
+                (Some(Some(_)), true) => stored.push(context.publish(subject, body).await?),
+                (Some(Some(_)), false) => stored.push(context.publish_with_headers(subject, headers, body).await?),
+                (_, true) => client.publish(subject, body).await?,
+                (_, false) => client.publish_with_headers(subject, headers, body).await?,
+            }
         }
         for stored in stored {
             stored.await?;
         }
     }
-    Ok(())
+    Ok(client.flush().await?)
 }
 
 /// What has been heard of each assignment, and the output.
@@ -194,20 +219,24 @@ impl<'a> Told<'a> {
         Told { assignments, results: BTreeMap::new(), people, began: Instant::now(), out: io::stdout() }
     }
 
-    fn start(&mut self, subject: &str, stream: Option<&str>) -> io::Result<()> {
-        let made = self.assignments.values().filter(|assignment| assignment.made).count();
-        if made > 0 {
-            eprintln!("{made} lines are steps without an assignment_id: each goes out as an assignment with a new one");
+    fn start(&mut self, streams: &Streams) -> io::Result<()> {
+        let made = |native| self.assignments.values().filter(|one| one.made && one.native.is_some() == native).count();
+        for (count, how) in [(made(false), "as an assignment"), (made(true), "as a step")] {
+            if count > 0 {
+                eprintln!("{count} lines are steps without an assignment_id: each goes out {how} with a new one");
+            }
         }
         if self.people {
-            let how = stream.map_or_else(|| "core NATS".to_owned(), |stream| format!("stream {stream}"));
-            writeln!(self.out, "{} assignments to {subject} ({how})", self.assignments.len())?;
+            for (subject, stream) in streams {
+                let how = stream.as_ref().map_or_else(|| "core NATS".to_owned(), |stream| format!("stream {stream}"));
+                writeln!(self.out, "to {subject} ({how})")?;
+            }
         }
         Ok(())
     }
 
     fn hear(&mut self, kind: Kind, message: &Message) -> io::Result<()> {
-        let Some(heard) = Heard::read(kind, &message.payload) else { return Ok(()) };
+        let Some(heard) = Heard::read(kind, message) else { return Ok(()) };
         let Some(assignment) = self.assignments.get(&*heard.assignment_id) else { return Ok(()) };
         if self.people {
             writeln!(self.out, "{:>8.1} ms  {}", self.began.elapsed().as_secs_f64() * 1e3, heard.row(&assignment.job_type))?;

@@ -1,7 +1,8 @@
 //! Which of the subjects we publish on a stream takes, as far as we know.
 //!
 //! Asked of the server once per subject and connection, and again where something went wrong. Parcels whose subject is not
-//! decided wait here; no answer is never taken for a "no".
+//! decided wait here; no answer is never taken for a "no". Subjects of which each is used once (results by key, dead letters by
+//! tenant) are asked about all together, by the pattern that they are of.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -13,6 +14,7 @@ use shards::ids::Text;
 
 use super::inflight::Sent;
 use super::limits::DECIDED_MAX;
+use super::native::OWN_PATTERNS;
 use super::nats::Link;
 use super::streams::{self, Cover, Trouble};
 use super::subjects::covers;
@@ -42,7 +44,7 @@ impl Coverage {
             return;
         }
         let Some(first) = self.waiting.first() else { return };
-        let (subject, link) = (first.parcel.subject.clone(), link.clone());
+        let (subject, link) = (asked(&first.parcel.subject), link.clone());
         self.question = Some(Box::pin(async move {
             loop {
                 match lookup(&link, &subject).await {
@@ -68,10 +70,17 @@ impl Coverage {
         if self.mode == NatsMode::Core {
             return Some(false);
         }
-        if let Some(streamed) = self.decided.get(subject) {
-            return Some(*streamed);
+        let decided = match family(subject) {
+            None => self.decided.get(subject),
+            Some(pattern) => self.decided.get(pattern),
+        };
+        let met = |patterns: &[String]| patterns.iter().any(|pattern| covers(pattern, subject));
+        match decided {
+            // Some of the family are streamed: those that a pattern takes.
+            Some(true) if family(subject).is_some() => Some(met(&self.patterns)),
+            Some(streamed) => Some(*streamed),
+            None => met(&self.patterns).then_some(true),
         }
-        self.patterns.iter().any(|pattern| covers(pattern, subject)).then_some(true)
     }
 
     /// `patterns`: subjects of the streams found; `None`: no stream takes it.
@@ -90,7 +99,7 @@ impl Coverage {
 
     /// Something went wrong with `subject`: it is asked about again.
     pub(crate) fn doubt(&mut self, subject: &Text) {
-        self.decided.remove(subject);
+        self.decided.remove(&asked(subject));
         self.patterns.retain(|pattern| !covers(pattern, subject));
     }
 
@@ -100,6 +109,16 @@ impl Coverage {
         self.decided.clear();
         self.patterns.clear();
     }
+}
+
+/// The pattern that is asked about in place of `subject`, where there is one.
+fn family(subject: &str) -> Option<&'static str> {
+    OWN_PATTERNS.into_iter().find(|pattern| subject.starts_with(pattern.trim_end_matches(['*', '.'])))
+}
+
+/// What is asked about to learn of `subject`.
+fn asked(subject: &Text) -> Text {
+    family(subject).map_or_else(|| subject.clone(), Text::from_static)
 }
 
 /// The subjects of the streams that take `subject`; `None`: definitely none.
@@ -127,5 +146,22 @@ mod tests {
         assert_eq!(coverage.of(&"core".into()), Some(false));
         coverage.doubt(&"r.v1.b".into());
         assert_eq!(coverage.of(&"r.v1.c".into()), None);
+    }
+
+    #[test]
+    fn results_by_key_are_decided_all_together() {
+        let key = |n: u32| Text::from(format!("beamline.worker.results.v1.acme.{n}"));
+        let pattern = Text::from_static("beamline.worker.results.v1.*.*");
+        assert_eq!(asked(&key(1)), pattern);
+        let mut coverage = Coverage::new(NatsMode::Auto);
+        assert_eq!(coverage.of(&key(1)), None);
+        coverage.learn(pattern.clone(), None);
+        assert_eq!((coverage.of(&key(1)), coverage.of(&key(2))), (Some(false), Some(false)));
+        coverage.doubt(&key(3));
+        assert_eq!(coverage.of(&key(1)), None);
+        coverage.learn(pattern, Some(vec!["beamline.worker.results.v1.acme.>".into()]));
+        assert_eq!(coverage.of(&key(1)), Some(true));
+        assert_eq!(coverage.of(&"beamline.worker.results.v1.other.1".into()), Some(false), "no stream takes this tenant's");
+        assert_eq!(coverage.of(&"beamline.worker.dlq.v1.acme".into()), None);
     }
 }

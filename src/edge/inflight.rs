@@ -146,6 +146,7 @@ mod tests {
             subject: "r".into(),
             headers: Vec::new(),
             body: Bytes::new(),
+            reply: None,
             confirm: Some(Ticket { slot, generation: 0 }),
             about,
         };

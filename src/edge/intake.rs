@@ -20,9 +20,11 @@ use shards::ids::Text;
 use shards::limits::NAK_DELAY_MS;
 use shards::step::{Delivery, Origin};
 
-use super::frames::nak_body;
+use super::frames::{is_inbox, nak_body};
 use super::limits::{BATCH_MAX, DRAIN_NAK_MS, NAKS_WAITING_MAX, PULL_EXPIRES_MS, PULL_PAUSE_MS};
+use super::native::tenant_of;
 use super::nats::Link;
+use super::notice::{self, is_notice};
 use super::ports::Ports;
 use super::pull::Credit;
 use super::status::{EdgeStatus, add, bump};
@@ -50,6 +52,7 @@ pub(crate) struct Intake {
     draining: bool,
     lost_said: Option<Instant>,
     handed_back_said: Option<Instant>,
+    unheard_said: Option<Instant>,
 }
 
 impl Intake {
@@ -78,6 +81,7 @@ impl Intake {
             draining: false,
             lost_said: None,
             handed_back_said: None,
+            unheard_said: None,
         }
     }
 
@@ -155,6 +159,14 @@ impl Intake {
                     return false;
                 }
             }
+        }
+        // Without a queue group: which worker has a step, only the workers know.
+        for pattern in notice::PATTERNS {
+            let Ok(subscriber) = self.link.client.subscribe(pattern).await else {
+                self.link.close();
+                return false;
+            };
+            self.wells.push(Well { subscriber, subject: Text::new(), pull: None });
         }
         true
     }
@@ -332,7 +344,18 @@ impl Intake {
                 well.subject = Text::from(message.subject.as_str());
             }
             let headers = headers(message.headers.as_ref());
-            let delivery = Delivery { origin, subject: well.subject.clone(), headers, body: message.payload };
+            let subject = well.subject.clone();
+            // A stream's delivery names where it is settled; only core NATS carries a question.
+            let reply = match (&origin, &message.reply) {
+                (Origin::Core, Some(reply)) if tenant_of(&subject).is_some() && is_inbox(reply, self.link.inbox()) => {
+                    Some(Text::from(reply.as_str()))
+                }
+                _ => None,
+            };
+            if reply.is_none() && is_notice(&subject) && may_say(&mut self.unheard_said, now) {
+                tracing::warn!(%subject, "a cancel or signal names no inbox of its sender: nobody is told what became of it");
+            }
+            let delivery = Delivery { origin, subject, headers, body: message.payload, reply };
             self.hand_over(delivery, now);
         }
         add(&self.status.received, received);
@@ -362,7 +385,7 @@ impl Intake {
             return self.hand_back(&delivery, DRAIN_NAK_MS);
         }
         let tenant = delivery.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("tenant_id")).map(|(_, value)| &**value);
-        let (shard, routed) = route::shard(&delivery.body, tenant, self.shards);
+        let (shard, routed) = route::shard(&delivery.subject, &delivery.body, tenant, self.shards);
         if !routed {
             bump(&self.status.unrouted);
         }

@@ -177,10 +177,10 @@ pub(super) fn hex4(bytes: &[u8], at: usize) -> Option<u32> {
 /// A struct of values picked from an object by name, each behind a method of its own. `null` is absent; a name that comes
 /// twice is remembered.
 macro_rules! fields {
-    ($(#[$doc:meta])* $name:ident { $($field:ident: $first:literal $(| $key:literal)*),* $(,)? }) => {
+    ($(#[$doc:meta])* $vis:vis $name:ident { $($field:ident: $first:literal $(| $key:literal)*),* $(,)? }) => {
         $(#[$doc])*
-        struct $name<'a> {
-            picked: $crate::edge::json::Picked<'a, { [$($first),*].len() }>,
+        $vis struct $name<'a> {
+            $vis picked: $crate::edge::json::Picked<'a, { [$($first),*].len() }>,
         }
 
         const _: () = {
@@ -190,7 +190,7 @@ macro_rules! fields {
 
             impl<'a> $name<'a> {
                 /// Picks them from an object; nothing from any other value.
-                fn read(object: Option<$crate::edge::json::Value<'a>>) -> Self {
+                $vis fn read(object: Option<$crate::edge::json::Value<'a>>) -> Self {
                     let slot = |name: &str| Some(match name {
                         $($first $(| $key)* => Slot::$field as usize,)*
                         _ => return None,
@@ -200,7 +200,7 @@ macro_rules! fields {
 
                 $(
                     #[inline]
-                    fn $field(&self) -> Option<$crate::edge::json::Value<'a>> {
+                    $vis fn $field(&self) -> Option<$crate::edge::json::Value<'a>> {
                         self.picked.value(Slot::$field as usize)
                     }
                 )*

@@ -32,6 +32,12 @@ pub(crate) const TURN_BATCHES_MAX: usize = 64;
 pub(crate) const CONFIRM_WITHIN_MS: u64 = 5_000;
 /// First and longest delay before a refused parcel is sent again; doubles in between.
 pub(crate) const RESEND_MS: std::ops::RangeInclusive<u64> = 250..=30_000;
+/// "No such step here" is said this much later than anything else, in milliseconds: another worker may have it.
+pub(crate) const DOUBT_MS: u64 = 200;
+/// Replies that wait so; more go out at once.
+pub(crate) const DOUBTS_MAX: u32 = 4_096;
+/// The longest reply subject that is answered, in bytes.
+pub(crate) const REPLY_BYTES_MAX: usize = 256;
 /// Subjects whose coverage is remembered one by one.
 pub(crate) const DECIDED_MAX: usize = 1_024;
 /// How long the end of the process waits for confirmations, in milliseconds.

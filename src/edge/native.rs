@@ -1,9 +1,10 @@
-//! The native profile as JSON: a StepRequest in, a StepResult out. Field names as in the `.proto` files or lowerCamelCase.
+//! The native profile: a StepRequest in, a StepResult out. As JSON with field names as in the `.proto` files or in
+//! lowerCamelCase; what comes as protobuf is put into that form first (`super::protobuf`), so that there is one reading.
 
 use shards::ids::Text;
 use shards::limits::{BUDGET_MS_MAX, ID_BYTES_MAX, TRIES_MAX};
-use shards::outcome::{Fault, Outcome, Status};
-use shards::step::{Arrival, EffectClass, Profile, RetryPolicy};
+use shards::outcome::{Effected, Fault, Outcome, Status};
+use shards::step::{Arrival, Delivery, EffectClass, Profile, RetryPolicy};
 
 use crate::edge::answer::{details, outputs};
 use crate::edge::fingerprint::Content;
@@ -15,9 +16,20 @@ use crate::edge::reading::{
 };
 
 /// Subjects that steps come on: this and the tenant.
-pub(super) const STEPS_PREFIX: &str = "beamline.worker.steps.v1.";
+pub(crate) const STEPS_PREFIX: &str = "beamline.worker.steps.v1.";
 /// Subjects that results go to: this, the tenant, and the key.
-pub(super) const RESULTS_PREFIX: &str = "beamline.worker.results.v1.";
+pub(crate) const RESULTS_PREFIX: &str = "beamline.worker.results.v1.";
+/// Subjects that dead letters of native steps go to: this and the tenant.
+pub(crate) const DLQ_PREFIX: &str = "beamline.worker.dlq.v1.";
+/// Subjects that cancels come on: this and the tenant.
+pub(crate) const CANCEL_PREFIX: &str = "beamline.worker.cancel.v1.";
+/// Subjects that signals come on: this and the tenant.
+pub(crate) const SIGNALS_PREFIX: &str = "beamline.worker.signals.v1.";
+/// What the worker itself publishes on under the native profile, as patterns.
+pub(crate) const OWN_PATTERNS: [&str; 2] = ["beamline.worker.results.v1.*.*", "beamline.worker.dlq.v1.*"];
+/// Makes a stream refuse a second message on a subject. Beside our message id: a stream that still knows the id answers
+/// "it was there already", one that has forgotten it answers "wrong last sequence". Both mean that it has the result.
+pub(crate) const CREATE_ONLY: &str = "Nats-Expected-Last-Subject-Sequence";
 /// The tenant of a line that names none.
 const TENANT_OF_LINES: &str = "local";
 /// Tries, first wait and longest wait (milliseconds) where the sender names none.
@@ -52,7 +64,7 @@ fields! {
 
 fields! {
     /// A BlockContext.
-    Context {
+    pub(super) Context {
         tenant_id: "tenant_id" | "tenantId",
         trace_id: "trace_id" | "traceId",
         run_id: "run_id" | "runId",
@@ -73,6 +85,42 @@ fields! {
         budget_ms: "budget_ms" | "budgetMs",
         jitter: "jitter",
         codes: "codes",
+    }
+}
+
+/// The tenant that a native message's subject ends in; `None` for other subjects.
+pub(crate) fn tenant_of(subject: &str) -> Option<&str> {
+    // Nearly all subjects are told apart by this.
+    let rest = subject.strip_prefix("beamline.worker.")?;
+    ["steps.v1.", "cancel.v1.", "signals.v1."].iter().find_map(|kind| rest.strip_prefix(kind))
+}
+
+/// How a native message is written: its `Content-Type` says so, and an answer is written as its question was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// `application/json`, and where nothing is said.
+    Json,
+    /// `application/protobuf`
+    Protobuf,
+}
+
+impl Encoding {
+    /// How this message is written. The same whenever it is read: the journal keeps headers.
+    pub(super) fn of(delivery: &Delivery) -> Encoding {
+        if tenant_of(&delivery.subject).is_none() {
+            return Encoding::Json;
+        }
+        let said = delivery.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+        let media = said.and_then(|(_, value)| value.split(';').next()).unwrap_or_default().trim();
+        if media.eq_ignore_ascii_case(Encoding::Protobuf.media_type()) { Encoding::Protobuf } else { Encoding::Json }
+    }
+
+    /// The value of `Content-Type`.
+    pub(crate) fn media_type(self) -> &'static str {
+        match self {
+            Encoding::Json => "application/json",
+            Encoding::Protobuf => "application/protobuf",
+        }
     }
 }
 
@@ -216,7 +264,7 @@ fn ask<'a>(mail: &Mail<'_>, step: &Step<'a>, context: &Context<'_>, faults: &mut
 }
 
 /// A string of at most 256 bytes; empty is absent, as protobuf has it.
-fn optional_id(mail: &Mail<'_>, value: Option<Value<'_>>, pointer: &str) -> Result<Option<Text>, Fault> {
+pub(super) fn optional_id(mail: &Mail<'_>, value: Option<Value<'_>>, pointer: &str) -> Result<Option<Text>, Fault> {
     let Some(value) = value else { return Ok(None) };
     let id = mail.text(Some(value)).ok_or_else(|| wrong_form(pointer))?;
     if id.len() > ID_BYTES_MAX {
@@ -226,7 +274,11 @@ fn optional_id(mail: &Mail<'_>, value: Option<Value<'_>>, pointer: &str) -> Resu
 }
 
 /// A whole number within `usable`.
-fn number(value: Option<Value<'_>>, usable: std::ops::RangeInclusive<u64>, pointer: &str) -> Result<Option<u64>, Fault> {
+pub(super) fn number(
+    value: Option<Value<'_>>,
+    usable: std::ops::RangeInclusive<u64>,
+    pointer: &str,
+) -> Result<Option<u64>, Fault> {
     let Some(value) = value else { return Ok(None) };
     let value = json::integer_or_digits(value.raw()).ok_or_else(|| wrong_form(pointer))?;
     if usable.contains(&value) { Ok(Some(value)) } else { Err(wrong_value(pointer)) }
@@ -258,19 +310,25 @@ pub(super) fn step_result(pen: &mut Pen, arrival: &Arrival, outcome: &Outcome, r
 /// `,"error":{…},"latency_ms":…,"retries_used":…` of a StepResult.
 pub(super) fn verdict(pen: &mut Pen, outcome: &Outcome) {
     if let Some(fault) = &outcome.fault {
-        pen.raw(",\"error\":{\"code\":").text(fault.code.as_str());
-        pen.raw(",\"type\":").text(&fault.code.as_str().to_ascii_lowercase());
-        pen.raw(",\"message\":").text(&fault.message);
-        pen.raw(if fault.code.retryable() { ",\"retryable\":true" } else { ",\"retryable\":false" });
-        pen.raw(",\"effect\":").text(&outcome.effect.as_str().to_ascii_uppercase());
-        details(pen, ",\"details\":", fault, None);
-        if let Some(ms) = fault.retry_after_ms {
-            pen.raw(",\"retry_after_ms\":").int(ms);
-        }
-        pen.raw("}");
+        pen.raw(",\"error\":");
+        error(pen, fault, outcome.effect);
     }
     pen.raw(",\"latency_ms\":").int(outcome.ended_ms.saturating_sub(outcome.received_ms));
     pen.raw(",\"retries_used\":").int(u64::from(outcome.tries.saturating_sub(1)));
+}
+
+/// A StepError.
+pub(super) fn error(pen: &mut Pen, fault: &Fault, effect: Effected) {
+    pen.raw("{\"code\":").text(fault.code.as_str());
+    pen.raw(",\"type\":").text(&fault.code.as_str().to_ascii_lowercase());
+    pen.raw(",\"message\":").text(&fault.message);
+    pen.raw(if fault.code.retryable() { ",\"retryable\":true" } else { ",\"retryable\":false" });
+    pen.raw(",\"effect\":").text(&effect.as_str().to_ascii_uppercase());
+    details(pen, ",\"details\":", fault, None);
+    if let Some(ms) = fault.retry_after_ms {
+        pen.raw(",\"retry_after_ms\":").int(ms);
+    }
+    pen.raw("}");
 }
 
 /// `,"context":{…},"assignment_id":…,"request_id":…,"type":…`: the step, as its sender named it.

@@ -5,7 +5,7 @@
 //! never awaited one by one. What is not confirmed — no answer, a refusal, another connection — is sent again under the same
 //! message id until it is. Nothing is taken from the shards without a connection: they bound what waits.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -23,7 +23,7 @@ use shards::runtime::ports::{Outbound, Outgoing, Outlet, Parcel};
 use super::coverage::Coverage;
 use super::frames::{header_map, settlement};
 use super::inflight::{Cargo, InFlight, Sent};
-use super::limits::{BATCH_MAX, CONFIRM_AFTER_MS, FLUSH_WITHIN_MS, TURN_BATCHES_MAX, WINDOW_MAX};
+use super::limits::{BATCH_MAX, CONFIRM_AFTER_MS, DOUBT_MS, DOUBTS_MAX, FLUSH_WITHIN_MS, TURN_BATCHES_MAX, WINDOW_MAX};
 use super::nats::Link;
 use super::ports::Ports;
 use super::puback::{self, PubAck};
@@ -48,6 +48,10 @@ pub(crate) struct Outbox {
     /// Whether a marker of ours has ever come back: an account may forbid publishing to inboxes.
     echo: Echo,
     resend_said: Option<Instant>,
+    /// Replies that wait for others to know better.
+    doubts: Rc<Cell<u32>>,
+    /// A fenced result that was ours to decide has been complained of; further ones are only counted.
+    fence_said: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,6 +87,8 @@ impl Outbox {
             unmarked: Vec::new(),
             echo: Echo::Untried,
             resend_said: None,
+            doubts: Rc::default(),
+            fence_said: false,
         }
     }
 
@@ -192,6 +198,7 @@ impl Outbox {
                             }
                         }
                     }
+                    Outgoing::Parcel(parcel) if parcel.outlet == Outlet::Doubt => self.later(parcel),
                     Outgoing::Parcel(parcel) if parcel.confirm.is_none() => {
                         let _ = self.publish(&parcel, None).await;
                     }
@@ -260,6 +267,7 @@ impl Outbox {
             return;
         };
         sent.sends += 1;
+        self.copy(&sent.parcel).await;
         if !streamed {
             if self.publish(&sent.parcel, None).await {
                 self.unmarked.push(sent);
@@ -275,6 +283,27 @@ impl Outbox {
         self.flight.push(Cargo::One(sent), self.epoch, Instant::now());
     }
 
+    /// Sends something that others may know better, after they had their time.
+    fn later(&self, parcel: Parcel) {
+        let Ok(subject) = Subject::from_utf8(parcel.subject.as_bytes().clone()) else { return };
+        let (client, headers, doubts) = (self.link.client.clone(), header_map(&parcel, false), self.doubts.clone());
+        let wait_ms = if doubts.get() < DOUBTS_MAX { DOUBT_MS } else { 0 };
+        doubts.set(doubts.get() + 1);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+            // Who asked may ask again.
+            let _ = client.publish_with_headers(subject, headers, parcel.body).await;
+            doubts.set(doubts.get() - 1);
+        });
+    }
+
+    /// Sends a copy to where the asker waits, as often as the parcel itself is sent: nobody confirms it.
+    async fn copy(&mut self, parcel: &Parcel) {
+        let Some(reply) = &parcel.reply else { return };
+        let copy = Parcel { subject: reply.clone(), reply: None, confirm: None, ..parcel.clone() };
+        let _ = self.publish(&copy, None).await;
+    }
+
     fn reply(&self) -> Subject {
         use std::fmt::Write;
         let mut reply = String::with_capacity(self.replies.len() + 20);
@@ -287,7 +316,7 @@ impl Outbox {
     async fn publish(&mut self, parcel: &Parcel, reply: Option<Subject>) -> bool {
         let Ok(subject) = Subject::from_utf8(parcel.subject.as_bytes().clone()) else { return false };
         let (body, client) = (parcel.body.clone(), &self.link.client);
-        let headers = (!parcel.headers.is_empty()).then(|| header_map(parcel));
+        let headers = (!parcel.headers.is_empty()).then(|| header_map(parcel, reply.is_some()));
         let sent = match (reply, headers) {
             (Some(reply), Some(headers)) => {
                 patiently(client.publish_with_reply_and_headers(subject, reply, headers, body), &self.phase).await
@@ -356,8 +385,19 @@ impl Outbox {
                     }
                     self.confirm_one(&sent);
                 }
+                // The other side has a result for this key, and that is all we wanted to know. Where it cannot be ours, sent again
+                // after the stream forgot its id, somebody else works here.
                 PubAck::Fenced => {
                     bump(&self.status.fenced);
+                    if self.surprising(&sent) {
+                        bump(&self.status.duplicates);
+                        if !std::mem::replace(&mut self.fence_said, true) {
+                            tracing::error!(
+                                subject = %sent.parcel.subject, key = %sent.parcel.about.key,
+                                "another result for this key was there first and stands: do two workers share this work? Further ones are only counted"
+                            );
+                        }
+                    }
                     self.confirm_one(&sent);
                 }
                 PubAck::Refused(why) => {

@@ -180,7 +180,7 @@ mod tests {
     fn delivery(sequence: u64) -> Delivery {
         let reply = format!("$JS.ACK.s.c.1.{sequence}.1.1.0");
         let token = super::super::token::parse(&reply, 0).expect("a delivery");
-        Delivery { origin: Origin::Stream(token), subject: "s".into(), headers: Vec::new(), body: Bytes::new() }
+        Delivery { origin: Origin::Stream(token), subject: "s".into(), headers: Vec::new(), body: Bytes::new(), reply: None }
     }
 
     fn port(capacity: usize, free: u32) -> (Ports, flume::Receiver<Inbound>, Arc<Gauge>) {

@@ -249,7 +249,7 @@ pub(super) fn is_id(text: &str) -> bool {
 }
 
 /// 1 to 256 of `[A-Za-z0-9_-]`: one subject token.
-pub(super) fn is_tenant(text: &str) -> bool {
+pub(crate) fn is_tenant(text: &str) -> bool {
     is_id(text) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 

@@ -46,6 +46,7 @@ pub(crate) async fn search(link: &Link, consumer: &Consumer, index: u16) -> Resu
             subject: Text::from(message.subject),
             headers: legible(&headers),
             body: STANDARD.decode(&message.body).unwrap_or_default().into(),
+            reply: None,
         });
     }
     Ok(found)

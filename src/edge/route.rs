@@ -1,18 +1,22 @@
 //! Finds a message's tenant, only to choose its shard. Everything else is read on the shard, by the wire.
 //!
-//! Not a validator: it walks the JSON just far enough to tell the message's own `tenant_id` from one inside a payload, and
+//! A native message's subject ends in its tenant, with which the payload must agree. Elsewhere the body is looked into. Not a
+//! validator: it walks the JSON just far enough to tell the message's own `tenant_id` from one inside a payload, and
 //! stops at the first. A message that it cannot read goes to shard 0, which will find out why.
 
 use std::borrow::Cow;
 
 use shards::map;
 
+use super::native::tenant_of;
+
 /// The shard that owns the message's tenant, and whether a tenant could be read at all.
-pub(crate) fn shard(body: &[u8], header: Option<&str>, shards: u16) -> (u16, bool) {
+pub(crate) fn shard(subject: &str, body: &[u8], header: Option<&str>, shards: u16) -> (u16, bool) {
     if shards <= 1 {
         return (0, true);
     }
-    match tenant(body).or_else(|| header.map(Cow::Borrowed)) {
+    let named = tenant_of(subject).map(Cow::Borrowed);
+    match named.or_else(|| tenant(body)).or_else(|| header.map(Cow::Borrowed)) {
         Some(tenant) => (map::shard(map::partition(&tenant), shards), true),
         None => (0, false),
     }
@@ -191,8 +195,16 @@ mod tests {
         for body in ["", "{", "[]", "null", r#"{"tenant_id":7}"#, r#"{"tenant_id":"#, r#"{"tenant_id":"a"#, r#"{"a\"#, "\u{1}{}"]
         {
             check(body, None);
-            assert_eq!(shard(body.as_bytes(), None, 8), (0, false));
+            assert_eq!(shard("s", body.as_bytes(), None, 8), (0, false));
         }
-        assert_eq!(shard(b"", Some("acme"), 8).0, map::shard(map::partition("acme"), 8));
+        assert_eq!(shard("s", b"", Some("acme"), 8).0, map::shard(map::partition("acme"), 8));
+    }
+
+    #[test]
+    fn a_native_subject_names_the_tenant_whatever_the_body_is() {
+        let own = map::shard(map::partition("acme"), 8);
+        for body in [&b"\x0a\x04echo"[..], br#"{"context":{"tenant_id":"acme"}}"#, br#"{"tenant_id":"other"}"#, b""] {
+            assert_eq!(shard("beamline.worker.steps.v1.acme", body, None, 8), (own, true));
+        }
     }
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::limits::{ACK_PENDING_MAX, DUPLICATES_NS, STREAM_AGE_NS};
+use super::native::{OWN_PATTERNS, STEPS_PREFIX};
 use super::nats::Link;
 use super::subjects::{collide, covers, durable, filters, widest};
 use super::thread::EdgeError;
@@ -127,9 +128,10 @@ pub(crate) async fn subjects(link: &Link, stream: &str, warn: bool) -> Result<Op
 
 /// Decides where work comes from, and makes what is missing: consumers always, streams where `provision` says so.
 pub(crate) async fn plan(link: &Link, settings: &NatsSettings) -> Result<Vec<Source>, Trouble> {
-    for own in [&settings.ack_subject, &settings.result_subject, &settings.heartbeat_subject, &settings.dlq_subject] {
-        if let Some(assign) = settings.assign_subjects.iter().find(|assign| covers(assign, own)) {
-            return Err(Trouble::Fatal(EdgeError::Loop { assign: assign.clone(), own: own.clone() }));
+    let own = [&settings.ack_subject, &settings.result_subject, &settings.heartbeat_subject, &settings.dlq_subject];
+    for own in own.into_iter().map(String::as_str).chain(OWN_PATTERNS) {
+        if let Some(assign) = settings.assign_subjects.iter().find(|assign| collide(assign, own)) {
+            return Err(Trouble::Fatal(EdgeError::Loop { assign: assign.clone(), own: own.to_owned() }));
         }
     }
     let assign = widest(settings.assign_subjects.clone());
@@ -275,7 +277,8 @@ pub(crate) async fn stored(link: &Link, stream: &str, question: &Value) -> Resul
     }
 }
 
-/// Creates the streams that are missing: assignments as a work queue, results and dead letters by time.
+/// Creates the streams that are missing: work as a work queue, results and dead letters by time. The native profile has streams
+/// of its own, where native steps are among the work: a subject for each key would be a burden in everybody's stream.
 async fn provision(link: &Link, settings: &NatsSettings) -> Result<(), Trouble> {
     let mut missing = Vec::new();
     for subject in &settings.assign_subjects {
@@ -289,12 +292,20 @@ async fn provision(link: &Link, settings: &NatsSettings) -> Result<(), Trouble> 
             Cover::Off => return Err(Trouble::Fatal(EdgeError::NoJetStream)),
         }
     }
-    if !missing.is_empty() {
-        create(link, settings, "CAF_ASSIGN", &missing, "workqueue").await?;
+    let is_native = |subject: &String| subject.starts_with(STEPS_PREFIX);
+    let (steps, assignments): (Vec<_>, Vec<_>) = missing.into_iter().partition(is_native);
+    for (name, subjects) in [("CAF_ASSIGN", assignments), ("BEAMLINE_STEPS", steps)] {
+        if !subjects.is_empty() {
+            create(link, settings, name, &subjects, "workqueue").await?;
+        }
     }
-    for (name, subject) in [("CAF_RESULT", &settings.result_subject), ("CAF_DLQ", &settings.dlq_subject)] {
+    let mut kept = vec![("CAF_RESULT", settings.result_subject.as_str()), ("CAF_DLQ", &settings.dlq_subject)];
+    if settings.assign_subjects.iter().any(is_native) {
+        kept.extend(["BEAMLINE_RESULTS", "BEAMLINE_DLQ"].into_iter().zip(OWN_PATTERNS));
+    }
+    for (name, subject) in kept {
         if find(link, subject).await? == Cover::Bare {
-            create(link, settings, name, std::slice::from_ref(subject), "limits").await?;
+            create(link, settings, name, &[subject.to_owned()], "limits").await?;
         }
     }
     Ok(())

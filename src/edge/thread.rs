@@ -1,4 +1,4 @@
-//! The edge's own thread: pinned, one tokio runtime on it, three tasks — intake, outbox, heartbeat.
+//! The edge's own thread: pinned, one tokio runtime on it, four tasks — intake, outbox, heartbeat, micro.
 //!
 //! It begins by waiting for a server and settling where work comes from, and ends when told to, with everything flushed that
 //! a connection would take. Nothing here is durable: what is lost with this thread, the server or a journal still has.
@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::heartbeat::Heart;
 use super::intake::Intake;
+use super::micro::Micro;
 use super::nats;
 use super::outbox::Outbox;
 use super::ports::Ports;
@@ -187,9 +188,10 @@ async fn run(settings: EdgeSettings, links: Links, mut phase: Phase, status: Arc
             }
         };
         let heart = Heart::new(settings.clone(), link.clone(), gauges.clone(), phase.clone(), status.clone());
+        let micro = Micro::new(settings.clone(), link.clone(), status.clone());
         let intake = Intake::new(settings.clone(), link.clone(), ports.clone(), phase.clone(), status.clone());
         let tasks = tokio::task::LocalSet::new();
-        let session = session(&settings, &link, outbox, intake, heart, &status, phase.clone());
+        let session = session(&settings, &link, outbox, intake, heart, micro, &status, phase.clone());
         let outbox = tasks.run_until(session).await?;
         status.ready.store(false, Ordering::Relaxed);
         if phase.now() == Halt::Stop {
@@ -210,12 +212,14 @@ async fn session(
     outbox: Outbox,
     intake: Intake,
     heart: Heart,
+    micro: Micro,
     status: &EdgeStatus,
     mut phase: Phase,
 ) -> Result<Outbox, EdgeError> {
     // No cooperative budget: these loops bound their own turns, and a budget would make a ready channel look full.
     let outbox = tokio::task::spawn_local(tokio::task::unconstrained(outbox.run()));
     let heart = tokio::task::spawn_local(heart.run());
+    let micro = tokio::task::spawn_local(micro.run());
     let decided = decide(link, settings, status, &mut phase).await;
     let ended = match decided {
         Ok(Some(sources)) => {
@@ -226,6 +230,7 @@ async fn session(
         Err(error) => Err(error),
     };
     heart.abort();
+    micro.abort();
     if let Err(error) = ended {
         outbox.abort();
         return Err(error);

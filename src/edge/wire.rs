@@ -11,7 +11,7 @@ use std::cell::RefCell;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use shards::event::{Letter, Post};
+use shards::event::{Letter, Post, Reply};
 use shards::ids::{AskerId, BlockId, Fingerprint, Identity, Key, Now, Salt, Text};
 use shards::limits::Limits;
 use shards::map::partition;
@@ -21,9 +21,10 @@ use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Headers, Orig
 
 use crate::edge::fingerprint::{Canon, field};
 use crate::edge::json::Tape;
+use crate::edge::native::Encoding;
 use crate::edge::reading::{Ask, Heads, Mail, Reading, Unreadable, is_assignment};
 use crate::edge::roll::Roll;
-use crate::edge::{answer, beamline, event, native};
+use crate::edge::{answer, beamline, event, native, notice, protobuf};
 
 /// How the subject of a line's delivery begins. No NATS subject has a space in it, so a message that was read back from
 /// the journal still shows that it was a line.
@@ -155,20 +156,32 @@ impl EdgeWire {
     }
 
     fn try_read(&self, delivery: &Delivery, since_ms: u64, tape: &mut Tape) -> Result<Read, Unreadable> {
+        if notice::is_notice(&delivery.subject) {
+            let (tenant, key, notice) = notice::read(delivery, &self.settings.salt, &self.settings.limits, tape);
+            return Ok(Read { tenant, key, fingerprint: Fingerprint([0; 32]), asker: None, content: Content::Notice(notice) });
+        }
         let garbage = |why| Unreadable::new(Fault::new(Code::InvalidFormat, why));
-        let body = Text::try_from(delivery.body.clone()).map_err(|_| garbage("the message is not UTF-8 text"))?;
+        let line = is_line(delivery);
+        let (body, unsaid) = match Encoding::of(delivery) {
+            Encoding::Protobuf => {
+                protobuf::request_text(&delivery.body).map_err(|_| garbage("the message is not a StepRequest in protobuf"))?
+            }
+            Encoding::Json => {
+                (Text::try_from(delivery.body.clone()).map_err(|_| garbage("the message is not UTF-8 text"))?, None)
+            }
+        };
         let doc = tape.read(&body).ok_or_else(|| garbage("the message is not JSON"))?;
         if !doc.top().is_object() {
             return Err(garbage("the message is not a JSON object"));
         }
         let limits = &self.settings.limits;
-        let fault = if body.len() as u64 > limits.payload_bytes_max {
-            let details = format!(r#"{{"size_bytes":{},"payload_bytes_max":{}}}"#, body.len(), limits.payload_bytes_max);
+        let size = delivery.body.len();
+        let fault = if size as u64 > limits.payload_bytes_max {
+            let details = format!(r#"{{"size_bytes":{size},"payload_bytes_max":{}}}"#, limits.payload_bytes_max);
             Some(Fault::new(Code::InvalidInput, "the message is larger than this worker takes").with_details(details))
         } else {
-            None
+            unsaid
         };
-        let line = is_line(delivery);
         let heads = Heads::read(&delivery.headers);
         let forced = if line { heads.attempt.and_then(|attempt| attempt.parse().ok()) } else { None };
         let mut mail = Mail { body: &body, doc: &doc, subject: &delivery.subject, heads, line, fault, limits };
@@ -194,7 +207,7 @@ impl EdgeWire {
             }
             Err(fault) => {
                 let key = salt.answer_key(&reading.tenant, &assignment_id);
-                (key, raw_fingerprint(body.as_bytes()), Content::Refusal(fault))
+                (key, raw_fingerprint(&delivery.body), Content::Refusal(fault))
             }
         };
         let asker = Asker {
@@ -299,7 +312,7 @@ impl EdgeWire {
             Letter::Result { outcome, replayed } => (outcome, *replayed),
             // Nobody watches the dead letters of a file: its reader is told on the spot what gets no other answer.
             Letter::DeadLetter { outcome } if outcome.status == Status::Quarantined => (outcome, false),
-            Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::DeadLetter { .. } => return None,
+            Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::DeadLetter { .. } | Letter::Reply(_) => return None,
         };
         Some((Outlet::Result, arrival.delivery.subject.clone(), Headers::new(), self.line_answer(arrival, outcome, replayed)))
     }
@@ -324,16 +337,23 @@ impl EdgeWire {
                 if outcome.status == Status::Quarantined || (expired && asker.profile == Profile::Beamline) {
                     return None;
                 }
-                let headers = self.headers(arrival, message_id(roll, "r-", asker.id), 0);
                 match asker.profile {
                     Profile::Beamline => {
+                        let headers = self.headers(arrival, message_id(roll, "r-", asker.id), 0);
                         let body = roll.cut(|pen| answer::result(pen, settings, arrival, asker, outcome, None));
                         (Outlet::Result, settings.result_subject.clone(), headers, body)
                     }
                     Profile::Native => {
                         let (tenant, key) = (&arrival.tenant, &arrival.key);
                         let subject = roll.text(|pen| _ = pen.raw(native::RESULTS_PREFIX).raw(tenant).raw(".").hex(&key.0));
-                        let body = roll.cut(|pen| native::step_result(pen, arrival, outcome, None));
+                        let encoding = Encoding::of(&arrival.delivery);
+                        let body = match encoding {
+                            Encoding::Json => roll.cut(|pen| native::step_result(pen, arrival, outcome, None)),
+                            Encoding::Protobuf => protobuf::step_result(arrival, outcome),
+                        };
+                        let mut headers = self.headers(arrival, message_id(roll, "r-", asker.id), 2);
+                        headers.push((Text::from_static("Content-Type"), Text::from_static(encoding.media_type())));
+                        headers.push((Text::from_static(native::CREATE_ONLY), Text::from_static("0")));
                         (Outlet::Result, subject, headers, body)
                     }
                 }
@@ -352,6 +372,14 @@ impl EdgeWire {
                 let subject = roll.text(|pen| _ = pen.raw(&settings.events_prefix).raw(".").raw(tenant));
                 (Outlet::Event, subject, headers, body)
             }
+            Letter::Reply(reply) => {
+                // Where nobody waits there is nobody to tell.
+                let subject = arrival.delivery.reply.clone()?;
+                let outlet = if *reply == Reply::Unknown { Outlet::Doubt } else { Outlet::Reply };
+                let media_type = Encoding::of(&arrival.delivery).media_type();
+                let headers = vec![(Text::from_static("Content-Type"), Text::from_static(media_type))];
+                (outlet, subject, headers, notice::reply(roll, &arrival.delivery, reply))
+            }
             Letter::DeadLetter { outcome } => {
                 let code = answer::dead_code(outcome);
                 let mark = match outcome.status {
@@ -369,7 +397,13 @@ impl EdgeWire {
                 }
                 headers.push((Text::from_static("x-original-subject"), arrival.delivery.subject.clone()));
                 let body = roll.cut(|pen| answer::dead_letter(pen, settings, arrival, outcome));
-                (Outlet::DeadLetter, settings.dlq_subject.clone(), headers, body)
+                let subject = if arrival.delivery.subject.starts_with(native::STEPS_PREFIX) {
+                    let tenant = if arrival.tenant.is_empty() { NO_TENANT } else { &arrival.tenant };
+                    roll.text(|pen| _ = pen.raw(native::DLQ_PREFIX).raw(tenant))
+                } else {
+                    settings.dlq_subject.clone()
+                };
+                (Outlet::DeadLetter, subject, headers, body)
             }
         })
     }
@@ -394,7 +428,7 @@ impl Wire for EdgeWire {
         let (outcome, replayed) = match &post.letter {
             Letter::Result { outcome, replayed } => (Some(outcome), *replayed),
             Letter::DeadLetter { outcome } if outlet == Outlet::Result => (Some(outcome), false),
-            Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::DeadLetter { .. } => (None, false),
+            Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::DeadLetter { .. } | Letter::Reply(_) => (None, false),
         };
         let about = About {
             line: if let Origin::Line(line) = arrival.delivery.origin { line } else { 0 },
@@ -404,7 +438,8 @@ impl Wire for EdgeWire {
             boot: outcome.map_or(0, |outcome| outcome.boot),
             tries: outcome.map_or(0, |outcome| outcome.tries),
         };
-        Some(Parcel { outlet, subject, headers, body, confirm: post.confirm, about })
+        let reply = if outlet == Outlet::Result { arrival.delivery.reply.clone() } else { None };
+        Some(Parcel { outlet, subject, headers, body, reply, confirm: post.confirm, about })
     }
 }
 
@@ -442,6 +477,8 @@ fn raw_fingerprint(body: &[u8]) -> Fingerprint {
 mod decode_tests;
 #[cfg(test)]
 mod fuzz_tests;
+#[cfg(test)]
+mod notice_tests;
 #[cfg(test)]
 mod render_tests;
 #[cfg(test)]

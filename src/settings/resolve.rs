@@ -11,6 +11,7 @@ use crate::config::{
     self, ConfigError, ConfigFault, Layer, Leaf, Origin, Rule, Written, bytes_text, choice, core_list, duration, duration_text,
     flag, name, number, overlap, path, servers, size, socket, subject, subjects, text,
 };
+use crate::edge::native::OWN_PATTERNS;
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -204,6 +205,8 @@ impl Desk {
         self.check_subjects(
             &assign_subjects,
             &[
+                ("the native profile", OWN_PATTERNS[0]),
+                ("the native profile", OWN_PATTERNS[1]),
                 ("nats.ack_subject", &ack_subject),
                 ("nats.result_subject", &result_subject),
                 ("nats.heartbeat_subject", &heartbeat_subject),

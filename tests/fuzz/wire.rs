@@ -20,7 +20,7 @@ use shards::limits::{BUDGET_MS_MAX, ID_BYTES_MAX, TRIES_MAX};
 use shards::map::partition;
 use shards::outcome::Fault;
 use shards::runtime::ports::Wire;
-use shards::step::{Arrival, Asker, Content, Delivery, Profile, Work};
+use shards::step::{Arrival, Asker, Content, Delivery, Notice, Profile, Work};
 
 use crate::mutation::Grammar;
 use crate::run::{Depth, Seen, Target};
@@ -111,6 +111,10 @@ fn sound(arrival: &Arrival) -> Seen {
             assert!(arrival.tenant.is_empty() || contract::is_tenant(&arrival.tenant), "garbage of an impossible tenant");
             faulty(fault, 2)
         }
+        (Content::Notice(notice), None) => match notice {
+            Notice::Cancel { .. } => Seen { what: "cancel", detail: 0 },
+            Notice::Refused(fault) => faulty(fault, 3),
+        },
         (content, asker) => panic!("{content:?} asked for by {asker:?}"),
     }
 }
@@ -159,7 +163,10 @@ fn others_agree(arrival: &Arrival) {
         Content::Garbage(fault) if fault.message == "the message is not JSON" => {
             assert!(serde_json::from_slice::<IgnoredAny>(&arrival.delivery.body).is_err(), "JSON to serde_json, not to us");
         }
-        Content::Garbage(fault) | Content::Refusal(fault) => {
+        Content::Notice(Notice::Cancel { details, .. }) => {
+            assert!(details.is_empty() || serde_json::from_slice::<IgnoredAny>(details).is_ok(), "a reason that is no JSON");
+        }
+        Content::Garbage(fault) | Content::Refusal(fault) | Content::Notice(Notice::Refused(fault)) => {
             let details = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&fault.details);
             assert!(fault.details.is_empty() || details.is_ok(), "details that are no object: {fault:?}");
         }
@@ -192,6 +199,7 @@ fn identity(arrival: &Arrival) -> impl PartialEq + std::fmt::Debug + use<> {
     let content = match &arrival.content {
         Content::Work(work) => format!("{work:?}"),
         Content::Refusal(fault) | Content::Garbage(fault) => format!("{fault:?}"),
+        Content::Notice(notice) => format!("{notice:?}"),
     };
     (
         arrival.tenant.clone(),

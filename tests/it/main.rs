@@ -6,6 +6,7 @@
 //! Every test has its own server, ports and folders, so they run in parallel; the heavy ones take turns.
 
 mod ledger;
+mod native;
 mod record;
 mod router;
 mod scenario;

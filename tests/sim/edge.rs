@@ -113,6 +113,7 @@ impl World {
                 let lsn = found.map_or(Lsn(0), |found| found.lsn);
                 parcel.told = Some((asker, Told { digest: outcome_digest(outcome), shard, lsn }));
             }
+            Letter::Reply(_) => return self.note("post reply", Some(arrival.key), 0),
             Letter::DeadLetter { outcome } => {
                 self.note("post dead letter", Some(arrival.key), outcome.status as u64);
                 parcel.id = dead_letter_id(&arrival.delivery.subject, &arrival.delivery.body);

@@ -364,7 +364,7 @@ impl World {
     }
 
     pub fn arrival(&self, origin: Origin, body: Bytes) -> Arrival {
-        let delivery = Delivery { origin, subject: Text::from_static(SUBJECT), headers: Vec::new(), body };
+        let delivery = Delivery { origin, subject: Text::from_static(SUBJECT), headers: Vec::new(), body, reply: None };
         job::decode(delivery, self.wall_ms(), self.plan.limits.horizon_ms)
     }
 }

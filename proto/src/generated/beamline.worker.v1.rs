@@ -632,11 +632,17 @@ pub struct StepCancel {
     pub cancel_id: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// What became of a StepCancel.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StepCancelReply {
-    /// What became of it.
+    /// What became of it; unspecified where `error` says why it was not looked at.
     #[prost(enumeration = "step_cancel_reply::Disposition", tag = "1")]
     pub disposition: i32,
+    /// How it had ended, for ALREADY_ENDED.
+    #[prost(enumeration = "step_result::Status", tag = "2")]
+    pub status: i32,
+    /// The request itself was not usable.
+    #[prost(message, optional, tag = "3")]
+    pub error: ::core::option::Option<StepError>,
 }
 /// Nested message and enum types in `StepCancelReply`.
 pub mod step_cancel_reply {
@@ -656,7 +662,7 @@ pub mod step_cancel_reply {
     pub enum Disposition {
         /// Not said; a worker always says it.
         Unspecified = 0,
-        /// Noted: the step will end as CANCELED unless it ends otherwise first.
+        /// Done: the step has ended as CANCELED, and that is durable.
         Noted = 1,
         /// It had ended before.
         AlreadyEnded = 2,
@@ -766,11 +772,14 @@ pub mod signal {
     }
 }
 /// What became of a Signal.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SignalReply {
-    /// What became of it.
+    /// What became of it; unspecified where `error` says why nothing did.
     #[prost(enumeration = "signal_reply::Disposition", tag = "1")]
     pub disposition: i32,
+    /// The request itself was not usable, or nothing waits for signals.
+    #[prost(message, optional, tag = "2")]
+    pub error: ::core::option::Option<StepError>,
 }
 /// Nested message and enum types in `SignalReply`.
 pub mod signal_reply {

@@ -59,10 +59,12 @@ pub struct Parcel {
     pub outlet: Outlet,
     /// The subject to publish on.
     pub subject: Text,
-    /// Its headers, `Nats-Msg-Id` among them wherever there are any.
+    /// Its headers, `Nats-Msg-Id` among them wherever there are any, but in the reply to a notice.
     pub headers: Headers,
     /// Its body.
     pub body: Bytes,
+    /// Where its asker waits for a copy, if it does.
+    pub reply: Option<Text>,
     /// Where the confirmation goes, if one is wanted.
     pub confirm: Option<Ticket>,
     /// What it is about: for readers that are not on a subject.
@@ -80,6 +82,10 @@ pub enum Outlet {
     Event,
     /// A whole message that was not done.
     DeadLetter,
+    /// What became of a notice.
+    Reply,
+    /// The same, where another worker may know better: it goes out a little later, so that the better answer is first.
+    Doubt,
 }
 
 /// What a parcel is about.

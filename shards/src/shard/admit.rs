@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::record::asker_of;
+use super::settle::waits_elsewhere;
 use super::{Held, Shard, State};
 use crate::dedup::{Memory, Place, short_asker, short_fingerprint};
 use crate::event::{Effect, Effects, Role};
@@ -53,6 +54,7 @@ impl Shard {
                 let fault = fault.clone();
                 self.quarantine(now, arrival.key, arrival, fault, fx);
             }
+            (Content::Notice(notice), _) => self.noticed(now, arrival, notice, fx),
         }
     }
 
@@ -123,8 +125,9 @@ impl Shard {
             _ => false,
         };
         // A recovered step has no delivery of its own to settle, so the next one is its; but letters that are out already did
-        // not go to a line that comes only now.
-        let told = job.state == State::Posting && matches!(arrival.delivery.origin, Origin::Line(_));
+        // not go to a line, or an inbox, that comes only now.
+        let told = job.state == State::Posting
+            && (matches!(arrival.delivery.origin, Origin::Line(_)) || arrival.delivery.reply.is_some());
         let recovered = matches!(job.arrival.delivery.origin, Origin::Journal { .. });
         let adopts = recovered && !told && asker(&job.arrival) == asker(&arrival);
         if adopts || same_message(&job.arrival) {
@@ -141,8 +144,9 @@ impl Shard {
                 let token = token.clone();
                 self.hand_back(&token, fx);
             }
-            // Nobody holds it for us and its asker is answered already: there is nothing more to owe.
-            Origin::Core if asker(&job.arrival) == asker(&arrival) || job.others.len() >= DELIVERIES_PER_KEY_MAX => {}
+            // Nobody holds it for us and its asker is answered already: there is nothing more to owe, unless it waits elsewhere.
+            Origin::Core if job.others.len() >= DELIVERIES_PER_KEY_MAX => {}
+            Origin::Core if asker(&job.arrival) == asker(&arrival) && !waits_elsewhere(&job.arrival, &arrival) => {}
             // Too late to ride along: its letters are out already.
             _ if job.state == State::Posting => {
                 if let Some(outcome) = job.outcome.clone() {
@@ -374,7 +378,12 @@ impl Shard {
 
     /// An assignment's terminal answer without a run: durable first, then a rejected ack, the result and a dead letter.
     pub(super) fn answer(&mut self, now: Now, key: Key, arrival: Rc<Arrival>, fault: Fault, fx: &mut Effects) {
-        let outcome = Rc::new(self.instant(now, &arrival, Status::Error, fault));
+        self.answer_as(now, key, arrival, Status::Error, fault, fx);
+    }
+
+    /// As [`Shard::answer`], with another status than "error".
+    pub(super) fn answer_as(&mut self, now: Now, key: Key, arrival: Rc<Arrival>, status: Status, fault: Fault, fx: &mut Effects) {
+        let outcome = Rc::new(self.instant(now, &arrival, status, fault));
         self.tally.fault(outcome.fault.as_ref().map_or(Code::InternalError, |fault| fault.code));
         let lsn = self.log_answer(now, key, &arrival, &outcome, None, fx);
         self.hold_answer(now, key, arrival, outcome, lsn, Role::Refusal);

@@ -69,8 +69,11 @@ impl Shard {
     }
 
     pub(super) fn log_result(&mut self, now: Now, slot: u32, outcome: &Outcome, fx: &mut Effects) -> Lsn {
-        let audit = self.audit(now, self.jobs[slot as usize].tenant, AuditKind::Outcome, outcome);
+        let mut audit = self.audit(now, self.jobs[slot as usize].tenant, AuditKind::Outcome, outcome);
         let job = &self.jobs[slot as usize];
+        if let Some(actor) = super::notice::actor(job) {
+            audit.actor = actor.clone();
+        }
         // A step that an earlier worker accepted and this one cannot read has no block here.
         let block = job.arrival.work().map_or("", |work| self.block_name(work));
         let fact = ResultRef {

@@ -60,6 +60,11 @@ impl Shard {
             Content::Refusal(fault) | Content::Garbage(fault) => {
                 return self.end_recovered(now, slot, Status::Error, fault.clone(), fx);
             }
+            // Notices are never in a journal; whatever else lies there is as good as unreadable.
+            Content::Notice(_) => {
+                let fault = Fault::new(Code::InternalError, "The journal holds a message that is no step.");
+                return self.end_recovered(now, slot, Status::Error, fault, fx);
+            }
         };
         if past.interrupted && work.effect == EffectClass::Unsafe && !planted(Bug::RerunUnsafe) {
             let fault = Fault::new(Code::Indeterminate, "The worker stopped while the step ran; it may have happened.")

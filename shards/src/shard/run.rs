@@ -156,7 +156,7 @@ impl Shard {
         let effect = if started { self.effect_if_cut(slot) } else { Effected::None };
         let fault = match status {
             Status::Timeout => Fault::new(Code::Timeout, "The step's budget ran out."),
-            _ => Fault::new(Code::CancelledByUser, "The step was cancelled."),
+            _ => super::notice::cancelled(self.jobs[slot as usize].stopped_by.as_deref()),
         };
         let mut outcome = self.outcome(now, slot, status, effect, ran_us);
         self.tally.fault(fault.code);
@@ -178,7 +178,7 @@ impl Shard {
     }
 
     /// Decides a step now; its work, if it is at work, is told to stop and keeps its slot until it has.
-    fn cut(&mut self, now: Now, slot: u32, status: Status, fx: &mut Effects) {
+    pub(super) fn cut(&mut self, now: Now, slot: u32, status: Status, fx: &mut Effects) {
         let job = &self.jobs[slot as usize];
         if !matches!(job.state, State::Queued | State::Running | State::Backoff) {
             return;

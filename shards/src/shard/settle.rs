@@ -5,11 +5,11 @@ use std::rc::Rc;
 use super::record::asker_of;
 use super::{Held, Shard, State};
 use crate::dedup::Place;
-use crate::event::{Effect, Effects, Letter, Post, Role, Stage};
+use crate::event::{Effect, Effects, Letter, Post, Reply, Role, Stage};
 use crate::ids::{Key, Lsn, Now, Ticket};
 use crate::outcome::{Effected, Outcome, Status};
 use crate::planted::{Bug, planted};
-use crate::step::{Arrival, Origin, Settle};
+use crate::step::{Arrival, Content, Origin, Settle};
 
 impl Shard {
     /// An outcome of this step, decided now.
@@ -92,6 +92,7 @@ impl Shard {
                         self.post_outcome(now, slot, fx);
                     }
                 }
+                Held::Reply(notice, reply) => self.reply_to(notice, reply, fx),
                 Held::Prune(below) => fx.list.push(Effect::Prune { below }),
             }
         }
@@ -240,6 +241,11 @@ impl Shard {
             self.known.forget(&key);
         }
         for arrival in waiting {
+            if matches!(arrival.content, Content::Notice(_)) {
+                let reply = found.as_ref().map_or(Reply::Unknown, |outcome| Reply::Ended(outcome.status));
+                self.reply_to(arrival, reply, fx);
+                continue;
+            }
             let answer_key = self.answer_key(&arrival);
             match (&found, self.known.get(&answer_key)) {
                 (Some(outcome), _) => self.reply(now, key, arrival, outcome.clone(), fx),
@@ -254,7 +260,14 @@ impl Shard {
     }
 }
 
-/// Whether one letter serves both: the same asker, on a subject. A line's reader wants a line for each.
+/// Whether one letter serves both: the same asker, on a subject. A line's reader wants a line for each, and who waits under an
+/// inbox of its own a copy there.
 fn shares_letter(first: &Arrival, other: &Arrival) -> bool {
-    !matches!(other.delivery.origin, Origin::Line(_)) && asker_of(first) == asker_of(other)
+    let line = matches!(other.delivery.origin, Origin::Line(_));
+    !line && asker_of(first) == asker_of(other) && !waits_elsewhere(first, other)
+}
+
+/// Whether `other` is to be answered on a subject of its own that `first` does not name.
+pub(super) fn waits_elsewhere(first: &Arrival, other: &Arrival) -> bool {
+    other.delivery.reply.is_some() && other.delivery.reply != first.delivery.reply
 }

@@ -97,7 +97,7 @@ impl Step {
         };
         let body = Bytes::from(vec![self.content, self.key.0[0], self.assignment.as_bytes()[0]]);
         Rc::new(Arrival {
-            delivery: Delivery { origin: self.origin.clone(), subject: Text::new(), headers: Vec::new(), body },
+            delivery: Delivery { origin: self.origin.clone(), subject: Text::new(), headers: Vec::new(), body, reply: None },
             tenant: Text::from_static("t"),
             partition: Partition(0),
             key: self.key,
@@ -269,6 +269,7 @@ fn outcome_of(frame: &Frame) -> Option<Outcome> {
 }
 
 mod answers;
+mod notices;
 mod tries;
 
 /// A core NATS message.

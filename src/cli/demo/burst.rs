@@ -131,6 +131,7 @@ impl<'a> Burst<'a> {
             subject: self.subject.clone(),
             headers: vec![(Text::from_static(HEADER_ASSIGNMENT), Text::from(format!("burst-{n}")))],
             body: body.into(),
+            reply: None,
         });
         self.sent[slot] = Instant::now();
     }

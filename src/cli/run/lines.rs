@@ -112,7 +112,7 @@ impl Line {
             }
             Naming::Assignment(assignment) => header(HEADER_ASSIGNMENT, assignment.clone()),
         }
-        Delivery { origin: Origin::Line(self.number), subject: line_subject(file), headers, body: self.body.clone() }
+        Delivery { origin: Origin::Line(self.number), subject: line_subject(file), headers, body: self.body.clone(), reply: None }
     }
 }
 

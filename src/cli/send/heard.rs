@@ -1,8 +1,11 @@
 //! One message of a worker's, as it is shown.
 
+use async_nats::Message;
 use serde_json::{Value, json};
 
 use crate::cli::step::visible;
+use crate::edge::native::Encoding;
+use crate::edge::protobuf;
 
 /// Longest piece of a value in a row, in characters.
 const PIECE_MAX: usize = 72;
@@ -29,8 +32,12 @@ pub(super) struct Heard {
 
 impl Heard {
     /// Reads a message; `None` if it names no assignment.
-    pub(super) fn read(kind: Kind, payload: &[u8]) -> Option<Heard> {
-        let message: Value = serde_json::from_slice(payload).ok()?;
+    pub(super) fn read(kind: Kind, message: &Message) -> Option<Heard> {
+        let said = message.headers.as_ref().and_then(|headers| headers.get("Content-Type"));
+        let message: Value = match said {
+            Some(said) if said.as_str() == Encoding::Protobuf.media_type() => protobuf::result_json(&message.payload)?,
+            _ => serde_json::from_slice(&message.payload).ok()?,
+        };
         let id = match kind {
             Kind::Ack | Kind::Result => &message["assignment_id"],
             Kind::Event => &message["subject"],
@@ -41,7 +48,7 @@ impl Heard {
 
     /// Whether it is a result that says so.
     pub(super) fn success(&self) -> bool {
-        self.kind == Kind::Result && self.message["status"] == "success"
+        self.kind == Kind::Result && (self.message["status"] == "success" || self.message["status"] == "OK")
     }
 
     /// For programs.
@@ -60,7 +67,7 @@ impl Heard {
         };
         let names: &[&str] = match self.kind {
             Kind::Ack => &["message"],
-            Kind::Result => &["error_code", "error_message", "error_details", "outputs", "outputs_ref"],
+            Kind::Result => &["error_code", "error_message", "error_details", "error", "outputs", "outputs_ref"],
             Kind::Event => &[],
         };
         for value in names.iter().filter_map(|name| self.message.get(*name)) {

@@ -3,7 +3,7 @@
 use serde_json::json;
 use shards::step::{Source, StreamToken};
 
-use super::sample::{NOW_MS, assignment, delivery, read, said, step, wire};
+use super::sample::{NOW_MS, assignment, delivery, in_both, native, read, said, step, wire};
 use super::*;
 
 const ID: &str = "3f2c9a4e-8d1b-4c6e-9f0a-1b2c3d4e5f60";
@@ -467,4 +467,156 @@ fn blocks_for_development_are_found_in_development_only() {
     let message = delivery(Origin::Core, assignment(&[("/job/type", json!("crash"))]));
     let arrival = dev.decode(message, Now { mono_us: 0, wall_ms: NOW_MS });
     assert!(arrival.work().is_some());
+}
+
+#[test]
+fn a_step_is_the_same_in_both_encodings() {
+    let place = json!({"tenant_id": "acme", "run_id": "r", "flow_id": "f", "step_id": "s", "attempt": 2, "trace_id": "t"});
+    for (patch, want) in [
+        (vec![("/inputs", json!({"n": 1}))], NATIVE.to_owned()),
+        (
+            vec![("/inputs", json!({"z": [1, -2.5, 0, 1e-7], "a": {"b/~": null, "q\"": "é😀\n", "": [true, {}]}}))],
+            NATIVE.to_owned(),
+        ),
+        (vec![("/inputs", json!(null))], NATIVE.to_owned()),
+        (vec![("/context", place.clone())], NATIVE.to_owned()),
+        (
+            vec![
+                ("/assignment_id", json!("mine")),
+                ("/request_id", json!("req")),
+                ("/priority", json!(0)),
+                ("/timeout_ms", json!(5_000)),
+                ("/not_after", json!("2026-01-01T00:00:01.5Z")),
+                ("/effect_ceiling", json!("PURE")),
+                (
+                    "/retry",
+                    json!({"max_attempts": 4, "backoff_ms": 10, "backoff_max_ms": 20, "backoff_factor": 2, "jitter": "FULL"}),
+                ),
+                ("/resources", json!({"class": "CPU", "memory_mb": 1})),
+                ("/context/sandbox", json!(true)),
+                ("/context/rbac_scopes", json!(["a", "b"])),
+                ("/version_req", json!("*")),
+            ],
+            "work 1 prio 0 budget 5000 tries 4 wait 10..20 note -".to_owned(),
+        ),
+        (
+            vec![("/retry", json!({"codes": ["A"], "backoff_factor": 3, "jitter": "FIXED"})), ("/guardrails", json!({"a": 1}))],
+            NATIVE.replace('-', "guardrails, retry.backoff_factor, retry.codes, retry.jitter"),
+        ),
+    ] {
+        let [text, binary] = in_both(&step(&patch)).map(read);
+        assert_eq!((said(&text), said(&binary)), (want.clone(), want), "{patch:?}");
+        assert_eq!(text.fingerprint, binary.fingerprint, "{patch:?}");
+        let (asked, too) = (text.asker.expect("read"), binary.asker.expect("read"));
+        // Without a name of its own or a place, a step is named by its bytes.
+        if patch.iter().any(|(pointer, _)| matches!(*pointer, "/context" | "/assignment_id")) {
+            assert_eq!((text.key, asked.id, &asked.assignment_id), (binary.key, too.id, &too.assignment_id));
+        }
+        assert_eq!((asked.request_id, asked.trace_id, asked.attempt), (too.request_id, too.trace_id, too.attempt));
+        let work = |content: &Content| {
+            if let Content::Work(work) = content { Some((work.not_after_ms, work.effect_ceiling)) } else { None }
+        };
+        assert_eq!(work(&text.content), work(&binary.content));
+    }
+}
+
+#[test]
+fn a_bad_step_has_the_same_fault_in_both_encodings() {
+    for (patch, code, field) in [
+        (("/type", json!(null)), "MISSING_REQUIRED_FIELD", "/type"),
+        (("/type", json!("no.such")), "UNKNOWN_JOB_TYPE", "/job/type"),
+        (("/timeout_ms", json!(86_400_001)), "INVALID_INPUT", "/timeout_ms"),
+        (("/priority", json!(101)), "INVALID_INPUT", "/priority"),
+        (("/retry/max_attempts", json!(101)), "INVALID_INPUT", "/retry/max_attempts"),
+        (("/payload_ref/uri", json!("s3://there")), "INVALID_INPUT", "/payload_ref"),
+        (("/version_req", json!("^2")), "INVALID_INPUT", "/version_req"),
+        (("/resources/class", json!("GPU")), "RESOURCE_UNAVAILABLE", "/resources/class"),
+        (("/resources/class", json!(7)), "INVALID_INPUT", "/resources/class"),
+        (("/resources/class", json!(-7)), "INVALID_INPUT", "/resources/class"),
+        (("/effect_ceiling", json!(9)), "INVALID_INPUT", "/effect_ceiling"),
+        (("/effect_ceiling", json!(-1)), "INVALID_INPUT", "/effect_ceiling"),
+        (("/context/flow_id", json!("x".repeat(257))), "INVALID_INPUT", "/context/flow_id"),
+    ] {
+        let want = format!("refused {code} {{\"field\":\"{field}\"}} for mine");
+        let both = in_both(&step(&[("/assignment_id", json!("mine")), patch.clone()])).map(|delivery| said(&read(delivery)));
+        assert_eq!(both, [want.clone(), want], "{patch:?}");
+    }
+    for (patch, code, field, tenant) in [
+        (("/context", json!(null)), "MISSING_REQUIRED_FIELD", "/context/tenant_id", ""),
+        (("/context/tenant_id", json!("")), "MISSING_REQUIRED_FIELD", "/context/tenant_id", ""),
+        (("/context/tenant_id", json!("a.b")), "INVALID_INPUT", "/context/tenant_id", ""),
+        (("/context/tenant_id", json!("other")), "INVALID_INPUT", "/context/tenant_id", ""),
+        (("/assignment_id", json!("a b")), "INVALID_INPUT", "/assignment_id", "acme"),
+    ] {
+        let want = garbage(code, field, tenant);
+        let both = in_both(&step(std::slice::from_ref(&patch))).map(|delivery| said(&read(delivery)));
+        assert_eq!(both, [want.clone(), want], "{patch:?}");
+    }
+}
+
+#[test]
+fn what_json_cannot_say_is_refused_with_a_pointer() {
+    use prost::Message;
+    use prost_types::{ListValue, Struct, Value, value::Kind};
+    let wrapped = |value: Value| {
+        let list =
+            Value { kind: Some(Kind::ListValue(ListValue { values: vec![Value { kind: Some(Kind::BoolValue(true)) }, value] })) };
+        let inputs = Some(Struct { fields: [("a/b".to_owned(), list)].into() });
+        let context = Some(proto::v1::BlockContext { tenant_id: "acme".into(), ..Default::default() });
+        proto::v1::StepRequest {
+            r#type: "echo".into(),
+            inputs,
+            context,
+            assignment_id: Some("mine".into()),
+            ..Default::default()
+        }
+    };
+    for kind in [Some(Kind::NumberValue(f64::NAN)), Some(Kind::NumberValue(f64::NEG_INFINITY)), None] {
+        let body = wrapped(Value { kind }).encode_to_vec();
+        let got = said(&read(native("application/protobuf", body)));
+        assert_eq!(got, "refused INVALID_FORMAT {\"field\":\"/inputs/a~1b/1\"} for mine");
+    }
+}
+
+#[test]
+fn the_content_type_says_how_a_native_step_is_written() {
+    let [text, binary] = in_both(&step(&[])).map(|delivery| delivery.body);
+    let of = |media_type, body: &Bytes| said(&read(native(media_type, body.clone())));
+    let garbled = "garbage INVALID_FORMAT  of '' for nobody";
+    for media_type in ["", "application/json", "application/json; charset=utf-8", "text/plain"] {
+        assert_eq!(of(media_type, &text), NATIVE, "{media_type}");
+        assert_eq!(of(media_type, &binary), garbled, "{media_type}");
+    }
+    for media_type in ["application/protobuf", "Application/Protobuf", " application/protobuf ; messageType=x"] {
+        assert_eq!(of(media_type, &binary), NATIVE, "{media_type}");
+        assert_eq!(of(media_type, &text), garbled, "{media_type}");
+        assert_eq!(of(media_type, &binary.slice(..binary.len() - 1)), garbled, "cut short");
+        assert_eq!(of(media_type, &Bytes::from_static(b"\x0a\x01\xff")), garbled, "no UTF-8");
+    }
+    assert_eq!(of("application/protobuf", &Bytes::new()), garbage("MISSING_REQUIRED_FIELD", "/context/tenant_id", ""));
+    // Elsewhere the header means nothing.
+    let mut assigned = native("application/protobuf", assignment(&[]));
+    assigned.subject = Text::from_static("caf.exec.assign.v1");
+    assert_eq!(said(&read(assigned)), PLAIN);
+}
+
+#[test]
+fn a_binary_step_read_back_from_the_journal_is_the_same_step() {
+    for first in in_both(&step(&[("/assignment_id", json!("mine"))])) {
+        let again = Delivery { origin: Origin::Journal { source: Source::Core, since_ms: NOW_MS }, ..first.clone() };
+        let (first, again) = (read(first), read(again));
+        assert_eq!(said(&again), NATIVE);
+        assert_eq!((first.key, first.fingerprint), (again.key, again.fingerprint));
+        assert_eq!(first.asker.map(|asker| asker.id), again.asker.map(|asker| asker.id));
+    }
+}
+
+#[test]
+fn a_binary_step_is_bounded_by_its_own_size() {
+    let large = |size| in_both(&step(&[("/assignment_id", json!("mine")), ("/inputs/a", json!("\u{1}".repeat(size)))]));
+    let [_, fits] = large((1 << 20) - 100);
+    assert_eq!(said(&read(fits)), NATIVE, "though its JSON is six times as long");
+    let [_, larger] = large(1 << 20);
+    let details = format!("{{\"size_bytes\":{},\"payload_bytes_max\":1048576}}", larger.body.len());
+    assert_eq!(said(&read(larger)), format!("refused INVALID_INPUT {details} for mine"));
 }

@@ -123,6 +123,7 @@ fn bent_messages_never_panic_and_are_always_answered_in_good_json() {
                 refusals += 1;
                 assert!(arrival.asker.is_some());
             }
+            Content::Notice(notice) => panic!("no message here is one: {notice:?}"),
             Content::Garbage(_) => {
                 garbages += 1;
                 assert!(arrival.asker.is_none());
@@ -134,6 +135,7 @@ fn bent_messages_never_panic_and_are_always_answered_in_good_json() {
         let outcome = Rc::new(match &arrival.content {
             Content::Work(_) => outcome(Status::Ok, None),
             Content::Refusal(fault) => outcome(Status::Error, Some(fault.clone())),
+            Content::Notice(notice) => panic!("no message here is one: {notice:?}"),
             Content::Garbage(fault) => outcome(Status::Quarantined, Some(fault.clone())),
         });
         let letters = [

@@ -7,7 +7,7 @@ use shards::event::{Overload, Stage};
 use shards::ids::Ticket;
 use shards::outcome::Effected;
 
-use super::sample::{NOW_MS, assignment, delivery, read, step, wire};
+use super::sample::{NOW_MS, assignment, delivery, in_both, read, step, wire};
 use super::*;
 
 /// An outcome with all its figures set.
@@ -336,4 +336,53 @@ fn a_native_result_on_nats_goes_to_the_subject_of_its_key() {
     let parcel = render(Delivery { subject, ..delivery(Origin::Core, step(&[])) }, ok()).expect("a parcel");
     assert_eq!(&*parcel.subject, format!("beamline.worker.results.v1.acme.{}", parcel.about.key));
     assert!(!text(&parcel).contains("replayed"), "same asker, same bytes");
+}
+
+#[test]
+fn a_native_answer_is_written_as_its_question_was() {
+    use prost::Message;
+    use prost_types::value::Kind;
+    use proto::v1;
+    let place = json!({"tenant_id": "acme", "trace_id": "t", "flow_id": "f", "step_id": "s", "attempt": 2});
+    let body = step(&[("/context", place), ("/assignment_id", json!("mine")), ("/request_id", json!("req"))]);
+    let both = |letter: fn() -> Letter| in_both(&body).map(|delivery| render(delivery, letter()).expect("a parcel"));
+    let [text, binary] = both(ok);
+    assert_eq!(header(&text, "Content-Type"), Some("application/json"));
+    assert_eq!(header(&binary, "Content-Type"), Some("application/protobuf"));
+    assert_eq!((&text.subject, header(&text, "Nats-Msg-Id")), (&binary.subject, header(&binary, "Nats-Msg-Id")));
+    let result = v1::StepResult::decode(binary.body.clone()).expect("a StepResult");
+    assert_eq!(result.status(), v1::step_result::Status::Ok);
+    let outputs = result.outputs.expect("outputs").fields;
+    assert_eq!(outputs["a"].kind, Some(Kind::NumberValue(1.0)));
+    let context = result.context.expect("its context");
+    assert_eq!((&*context.tenant_id, context.flow_id.as_deref(), context.attempt), ("acme", Some("f"), Some(2)));
+    assert_eq!((context.run_id, context.trace_id.as_deref()), (None, Some("t")));
+    assert_eq!(
+        (result.assignment_id.as_deref(), result.request_id.as_deref(), &*result.r#type),
+        (Some("mine"), Some("req"), "echo")
+    );
+    assert_eq!((result.latency_ms, result.retries_used, result.error), (12, 1, None));
+    let timing = result.timing.expect("its timing");
+    assert_eq!((timing.queued_ms, timing.ran_us, timing.received_at.map(|at| at.seconds)), (5, 6_500, Some(1_767_225_600)));
+
+    let [_, binary] = both(|| {
+        let fault = Fault::new(Code::HttpError, "status 405").with_details("{\"status\":405}").with_effect(Effected::Unknown);
+        failed(Fault { retry_after_ms: Some(900), ..fault })
+    });
+    let result = v1::StepResult::decode(binary.body).expect("a StepResult");
+    assert_eq!((result.status(), result.outputs), (v1::step_result::Status::Error, None));
+    let error = result.error.expect("an error");
+    assert_eq!((&*error.code, &*error.r#type, &*error.message), ("HTTP_ERROR", "http_error", "status 405"));
+    assert_eq!((error.effect(), error.retryable, error.retry_after_ms), (v1::step_error::Effect::Unknown, false, Some(900)));
+    assert_eq!(error.details.expect("details").fields["status"].kind, Some(Kind::NumberValue(405.0)));
+
+    let [_, binary] = both(|| {
+        let mut spilled = outcome(Status::Ok, None);
+        spilled.spilled = true;
+        spilled.outputs = Bytes::from(format!(r#"{{"uri":"blob:x","sha256":"{}","size":7}}"#, "0a".repeat(32)));
+        Letter::Result { outcome: Rc::new(spilled), replayed: false }
+    });
+    let result = v1::StepResult::decode(binary.body).expect("a StepResult");
+    let there = result.outputs_ref.expect("a reference");
+    assert_eq!((result.outputs, &*there.uri, there.sha256, there.size_bytes), (None, "blob:x", vec![10; 32], 7));
 }

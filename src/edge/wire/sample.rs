@@ -34,7 +34,7 @@ pub(super) fn delivery(origin: Origin, body: impl Into<Bytes>) -> Delivery {
         Origin::Line(_) => line_subject("steps.jsonl"),
         _ => Text::from_static("caf.exec.assign.v1"),
     };
-    Delivery { origin, subject, headers: Headers::new(), body: body.into() }
+    Delivery { origin, subject, headers: Headers::new(), body: body.into(), reply: None }
 }
 
 pub(super) fn read(delivery: Delivery) -> Arrival {
@@ -59,6 +59,23 @@ pub(super) fn assignment(patch: &[(&str, Value)]) -> String {
 /// A good native step.
 pub(super) fn step(patch: &[(&str, Value)]) -> String {
     patched(json!({"type": "echo", "inputs": {"a": 1}, "context": {"tenant_id": "acme"}}), patch)
+}
+
+/// A message on acme's own native subject.
+pub(super) fn native(media_type: &'static str, body: impl Into<Bytes>) -> Delivery {
+    let headers = match media_type {
+        "" => Headers::new(),
+        media_type => vec![(Text::from_static("Content-Type"), Text::from_static(media_type))],
+    };
+    let subject = Text::from_static("beamline.worker.steps.v1.acme");
+    Delivery { subject, headers, ..delivery(Origin::Core, body) }
+}
+
+/// The same step in both encodings, on acme's own native subject.
+pub(super) fn in_both(step: &str) -> [Delivery; 2] {
+    use prost::Message;
+    let request = protobuf::request(&serde_json::from_str(step).expect("JSON")).expect("a StepRequest");
+    [native("application/json", step.to_owned()), native("application/protobuf", request.encode_to_vec())]
 }
 
 fn patched(mut message: Value, patch: &[(&str, Value)]) -> String {
@@ -93,5 +110,6 @@ pub(super) fn said(arrival: &Arrival) -> String {
         }
         Content::Refusal(why) => format!("refused {} for {}", fault(why), who(arrival)),
         Content::Garbage(why) => format!("garbage {} of '{}' for {}", fault(why), arrival.tenant, who(arrival)),
+        Content::Notice(notice) => format!("{notice:?}"),
     }
 }

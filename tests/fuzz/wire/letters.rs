@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use endstation::edge::wire::EdgeWire;
 use shards::audit::{AuditItem, AuditKind};
-use shards::event::{Letter, Overload, Post, Stage};
+use shards::event::{Letter, Overload, Post, Reply, Stage};
 use shards::ids::Text;
 use shards::outcome::{Code, Effected, Fault, Outcome, Status};
 use shards::runtime::ports::Wire;
@@ -53,6 +53,8 @@ fn of(arrival: &Arrival, salt: usize) -> Vec<Letter> {
             outcomes.push(outcome(Status::Error, Some(fault.clone())));
         }
         Content::Garbage(fault) => outcomes.push(outcome(Status::Quarantined, Some(fault.clone()))),
+        // Only who waits is told, and nobody does here.
+        Content::Notice(_) => return vec![Letter::Reply(Reply::Unknown)],
     }
     for (index, stage) in STAGES.into_iter().enumerate() {
         let outcome = outcomes.get(index).cloned().map(Rc::new);

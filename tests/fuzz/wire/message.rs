@@ -74,7 +74,7 @@ pub fn read(input: &[u8]) -> Delivery {
         (_, false) if !subject.contains(blank) => subject,
         (_, false) => Text::from(subject.replace(blank, "_")),
     };
-    Delivery { origin, subject, headers, body: shared.slice_ref(body) }
+    Delivery { origin, subject, headers, body: shared.slice_ref(body), reply: None }
 }
 
 /// Names and subjects are text before they come this far.

@@ -236,6 +236,27 @@ async fn what_is_sent_comes_back_as_ack_events_and_result() -> Result<()> {
     exits(&send("missing").await??, 2)
 }
 
+#[tokio::test]
+async fn steps_are_sent_as_themselves_in_either_encoding() -> Result<()> {
+    let subjects = "caf.exec.assign.v1,beamline.worker.steps.v1.*";
+    let server = crate::server::NatsServer::start(true).await?;
+    let settings = Settings::default().set("ENDSTATION__NATS__ASSIGN_SUBJECTS", subjects);
+    let _worker = crate::worker::Worker::start(&server.url(), settings).await?;
+    let place = Place::new()?;
+    place.file("steps", &[step("s", "echo", json!({"n": 1})), step("bad", "nonsense", json!({}))])?;
+    for how in ["--native", "--protobuf"] {
+        let mut command = place.command(&["send", "steps", how, "--nats", &server.url(), "--timeout", "10s"]);
+        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        exits(&output, 1)?;
+        let heard = objects(&output)?;
+        let of = |status: &str| heard.iter().filter(|one| one["message"]["status"] == status).collect::<Vec<_>>();
+        let (ok, bad) = (of("OK"), of("ERROR"));
+        ensure!(ok.len() == 1 && ok[0]["message"]["outputs"]["n"] == 1, "{how}: {heard:?}");
+        ensure!(bad.len() == 1 && bad[0]["message"]["error"]["code"] == "UNKNOWN_JOB_TYPE", "{how}: {heard:?}");
+    }
+    Ok(())
+}
+
 /// A process that a failing test must not leave behind.
 struct Process(std::process::Child);
 

@@ -211,3 +211,28 @@ fn a_line_whose_recovered_outcome_is_already_being_told_gets_its_own_result() {
     });
     assert_eq!(told.count(), 1);
 }
+
+#[test]
+fn everybody_who_waits_under_an_inbox_of_their_own_gets_a_letter() {
+    let mut bench = Bench::new();
+    let asks = |bench: &mut Bench, reply: Option<&'static str>| {
+        let mut arrival = (*step("k").from(core()).arrival(bench.now)).clone();
+        arrival.delivery.reply = reply.map(Text::from_static);
+        bench.apply(Event::Arrived(Rc::new(arrival)));
+    };
+    asks(&mut bench, Some("_INBOX.1"));
+    let ticket = bench.run();
+    for reply in [None, Some("_INBOX.1"), Some("_INBOX.2")] {
+        asks(&mut bench, reply);
+    }
+    bench.done(ticket);
+    bench.sync();
+    asks(&mut bench, Some("_INBOX.3"));
+    let result = |effect: &Effect| match effect {
+        Effect::Post(post) if matches!(post.letter, Letter::Result { .. }) => Some(post.arrival.delivery.reply.clone()),
+        _ => None,
+    };
+    let told: Vec<_> = bench.look().iter().filter_map(result).map(|reply| reply.map(|reply| reply.to_string())).collect();
+    assert_eq!(told, ["_INBOX.1", "_INBOX.2", "_INBOX.3"].map(|reply| Some(reply.to_owned())));
+    assert_eq!(bench.outcomes().len(), 1);
+}
