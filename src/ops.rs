@@ -1,4 +1,5 @@
-//! What operators see and touch: logs, metrics, health over HTTP, and a socket that answers what became of a step.
+//! What operators see and touch: logs, metrics, health over HTTP, the journal's files, and a socket that answers what became
+//! of a step.
 //!
 //! All of it reads: tallies and gauges of the shards, the journal's files, the kernel's counts. Nothing here is on a step's
 //! path, and nothing here decides anything.
@@ -6,6 +7,7 @@
 pub mod admin;
 pub mod health;
 pub mod http;
+pub mod journal;
 pub mod logs;
 pub mod metrics;
 pub mod process;
