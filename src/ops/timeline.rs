@@ -16,7 +16,7 @@ use shards::journal::{FrameView, Peek};
 use super::journal::{Finding, Journal, Stop};
 
 pub use row::Row;
-pub(crate) use row::row;
+pub(crate) use row::{row, time};
 
 /// Which step, as it is asked for: by key, by coordinates, or by assignment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
