@@ -6,6 +6,7 @@
 pub mod config;
 pub mod demo;
 pub mod dev;
+pub mod drain;
 pub mod journal;
 pub mod run;
 pub mod send;
@@ -59,9 +60,13 @@ Examples:
   endstation send steps.ndjson               send assignments, show what comes back
   endstation step show 3f0c…                 what became of a step
   endstation journal check                   whether every frame of the journal is as it was written
+  endstation drain --wait 60s                let the running worker finish what it has, and end
   endstation config show --origin            every setting, and where it came from
 
 Exit codes: 0 all went well, 1 some of it did not, 2 usage, 3 configuration, 4 damaged journal, 5 newer journal";
+
+const DRAIN_CODES: &str = "\
+Exit codes: 0 drained and ended, 1 not within the wait (it goes on draining), 2 usage, 3 no worker listens there";
 
 const STEP_EXAMPLES: &str = "\
 Examples:
@@ -148,6 +153,9 @@ pub enum Command {
     /// The journal: whether it is sound, what it holds
     #[command(subcommand)]
     Journal(journal::JournalCommand),
+    /// Let a running worker take nothing more, finish what it has, and end
+    #[command(after_help = DRAIN_CODES)]
+    Drain(DrainArgs),
     /// The configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -230,6 +238,17 @@ pub struct StepArgs {
     pub data: Option<PathBuf>,
 }
 
+/// `endstation drain`
+#[derive(Clone, Debug, Default, Args)]
+pub struct DrainArgs {
+    /// How long to wait for it
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub wait: Duration,
+    /// The worker's storage folder [default: storage.dir]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
 /// `endstation config …`
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
@@ -282,6 +301,13 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Demo => with_settings(global, &[], demo::main),
         Command::Step(StepCommand::Show(args)) => told(step_show(args, global)),
         Command::Journal(command) => told(journal::main(command, global)),
+        Command::Drain(args) => match storage_dir(args.data.as_deref(), global) {
+            Ok(dir) => {
+                let form = config::Form::of_stdout();
+                told(drain::main(&dir, args.wait, form, &mut io::stdout().lock(), &mut io::stderr().lock()))
+            }
+            Err(code) => code,
+        },
         Command::Config(ConfigCommand::Check) => {
             told(config::check(&global.settings(&[]), config::Form::of_stdout(), &mut io::stdout().lock()))
         }
