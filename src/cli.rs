@@ -1,17 +1,22 @@
 //! The command line: what can be asked of the binary, and which code it ends with.
 //!
-//! Exit codes: 0 all went well, 1 some of it did not, 2 the command line cannot be used, 3 the configuration cannot be used.
+//! Exit codes: 0 all went well, 1 some of it did not, 2 the command line cannot be used, 3 the configuration cannot be used,
+//! 4 the journal is damaged, 5 a newer version wrote it.
 
 pub mod config;
 pub mod demo;
 pub mod dev;
+pub mod drain;
+pub mod journal;
 pub mod run;
 pub mod send;
 pub mod serve;
 pub mod step;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -28,8 +33,12 @@ pub const EXIT_OK: u8 = 0;
 pub const EXIT_FAILED: u8 = 1;
 /// The command line cannot be used.
 pub const EXIT_USAGE: u8 = 2;
-/// The configuration cannot be used.
+/// The configuration cannot be used, or names a folder where there is nothing of what is asked for.
 pub const EXIT_CONFIG: u8 = 3;
+/// The journal is not as it was written.
+pub const EXIT_DAMAGED: u8 = 4;
+/// A newer version wrote the journal.
+pub const EXIT_NEWER: u8 = 5;
 
 const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
@@ -51,9 +60,14 @@ Examples:
   endstation serve --set nats.url=n1:4222    a worker for a NATS server
   endstation send steps.ndjson               send assignments, show what comes back
   endstation step show 3f0c…                 what became of a step
+  endstation journal check                   whether every frame of the journal is as it was written
+  endstation drain --wait 60s                let the running worker finish what it has, and end
   endstation config show --origin            every setting, and where it came from
 
-Exit codes: 0 all went well, 1 some of it did not, 2 usage, 3 configuration";
+Exit codes: 0 all went well, 1 some of it did not, 2 usage, 3 configuration, 4 damaged journal, 5 newer journal";
+
+const DRAIN_CODES: &str = "\
+Exit codes: 0 drained and ended, 1 not within the wait (it goes on draining), 2 usage, 3 no worker listens there";
 
 const STEP_EXAMPLES: &str = "\
 Examples:
@@ -137,6 +151,12 @@ pub enum Command {
     /// What became of a step
     #[command(subcommand)]
     Step(StepCommand),
+    /// The journal: whether it is sound, what it holds
+    #[command(subcommand)]
+    Journal(journal::JournalCommand),
+    /// Let a running worker take nothing more, finish what it has, and end
+    #[command(after_help = DRAIN_CODES)]
+    Drain(DrainArgs),
     /// The configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -225,6 +245,17 @@ pub struct StepArgs {
     pub data: Option<PathBuf>,
 }
 
+/// `endstation drain`
+#[derive(Clone, Debug, Default, Args)]
+pub struct DrainArgs {
+    /// How long to wait for it
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub wait: Duration,
+    /// The worker's storage folder [default: storage.dir]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
 /// `endstation config …`
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
@@ -281,6 +312,14 @@ fn dispatch(cli: &Cli) -> u8 {
         }
         Command::Demo => with_settings(global, &[], demo::main),
         Command::Step(StepCommand::Show(args)) => told(step_show(args, global)),
+        Command::Journal(command) => told(journal::main(command, global)),
+        Command::Drain(args) => match storage_dir(args.data.as_deref(), global) {
+            Ok(dir) => {
+                let form = config::Form::of_stdout();
+                told(drain::main(&dir, args.wait, form, &mut io::stdout().lock(), &mut io::stderr().lock()))
+            }
+            Err(code) => code,
+        },
         Command::Config(ConfigCommand::Check) => {
             told(config::check(&global.settings(&[]), config::Form::of_stdout(), &mut io::stdout().lock()))
         }
@@ -304,14 +343,19 @@ fn with_settings(global: &Global, flags: &[(&str, &str, &str)], command: impl Fn
 fn step_show(args: &StepArgs, global: &Global) -> io::Result<u8> {
     let StepArgs { key, tenant, run, flow, step, attempt, assignment, data } = args.clone();
     let wanted = Wanted { key, tenant, run, flow, step, attempt, assignment };
-    let dir = match data {
-        Some(dir) => dir,
-        None => match global.settings_or_exit(&[]) {
-            Ok(settings) => settings.storage_dir,
-            Err(code) => return Ok(code),
-        },
+    let dir = match storage_dir(data.as_deref(), global) {
+        Ok(dir) => dir,
+        Err(code) => return Ok(code),
     };
     step::show(&dir, &wanted, config::Form::of_stdout(), &mut io::stdout().lock(), &mut io::stderr().lock())
+}
+
+/// Where the journal is kept: `data`, or what the configuration says, which is not needed otherwise.
+fn storage_dir(data: Option<&Path>, global: &Global) -> Result<PathBuf, u8> {
+    match data {
+        Some(dir) => Ok(dir.to_owned()),
+        None => global.settings_or_exit(&[]).map(|settings| settings.storage_dir),
+    }
 }
 
 /// A reader that has seen enough is no failure.
@@ -323,63 +367,5 @@ fn told(result: io::Result<u8>) -> u8 {
             let _ = writeln!(io::stderr(), "error: {error}");
             EXIT_FAILED
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(line.split(' '))
-    }
-
-    #[test]
-    fn the_definition_holds_together() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn lines_that_users_type_are_taken_and_nonsense_is_not() {
-        for line in [
-            "endstation run",
-            "endstation run -",
-            "endstation run steps.ndjson --data d --fresh",
-            "endstation serve --provision --set nats.url=nats://a:1,nats://b:2 --set worker.id=w",
-            "endstation --config x.toml serve",
-            "endstation dev",
-            "endstation demo",
-            "endstation send f --nats nats://x --subject s --timeout 5s",
-            "endstation config check --config x.toml",
-            "endstation config show --origin",
-            "endstation step show 00112233445566778899aabbccddeeff",
-            "endstation step show --tenant t --flow f --step s --attempt 1 --run r",
-            "endstation step show --tenant t --assignment a",
-        ] {
-            assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err().map(|error| error.to_string()));
-        }
-        for line in [
-            "endstation",
-            "endstation send",
-            "endstation send f --timeout 5",
-            "endstation serve --set nats.url",
-            "endstation serve --set =x",
-            "endstation step show",
-            "endstation step show --tenant t --flow f",
-            "endstation step show k --tenant t",
-            "endstation step show --flow f --step s --attempt 1",
-            "endstation step show --tenant t --flow f --step s --attempt 1 --assignment a",
-        ] {
-            assert!(parse(line).is_err(), "{line}");
-        }
-    }
-
-    #[test]
-    fn the_last_set_of_a_key_decides_and_a_command_s_own_flag_stands_above() -> anyhow::Result<()> {
-        let cli = parse("endstation serve --set worker.id=a --set worker.id=b")?;
-        assert_eq!(cli.global.settings(&[])?.worker_id, "b");
-        assert_eq!(cli.global.settings(&[("worker.id", "c", "--id")])?.worker_id, "c");
-        Ok(())
     }
 }

@@ -1,11 +1,14 @@
-//! What operators see and touch: logs, metrics, health over HTTP, and a socket that answers what became of a step.
+//! What operators see and touch: logs, metrics, health over HTTP, the journal's files, and a socket that answers what became
+//! of a step and takes the word to drain.
 //!
 //! All of it reads: tallies and gauges of the shards, the journal's files, the kernel's counts. Nothing here is on a step's
-//! path, and nothing here decides anything.
+//! path, and nothing here decides anything; a drain is asked for here and carried out by whoever serves.
 
 pub mod admin;
+pub mod drain;
 pub mod health;
 pub mod http;
+pub mod journal;
 pub mod logs;
 pub mod metrics;
 pub mod process;

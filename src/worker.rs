@@ -32,6 +32,8 @@ pub use identity::{Identity, stored};
 const INBOX_BATCHES: usize = 64;
 /// How long a shard may take to open its journal before somebody should hear of it.
 const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+/// The shards need a turn to take in the word to drain before their gauges mean anything.
+pub const TAKEN_IN: Duration = Duration::from_millis(20);
 
 /// Why a worker could not start or go on.
 #[derive(Debug, Error)]
@@ -223,16 +225,25 @@ impl Worker {
         self.exits.recv_timeout(at_most).ok().map(early)
     }
 
-    /// Takes nothing new and waits until all that is here has been answered, at most `grace`. True if it has.
-    pub fn drain(&self, grace: Duration) -> bool {
+    /// Tells the shards to take nothing new. Only after [`TAKEN_IN`] does [`Worker::is_idle`] mean anything.
+    pub fn begin_drain(&self) {
         for control in &self.controls {
             let _ = control.send(Control::Drain);
         }
+    }
+
+    /// Whether all that is here has been answered.
+    pub fn is_idle(&self) -> bool {
+        self.gauges.iter().all(|gauge| gauge.idle.load(Relaxed))
+    }
+
+    /// Takes nothing new and waits until all that is here has been answered, at most `grace`. True if it has.
+    pub fn drain(&self, grace: Duration) -> bool {
+        self.begin_drain();
         let until = Instant::now() + grace;
-        // The shards need a turn to take the word in before their gauges mean anything.
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(TAKEN_IN);
         while Instant::now() < until {
-            if self.gauges.iter().all(|gauge| gauge.idle.load(Relaxed)) {
+            if self.is_idle() {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(5));

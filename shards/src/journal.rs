@@ -101,25 +101,47 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind, reserved ones included, in the order of their numbers.
+    pub const ALL: [Kind; 14] = [
+        Kind::Accepted,
+        Kind::Answer,
+        Kind::Started,
+        Kind::RetryAt,
+        Kind::Parked,
+        Kind::Signal,
+        Kind::Released,
+        Kind::Cancel,
+        Kind::Result,
+        Kind::Published,
+        Kind::Quarantined,
+        Kind::Tenant,
+        Kind::Mark,
+        Kind::Config,
+    ];
+
     /// The kind with this number, reserved ones included.
     pub fn from_code(code: u8) -> Option<Self> {
-        Some(match code {
-            1 => Kind::Accepted,
-            2 => Kind::Answer,
-            3 => Kind::Started,
-            4 => Kind::RetryAt,
-            5 => Kind::Parked,
-            6 => Kind::Signal,
-            7 => Kind::Released,
-            8 => Kind::Cancel,
-            9 => Kind::Result,
-            10 => Kind::Published,
-            11 => Kind::Quarantined,
-            12 => Kind::Tenant,
-            13 => Kind::Mark,
-            14 => Kind::Config,
-            _ => return None,
-        })
+        Kind::ALL.get(usize::from(code).checked_sub(1)?).copied()
+    }
+
+    /// What operators read and type.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Accepted => "accepted",
+            Kind::Answer => "answer",
+            Kind::Started => "started",
+            Kind::RetryAt => "retry_at",
+            Kind::Parked => "parked",
+            Kind::Signal => "signal",
+            Kind::Released => "released",
+            Kind::Cancel => "cancel",
+            Kind::Result => "result",
+            Kind::Published => "published",
+            Kind::Quarantined => "quarantined",
+            Kind::Tenant => "tenant",
+            Kind::Mark => "mark",
+            Kind::Config => "config",
+        }
     }
 
     /// Whether this version gives it a [`Fact`].
@@ -127,6 +149,14 @@ impl Kind {
         !matches!(self, Kind::Parked | Kind::Signal | Kind::Released | Kind::Cancel | Kind::Tenant | Kind::Config)
     }
 }
+
+const _: () = {
+    let mut at = 0;
+    while at < Kind::ALL.len() {
+        assert!(Kind::ALL[at] as usize == at + 1);
+        at += 1;
+    }
+};
 
 /// Field tags, one numbering over all kinds. For ever.
 pub mod tag {

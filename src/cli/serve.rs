@@ -3,20 +3,21 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK};
 use crate::edge::salt::{self, Shared};
 use crate::edge::status::EdgeStatus;
 use crate::edge::thread::{self as edge, EdgeError, EdgeSettings, Halt, Links, ShardLink};
+use crate::ops::drain::{Drain, End};
 use crate::ops::health::{Check, Checks, Scope};
 use crate::ops::http::{OpsHandle, Sources};
 use crate::ops::{admin, http};
 use crate::settings::Settings;
-use crate::worker::{Identity, Plan, Worker, WorkerError, random_salt};
+use crate::worker::{Identity, Plan, TAKEN_IN, Worker, WorkerError, random_salt};
 
 /// Why serving could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +53,39 @@ pub struct Serving {
     ops: OpsHandle,
     _admin: admin::AdminHandle,
     draining: Arc<AtomicBool>,
+    drain: Arc<Drain>,
     grace: Duration,
+}
+
+/// Why it is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// By a signal, or because the edge has ended: within the grace.
+    Now,
+    /// Over the admin socket: when all that is here is done.
+    WhenDone,
+}
+
+/// The signals that end a worker.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, ServeError> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate()).map_err(|error| ServeError::System("SIGTERM", error))?,
+            interrupt: signal(SignalKind::interrupt()).map_err(|error| ServeError::System("SIGINT", error))?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Serves until a signal or an error ends it.
@@ -77,7 +110,12 @@ pub fn run(settings: &Settings, dev: bool, started: impl FnOnce(&Serving)) -> u8
         }
     };
     started(&serving);
-    match runtime.block_on(serving.until_told()).and_then(|()| serving.end()) {
+    let drained = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let told = serving.until_told(&mut signals).await?;
+        serving.drain(told, &mut signals).await
+    });
+    match drained.and_then(|drained| serving.end(drained)) {
         Ok(()) => EXIT_OK,
         Err(error) => {
             tracing::error!(error = %error, "the worker ends: what is unfinished stays in the journal");
@@ -108,8 +146,9 @@ impl Serving {
         }
         let draining = Arc::new(AtomicBool::new(false));
         let status = Arc::new(EdgeStatus::default());
-        let admin =
-            admin::spawn(&settings.storage_dir).map_err(|error| ServeError::Admin(settings.storage_dir.clone(), error))?;
+        let drain = Drain::new(worker.gauges.clone());
+        let admin = admin::spawn(&settings.storage_dir, drain.clone())
+            .map_err(|error| ServeError::Admin(settings.storage_dir.clone(), error))?;
         let sources = sources(&mut worker, &identity.worker_id, &status, &draining);
         let ops = http::spawn(settings.ops_bind, sources).map_err(|error| ServeError::Ops(settings.ops_bind, error))?;
         tracing::info!(address = %ops.address, "health and metrics are served");
@@ -135,7 +174,7 @@ impl Serving {
         let edge = edge::spawn(edge_settings, links, phase, status.clone())
             .map_err(|error| ServeError::System("the edge's thread", error))?;
         let grace = Duration::from_millis(settings.grace_ms);
-        Ok(Serving { worker, edge, halt, status, ops, _admin: admin, draining, grace })
+        Ok(Serving { worker, edge, halt, status, ops, _admin: admin, draining, drain, grace })
     }
 
     /// Where health and metrics are.
@@ -148,41 +187,73 @@ impl Serving {
         &self.status
     }
 
-    /// Waits for a signal to end.
+    /// Waits for the word to end.
     ///
     /// # Errors
-    /// A shard or the edge ended by itself.
-    async fn until_told(&self) -> Result<(), ServeError> {
-        let mut terminate = signal(SignalKind::terminate()).map_err(|error| ServeError::System("SIGTERM", error))?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| ServeError::System("SIGINT", error))?;
+    /// A shard ended by itself.
+    async fn until_told(&self, signals: &mut Signals) -> Result<Told, ServeError> {
         let mut look = tokio::time::interval(Duration::from_millis(100));
         loop {
             tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                () = signals.next() => return Ok(Told::Now),
+                () = self.drain.asked() => return Ok(Told::WhenDone),
                 _ = look.tick() => {
                     if let Some(error) = self.worker.watch(Duration::ZERO) {
                         return Err(error.into());
                     }
                     if self.edge.is_finished() {
                         // Its error is its result, which `end` looks at.
-                        return Ok(());
+                        return Ok(Told::Now);
                     }
                 }
             }
         }
     }
 
-    /// Takes nothing new, finishes what is here within the grace, and ends edge and shards.
+    /// Takes nothing new and finishes what is here; true if all of it. Only a signal, or the edge's end, sets a time to it:
+    /// the grace.
+    ///
+    /// # Errors
+    /// A shard ended by itself.
+    async fn drain(&self, told: Told, signals: &mut Signals) -> Result<bool, ServeError> {
+        let soon = || Some(Instant::now() + self.grace);
+        let mut until = if told == Told::Now { soon() } else { None };
+        tracing::info!(grace_ms = until.map(|_| self.grace.as_millis() as u64), "draining");
+        self.draining.store(true, Relaxed);
+        let _ = self.halt.send(Halt::Drain);
+        self.worker.begin_drain();
+        tokio::time::sleep(TAKEN_IN).await;
+        let mut look = tokio::time::interval(Duration::from_millis(5));
+        loop {
+            tokio::select! {
+                () = signals.next(), if until.is_none() => {
+                    tracing::info!(grace_ms = self.grace.as_millis() as u64, "told to end while draining");
+                    until = soon();
+                }
+                _ = look.tick() => {
+                    if self.worker.is_idle() {
+                        return Ok(true);
+                    }
+                    if until.is_some_and(|until| Instant::now() >= until) {
+                        return Ok(false);
+                    }
+                    if let Some(error) = self.worker.watch(Duration::ZERO) {
+                        return Err(error.into());
+                    }
+                    if until.is_none() && self.edge.is_finished() {
+                        until = soon();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends edge and shards, and tells those who asked for it.
     ///
     /// # Errors
     /// What one of them ended with.
-    fn end(self) -> Result<(), ServeError> {
-        tracing::info!(grace_ms = self.grace.as_millis() as u64, "draining");
-        self.draining.store(true, Relaxed);
-        let _ = self.halt.send(Halt::Drain);
-        let done = self.worker.drain(self.grace);
-        if !done {
+    fn end(self, drained: bool) -> Result<(), ServeError> {
+        if !drained {
             tracing::warn!("the grace is over; what is unfinished stays in the journal and with the stream");
         }
         let _ = self.halt.send(Halt::Stop);
@@ -192,6 +263,7 @@ impl Serving {
         edge?;
         stopped?;
         tracing::info!("ended");
+        self.drain.ended(if drained { End::Drained } else { End::CutShort });
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::config::Form;
-use crate::ops::admin;
+use crate::ops::admin::{self, Request};
 use crate::ops::timeline::{self, Wanted};
 
 /// The step is known.
@@ -60,7 +60,7 @@ fn find(dir: &Path, wanted: &Wanted) -> io::Result<Found> {
         });
     };
     if let Ok(stream) = admin::connect(dir) {
-        let done = admin::ask(stream, wanted, |row| {
+        let done = admin::ask(&stream, Request::Step(wanted), |row| {
             keep(row);
             Ok(())
         })?;
@@ -118,7 +118,7 @@ mod tests {
         let dir = tempfile::tempdir()?;
         write(dir.path())?;
         let cold = shown(dir.path(), &coordinates(), Form::Ndjson)?;
-        let worker = admin::spawn(dir.path())?;
+        let worker = admin::spawn(dir.path(), crate::ops::drain::Drain::new(Vec::new()))?;
         let live = shown(dir.path(), &coordinates(), Form::Ndjson)?;
         drop(worker);
         assert_eq!(cold, live);

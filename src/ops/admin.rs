@@ -1,8 +1,11 @@
-//! The admin socket: a Unix socket in the storage folder that answers what became of a step.
+//! The admin socket: a Unix socket in the storage folder that answers what became of a step, and takes the word to drain.
 //!
-//! One JSON object a line, both ways. Only the worker's own user may connect (mode 0600). A request is
-//! `{"cmd":"step", …}` with the fields of [`Wanted`]; the answer is one line a frame ([`super::timeline::Row`]) and a last
-//! line `{"done":true, …}`, or one line `{"error": …}`. Journals are read from their files, never through a shard.
+//! One JSON object a line, both ways. Only the worker's own user may connect (mode 0600). To every request the answer is some
+//! lines and a last one `{"done":true, …}`, or one line `{"error": …}`.
+//! `{"cmd":"step", …}` with the fields of [`Wanted`]: one line a frame ([`super::timeline::Row`]). Journals are read from
+//! their files, never through a shard.
+//! `{"cmd":"drain"}`: a few lines a second `{"running":…,"queued":…,"unpublished":…}` until the worker has nothing left, and
+//! then `"drained"` in the last line; the connection closes with the process. Who breaks off stops listening, not the drain.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
@@ -18,6 +21,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::drain::Drain;
 use super::timeline::{self, Wanted};
 
 /// The socket's name in the storage folder.
@@ -51,11 +55,32 @@ impl Drop for AdminHandle {
     }
 }
 
-/// Opens the socket in `dir`, replacing one that a killed worker left. The caller holds the folder's lock.
+/// What can be asked.
+#[derive(Clone, Copy, Debug)]
+pub enum Request<'a> {
+    /// What became of a step.
+    Step(&'a Wanted),
+    /// Take nothing more, finish what is here, and end.
+    Drain,
+}
+
+impl Request<'_> {
+    fn line(&self) -> io::Result<Value> {
+        let (cmd, mut request) = match self {
+            Request::Step(wanted) => ("step", serde_json::to_value(wanted).map_err(io::Error::other)?),
+            Request::Drain => ("drain", json!({})),
+        };
+        request["cmd"] = Value::from(cmd);
+        Ok(request)
+    }
+}
+
+/// Opens the socket in `dir`, replacing one that a killed worker left. The caller holds the folder's lock, and carries out
+/// what `drain` asks for.
 ///
 /// # Errors
 /// The socket cannot be made, or the thread not started.
-pub fn spawn(dir: &Path) -> io::Result<AdminHandle> {
+pub fn spawn(dir: &Path, drain: Arc<Drain>) -> io::Result<AdminHandle> {
     let folder = Folder::open(dir)?;
     // Made under another name: nobody can connect before the mode is set, and the old one is replaced in one move.
     let (fresh, path) = (folder.path(".admin.sock.new"), folder.path(SOCKET));
@@ -68,7 +93,7 @@ pub fn spawn(dir: &Path) -> io::Result<AdminHandle> {
     fs::rename(&fresh, &path)?;
     let ended = Arc::new(AtomicBool::new(false));
     let (over, at) = (Arc::clone(&ended), dir.to_owned());
-    let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || listen(&listener, &at, &over))?;
+    let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || listen(&listener, &at, &drain, &over))?;
     Ok(AdminHandle { dir: dir.to_owned(), ended, thread: Some(thread) })
 }
 
@@ -87,10 +112,9 @@ pub fn connect(dir: &Path) -> io::Result<UnixStream> {
 ///
 /// # Errors
 /// The connection broke, or the worker answered with an error.
-pub fn ask(stream: UnixStream, wanted: &Wanted, mut each: impl FnMut(Value) -> io::Result<()>) -> io::Result<Value> {
-    let mut request = serde_json::to_value(wanted).map_err(io::Error::other)?;
-    request["cmd"] = Value::from("step");
-    (&stream).write_all(format!("{request}\n").as_bytes())?;
+pub fn ask(stream: &UnixStream, request: Request<'_>, mut each: impl FnMut(Value) -> io::Result<()>) -> io::Result<Value> {
+    let mut writer = stream;
+    writer.write_all(format!("{}\n", request.line()?).as_bytes())?;
     for line in BufReader::new(stream).lines() {
         let line: Value = serde_json::from_str(&line?).map_err(io::Error::other)?;
         if line.get("done").is_some() {
@@ -124,7 +148,7 @@ impl Folder {
     }
 }
 
-fn listen(listener: &UnixListener, dir: &Path, ended: &AtomicBool) {
+fn listen(listener: &UnixListener, dir: &Path, drain: &Arc<Drain>, ended: &AtomicBool) {
     let open = Arc::new(AtomicUsize::new(0));
     loop {
         let accepted = listener.accept();
@@ -139,10 +163,10 @@ fn listen(listener: &UnixListener, dir: &Path, ended: &AtomicBool) {
             continue;
         }
         open.fetch_add(1, SeqCst);
-        let (dir, counted) = (dir.to_owned(), Arc::clone(&open));
+        let (dir, drain, counted) = (dir.to_owned(), Arc::clone(drain), Arc::clone(&open));
         let started = std::thread::Builder::new().name("admin-client".to_owned()).spawn(move || {
             // A client that breaks off is its own business.
-            let _ = serve(&stream, &dir);
+            let _ = serve(&stream, &dir, &drain);
             counted.fetch_sub(1, SeqCst);
         });
         if started.is_err() {
@@ -158,7 +182,7 @@ struct Command {
     rest: serde_json::Map<String, Value>,
 }
 
-fn serve(stream: &UnixStream, dir: &Path) -> io::Result<()> {
+fn serve(stream: &UnixStream, dir: &Path, drain: &Drain) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::new(stream);
@@ -172,7 +196,7 @@ fn serve(stream: &UnixStream, dir: &Path) -> io::Result<()> {
             writeln!(out, "{}", json!({"error": "the request is too long"}))?;
             return out.flush();
         }
-        if let Err(error) = answer(&line, dir, &mut out)? {
+        if let Err(error) = answer(&line, dir, drain, &mut out)? {
             writeln!(out, "{}", json!({ "error": error }))?;
         }
         out.flush()?;
@@ -180,12 +204,23 @@ fn serve(stream: &UnixStream, dir: &Path) -> io::Result<()> {
 }
 
 /// The outer error is the client's connection, the inner one is for the client.
-fn answer(line: &[u8], dir: &Path, out: &mut impl Write) -> io::Result<Result<(), String>> {
-    let wanted = match command(line) {
-        Ok(wanted) => wanted,
-        Err(error) => return Ok(Err(error)),
-    };
-    let timeline = match timeline::read(dir, &wanted) {
+fn answer(line: &[u8], dir: &Path, drain: &Drain, out: &mut impl Write) -> io::Result<Result<(), String>> {
+    match command(line) {
+        Ok(Asked::Step(wanted)) => step(&wanted, dir, out),
+        Ok(Asked::Drain) => {
+            tracing::info!("asked to drain over the admin socket");
+            drain.follow(|line| {
+                writeln!(out, "{line}")?;
+                out.flush()
+            })?;
+            Ok(Ok(()))
+        }
+        Err(error) => Ok(Err(error)),
+    }
+}
+
+fn step(wanted: &Wanted, dir: &Path, out: &mut impl Write) -> io::Result<Result<(), String>> {
+    let timeline = match timeline::read(dir, wanted) {
         Ok(timeline) => timeline,
         Err(error) => return Ok(Err(error.to_string())),
     };
@@ -198,18 +233,31 @@ fn answer(line: &[u8], dir: &Path, out: &mut impl Write) -> io::Result<Result<()
     Ok(Ok(()))
 }
 
-fn command(line: &[u8]) -> Result<Wanted, String> {
+/// A request as it came in.
+enum Asked {
+    Step(Wanted),
+    Drain,
+}
+
+fn command(line: &[u8]) -> Result<Asked, String> {
     let command: Command = serde_json::from_slice(line).map_err(|error| format!("not a request: {error}"))?;
-    if command.cmd != "step" {
-        return Err(format!("unknown cmd {:?}; there is: step", command.cmd));
+    match command.cmd.as_str() {
+        "step" => {
+            let wanted: Wanted = serde_json::from_value(Value::Object(command.rest)).map_err(|error| error.to_string())?;
+            wanted.check()?;
+            Ok(Asked::Step(wanted))
+        }
+        "drain" => match command.rest.keys().next() {
+            None => Ok(Asked::Drain),
+            Some(field) => Err(format!("drain has no field {field:?}")),
+        },
+        other => Err(format!("unknown cmd {other:?}; there are: step, drain")),
     }
-    let wanted: Wanted = serde_json::from_value(Value::Object(command.rest)).map_err(|error| error.to_string())?;
-    wanted.check()?;
-    Ok(wanted)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::drain::End;
     use super::super::timeline::tests::{coordinates, write};
     use super::*;
     use anyhow::Result;
@@ -220,11 +268,11 @@ mod tests {
         write(dir.path())?;
         drop(UnixListener::bind(dir.path().join(SOCKET))?);
         assert!(connect(dir.path()).is_err(), "a stale socket has nobody behind it");
-        let handle = spawn(dir.path())?;
+        let handle = spawn(dir.path(), Drain::new(Vec::new()))?;
         assert_eq!(fs::metadata(dir.path().join(SOCKET))?.permissions().mode() & 0o777, 0o600);
 
         let mut lines = Vec::new();
-        let done = ask(connect(dir.path())?, &coordinates(), |line| {
+        let done = ask(&connect(dir.path())?, Request::Step(&coordinates()), |line| {
             lines.push(line);
             Ok(())
         })?;
@@ -233,7 +281,9 @@ mod tests {
 
         let mut stream = connect(dir.path())?;
         let mut reader = BufReader::new(stream.try_clone()?);
-        for request in ["junk", r#"{"cmd":"stop"}"#, r#"{"cmd":"step"}"#, r#"{"cmd":"step","key":"1","x":1}"#] {
+        for request in
+            ["junk", r#"{"cmd":"stop"}"#, r#"{"cmd":"step"}"#, r#"{"cmd":"step","key":"1","x":1}"#, r#"{"cmd":"drain","now":1}"#]
+        {
             writeln!(stream, "{request}")?;
             let mut line = String::new();
             reader.read_line(&mut line)?;
@@ -245,12 +295,33 @@ mod tests {
     }
 
     #[test]
+    fn a_drain_is_asked_for_and_told_to_its_end() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let drain = Drain::new(vec![Arc::default()]);
+        let _handle = spawn(dir.path(), Arc::clone(&drain))?;
+        let stream = connect(dir.path())?;
+        let mut progress = 0;
+        let done = ask(&stream, Request::Drain, |line| {
+            progress += 1;
+            assert_eq!(line, json!({"running": 0, "queued": 0, "unpublished": 0}));
+            if progress == 2 {
+                let drain = Arc::clone(&drain);
+                std::thread::spawn(move || drain.ended(End::CutShort));
+            }
+            Ok(())
+        })?;
+        assert_eq!(done, json!({"done": true, "drained": false}));
+        assert!(progress >= 2, "it is told more than once");
+        Ok(())
+    }
+
+    #[test]
     fn a_folder_with_a_long_name_has_a_socket_too() -> Result<()> {
         let dir = tempfile::tempdir()?;
         let long = dir.path().join("a".repeat(120));
         fs::create_dir(&long)?;
-        let handle = spawn(&long)?;
-        let done = ask(connect(&long)?, &coordinates(), |_| Ok(()))?;
+        let handle = spawn(&long, Drain::new(Vec::new()))?;
+        let done = ask(&connect(&long)?, Request::Step(&coordinates()), |_| Ok(()))?;
         assert_eq!(done["frames"], 0);
         drop(handle);
         Ok(())

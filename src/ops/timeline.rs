@@ -3,24 +3,20 @@
 //! Works beside a running worker: the tail of a live segment may be half written, which ends the reading of that segment
 //! and is no fault. Nothing of inputs, outputs or message bodies is shown, only their sizes.
 
+mod row;
+
 use std::collections::HashSet;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
-use shards::ids::{Identity, Key, Lsn, Salt, unhex};
-use shards::journal::batch::Batch;
-use shards::journal::scan::Scan;
-use shards::journal::segment::{SEGMENT_HEAD_BYTES, SegmentHead};
-use shards::journal::view::Frames;
-use shards::journal::{Answer, Fact, FrameView, Message, Peek, SOURCE_LINE, SOURCE_STREAM, decode};
-use shards::outcome::{Outcome, Status};
-use shards::step::EffectClass;
+use shards::ids::{Identity, Key, Salt, unhex};
+use shards::journal::{FrameView, Peek};
 
-use super::logs::{redact, stamp};
+use super::journal::{Finding, Journal, Stop};
+
+pub use row::Row;
+pub(crate) use row::{row, time};
 
 /// Which step, as it is asked for: by key, by coordinates, or by assignment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,25 +81,6 @@ impl Wanted {
     }
 }
 
-/// One frame, for people and programs.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Row {
-    /// When, RFC 3339; absent where the frame does not say.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub at: Option<String>,
-    /// The frame's kind, in lower case.
-    pub kind: &'static str,
-    /// Whose journal.
-    pub shard: u16,
-    /// Where in it.
-    pub lsn: u64,
-    /// The frame's own key.
-    pub key: String,
-    /// What it says.
-    #[serde(flatten)]
-    pub says: Map<String, Value>,
-}
-
 /// All frames about a step.
 #[derive(Clone, Debug, Default)]
 pub struct Timeline {
@@ -122,71 +99,34 @@ pub struct Timeline {
 pub fn read(dir: &Path, wanted: &Wanted) -> io::Result<Timeline> {
     let query = wanted.query().map_err(|what| io::Error::new(io::ErrorKind::InvalidInput, what))?;
     let mut timeline = Timeline::default();
-    let mut bytes = Vec::new();
-    for (_, generation) in numbered(dir, "")? {
-        for (_, shard) in numbered(&generation, "")? {
-            let mut search = Search { query: &query, keys: HashSet::new() };
-            for (_, path) in numbered(&shard, ".seg")? {
-                if let Err(what) = segment(&path, &mut bytes, &mut search, &mut timeline) {
-                    timeline.damage.push(format!("{}: {what}", path.display()));
+    let journal = match Journal::open(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(timeline),
+        journal => journal?,
+    };
+    let mut buffer = Vec::new();
+    for folder in &journal.folders {
+        timeline.damage.extend(folder.findings.iter().map(Finding::to_string));
+        let mut search = Search { query: &query, keys: HashSet::new() };
+        for segment in &folder.segments {
+            let salt = &segment.head.salt;
+            search.keys.extend(search.by_name(salt));
+            let read = segment.read(&mut buffer, |place, view| {
+                if search.about(&view, salt)? {
+                    timeline.rows.push(row(folder.shard, place.lsn.0, view, false)?);
                 }
+                Ok(())
+            });
+            match read {
+                // It was old enough to go while we looked.
+                Ok(None) => continue,
+                Ok(Some(_)) => {}
+                Err(Stop::Wrong(finding)) => timeline.damage.push(finding.to_string()),
+                Err(Stop::Taker(error)) => return Err(error),
             }
+            timeline.segments += 1;
         }
     }
     Ok(timeline)
-}
-
-/// Entries of `folder` named by a number and `suffix`, in order; none where there is no such folder.
-fn numbered(folder: &Path, suffix: &str) -> io::Result<Vec<(u64, PathBuf)>> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        let number = entry.file_name().to_str().and_then(|name| name.strip_suffix(suffix)?.parse().ok());
-        found.extend(number.map(|number| (number, entry.path())));
-    }
-    found.sort_unstable();
-    Ok(found)
-}
-
-fn segment(path: &Path, bytes: &mut Vec<u8>, search: &mut Search<'_>, timeline: &mut Timeline) -> Result<(), String> {
-    bytes.clear();
-    match fs::File::open(path).and_then(|mut file| io::Read::read_to_end(&mut file, bytes)) {
-        // It was old enough to go while we looked.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        read => read.map_err(|error| error.to_string())?,
-    };
-    if bytes.len() < SEGMENT_HEAD_BYTES || bytes[..8] == [0; 8] {
-        return Ok(()); // prepared and not yet begun
-    }
-    let head = SegmentHead::decode(bytes).map_err(|error| error.to_string())?;
-    timeline.segments += 1;
-    search.keys.extend(search.by_name(&head.salt));
-    let mut scan = Scan::new(&head, bytes, Lsn(0));
-    for batch in &mut scan {
-        if let Err(error) = frames(&batch, &head, search, timeline) {
-            return Err(error.to_string());
-        }
-    }
-    scan.finish().map(drop).map_err(|fault| format!("{} at byte {}", fault.damage, fault.offset))
-}
-
-fn frames(
-    batch: &Batch<'_>,
-    head: &SegmentHead,
-    search: &mut Search<'_>,
-    timeline: &mut Timeline,
-) -> Result<(), shards::journal::CodecError> {
-    for (lsn, raw) in (batch.head.first_lsn.0..).zip(Frames::new(batch.frames)) {
-        let view = FrameView::parse(raw?)?;
-        if search.about(&view, &head.salt)? {
-            timeline.rows.push(row(head.shard, lsn, view)?);
-        }
-    }
-    Ok(())
 }
 
 /// What is looked for; grows as an assignment is found under its step's own key.
@@ -228,106 +168,6 @@ impl Search<'_> {
             self.keys.insert(key);
         }
         Ok(asked)
-    }
-}
-
-fn row(shard: u16, lsn: u64, view: FrameView<'_>) -> Result<Row, shards::journal::CodecError> {
-    let frame = decode(&Bytes::copy_from_slice(view.raw()))?;
-    let (kind, at_ms, says) = match &frame.fact {
-        Fact::Accepted(fact) => {
-            let mut says = fields(json!({
-                "tenant": &*fact.tenant, "block": &*fact.block, "effect_class": class(fact.effect),
-                "deadline": time(fact.deadline_ms), "not_after": time(fact.not_after_ms),
-                "fingerprint": fact.fingerprint.to_string(), "asker": fact.asker.to_string(),
-            }));
-            says.extend(message(&fact.message));
-            says.extend(fact.replay_of.map(|key| ("replay_of".to_owned(), Value::from(key.to_string()))));
-            ("accepted", Some(fact.received_ms), says)
-        }
-        Fact::Started { try_number, boot, at_ms } => ("started", Some(*at_ms), fields(json!({"try": try_number, "boot": boot}))),
-        Fact::RetryAt { try_number, at_ms } => ("retry_at", None, fields(json!({"try": try_number, "due": time(*at_ms)}))),
-        Fact::Result(fact) => {
-            let mut says = outcome(&fact.outcome);
-            says.extend(fields(json!({
-                "tenant": &*fact.tenant, "block": &*fact.block, "asker": fact.asker.to_string(),
-                "tenant_seq": fact.audit.tenant_seq,
-            })));
-            ("result", Some(fact.outcome.ended_ms), says)
-        }
-        Fact::Published { asker, at_ms } => ("published", Some(*at_ms), fields(json!({"asker": asker.to_string()}))),
-        Fact::Answer(fact) => ("answer", Some(fact.outcome.ended_ms), answer(fact)),
-        Fact::Quarantined(fact) => ("quarantined", Some(fact.outcome.ended_ms), answer(fact)),
-        Fact::Mark { .. } => ("mark", None, Map::new()),
-        Fact::Unknown(_) => ("unknown", None, Map::new()),
-    };
-    Ok(Row { at: at_ms.map(time), kind, shard, lsn, key: frame.key.to_string(), says })
-}
-
-fn answer(fact: &Answer) -> Map<String, Value> {
-    let mut says = outcome(&fact.outcome);
-    says.insert("tenant".to_owned(), Value::from(&*fact.tenant));
-    says.insert("asker".to_owned(), Value::from(fact.asker.to_string()));
-    says.extend(fact.of.map(|key| ("of".to_owned(), Value::from(key.to_string()))));
-    says.extend(message(&fact.message));
-    says
-}
-
-fn outcome(outcome: &Outcome) -> Map<String, Value> {
-    let mut says = fields(json!({
-        "status": status(outcome.status), "effect": outcome.effect.as_str(), "tries": outcome.tries,
-        "ran_us": outcome.ran_us, "received": time(outcome.received_ms), "boot": outcome.boot,
-        "output_bytes": outcome.outputs.len(), "queue_depth": outcome.queue_depth,
-    }));
-    if let Some(fault) = &outcome.fault {
-        says.insert("code".to_owned(), Value::from(fault.code.as_str()));
-        says.insert("message".to_owned(), Value::from(&*fault.message));
-        if let Ok(details) = serde_json::from_slice(&fault.details) {
-            says.insert("details".to_owned(), redact("", details));
-        }
-    }
-    says
-}
-
-fn message(message: &Message) -> Map<String, Value> {
-    let source = match message.source {
-        SOURCE_LINE => "line",
-        SOURCE_STREAM => "stream",
-        _ => "core",
-    };
-    fields(json!({
-        "source": source, "sequence": message.sequence, "subject": &*message.subject, "message_bytes": message.body.len(),
-    }))
-}
-
-fn fields(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(fields) => fields,
-        _ => Map::new(),
-    }
-}
-
-fn time(ms: u64) -> String {
-    let moment = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    moment.map_or_else(|| ms.to_string(), stamp)
-}
-
-fn status(status: Status) -> &'static str {
-    match status {
-        Status::Ok => "success",
-        Status::Error => "error",
-        Status::Timeout => "timeout",
-        Status::Cancelled => "cancelled",
-        Status::Quarantined => "quarantined",
-    }
-}
-
-fn class(effect: EffectClass) -> &'static str {
-    match effect {
-        EffectClass::Pure => "pure",
-        EffectClass::Idempotent => "idempotent",
-        EffectClass::Transactional => "transactional",
-        EffectClass::Conditional => "conditional",
-        EffectClass::Unsafe => "unsafe",
     }
 }
 

@@ -10,6 +10,7 @@ mod crash;
 mod drain;
 mod happy;
 mod health;
+mod journal;
 mod native;
 mod provision;
 mod redelivery;

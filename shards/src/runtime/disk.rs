@@ -35,7 +35,7 @@ mod tend;
 mod tests;
 
 pub use crate::shard::Span;
-pub use lock::{DirLock, lock_dir};
+pub use lock::{DirLock, is_held, lock_dir};
 pub use measure::{FsyncTimes, measure};
 pub use open::{Cut, Opened, inspect};
 

@@ -1,19 +1,23 @@
 //! Journals of a few frames, written as the worker writes them, and what is read from them.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use bytes::Bytes;
+use serde_json::{Value, json};
 use shards::audit::{AuditItem, AuditKind, outcome_digest};
-use shards::ids::{Fingerprint, Partition, Text};
+use shards::ids::{Fingerprint, Lsn, Partition, Text};
 use shards::journal::batch::{BATCH_HEAD_BYTES, seal};
-use shards::journal::{Accepted, Frame, Log, ResultFact, SOURCE_CORE};
-use shards::outcome::{Code, Effected, Fault};
+use shards::journal::segment::{SEGMENT_HEAD_BYTES, SegmentHead};
+use shards::journal::{Accepted, Fact, Frame, Log, Message, ResultFact, SOURCE_CORE};
+use shards::outcome::{Code, Effected, Fault, Outcome, Status};
+use shards::step::EffectClass;
 
 use super::*;
 
-const SALT: Salt = Salt([7; 32]);
-const AT_MS: u64 = 1_767_225_600_000;
+pub(crate) const SALT: Salt = Salt([7; 32]);
+pub(crate) const AT_MS: u64 = 1_767_225_600_000;
 
 pub(crate) fn coordinates() -> Wanted {
     let named = |text: &str| Some(text.to_owned());
@@ -24,11 +28,11 @@ fn assignment(id: &str) -> Wanted {
     Wanted { tenant: Some("acme".to_owned()), assignment: Some(id.to_owned()), ..Wanted::default() }
 }
 
-fn key_of(attempt: u64) -> Key {
+pub(crate) fn key_of(attempt: u64) -> Key {
     SALT.key(Identity::Coordinates { tenant: "acme", run: None, flow: "f", step: "s", attempt })
 }
 
-fn step_frames(key: Key) -> [Frame; 4] {
+pub(crate) fn step_frames(key: Key) -> [Frame; 4] {
     let text = Text::from_static;
     let asker = SALT.asker(key, "a-1");
     let frame = |fact| Frame { key, partition: Partition(3), owner_epoch: 0, fact };

@@ -45,6 +45,12 @@ pub fn lock_dir(dir: &Path) -> Result<DirLock, DiskError> {
     Ok(DirLock { _file: file })
 }
 
+/// Whether some process works on `dir` now. Writes nothing; a worker that starts in this very moment tries its lock again.
+pub fn is_held(dir: &Path) -> bool {
+    let Ok(file) = File::open(dir.join("lock")) else { return false };
+    flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+}
+
 #[allow(clippy::disallowed_methods, reason = "no executor runs yet")]
 fn pause() {
     std::thread::sleep(RETRY_EVERY);

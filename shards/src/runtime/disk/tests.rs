@@ -387,7 +387,9 @@ fn a_second_process_is_refused_after_two_seconds_and_let_in_afterwards() {
     // flock counts open files, so the same process stands for another one.
     let Err(DiskError::Held { holder, .. }) = lock_dir(dir.path()) else { panic!("must be held") };
     assert_eq!(holder, std::process::id().to_string());
+    assert!(is_held(dir.path()));
     drop(lock);
+    assert!(!is_held(dir.path()) && !is_held(&dir.path().join("missing")));
     drop(lock_dir(dir.path()).unwrap());
 }
 
