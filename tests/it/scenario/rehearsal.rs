@@ -170,7 +170,8 @@ async fn the_router_s_side_works_without_jetstream_and_without_headers() -> Resu
     let router = Router::connect(&server.url(), false, Subjects::default(), lenient).await?;
     let worker = async_nats::connect(server.url()).await?;
     let mut assignments = worker.queue_subscribe("caf.exec.assign.v1", "endstation".into()).await?;
-    worker.flush().await?;
+    // A flush only writes; that nobody listens is answered behind the subscription.
+    let _no_responders = worker.request("rehearsal.nobody", "".into()).await;
     let jobs: Vec<Assignment> = (0..500).map(|n| Assignment::new("acme", "echo", json!({"n": n}))).collect();
     let serving = async {
         for _ in 0..jobs.len() {
