@@ -258,6 +258,7 @@ fn row(shard: u16, lsn: u64, view: FrameView<'_>) -> Result<Row, shards::journal
         Fact::Answer(fact) => ("answer", Some(fact.outcome.ended_ms), answer(fact)),
         Fact::Quarantined(fact) => ("quarantined", Some(fact.outcome.ended_ms), answer(fact)),
         Fact::Mark { .. } => ("mark", None, Map::new()),
+        Fact::Struck { strikes, boot, at_ms } => ("struck", Some(*at_ms), fields(json!({"strikes": strikes, "boot": boot}))),
         Fact::Unknown(_) => ("unknown", None, Map::new()),
     };
     Ok(Row { at: at_ms.map(time), kind, shard, lsn, key: frame.key.to_string(), says })

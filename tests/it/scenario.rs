@@ -10,6 +10,7 @@ mod crash;
 mod drain;
 mod happy;
 mod health;
+mod poison;
 mod provision;
 mod redelivery;
 mod rehearsal;

@@ -44,6 +44,10 @@ impl Shard {
         job.outcome = Some(Rc::new(outcome));
         job.decided = lsn;
         let at_work = job.at_work;
+        self.strikes.forget(&job.key);
+        if std::mem::take(&mut job.ahead) {
+            self.struck.ahead -= 1;
+        }
         self.unpublished += 1;
         self.deadlines.disarm(slot);
         self.held.push_back((lsn, Held::Outcome(slot)));
@@ -92,6 +96,7 @@ impl Shard {
                         self.post_outcome(now, slot, fx);
                     }
                 }
+                Held::Strike => fx.list.push(Effect::WipePage),
                 Held::Prune(below) => fx.list.push(Effect::Prune { below }),
             }
         }
