@@ -11,6 +11,7 @@ use shards::ids::BlockId;
 use shards::outcome::Fault;
 use shards::step::EffectClass;
 
+mod abort;
 mod echo;
 mod fail;
 mod fs;
@@ -53,6 +54,7 @@ pub static TABLE: &[Entry] = &[
     Entry { info: &fs::PUT, dev: false, check: fs::check_put, build: || Rc::new(fs::Put) },
     Entry { info: &fs::GET, dev: false, check: fs::check_get, build: || Rc::new(fs::Get) },
     Entry { info: &fail::INFO, dev: true, check: fail::check, build: || Rc::new(fail::Fail) },
+    Entry { info: &abort::INFO, dev: true, check: abort::check, build: || Rc::new(abort::Abort) },
 ];
 
 /// The block that goes by `name`, canonical or alias. `dev` opens the development blocks.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use crate::ids::{Key, Lsn, Ticket};
+use crate::ids::{Key, Lsn, Partition, Ticket};
 use crate::journal::Log;
 use crate::outcome::{Fault, Outcome, Status};
 use crate::step::{Arrival, Settle, StreamToken};
@@ -18,7 +18,16 @@ use crate::step::{Arrival, Settle, StreamToken};
 pub enum Event {
     /// A message came, from a sender or from the journal at boot.
     Arrived(Rc<Arrival>),
-    /// Boot: the journal holds this key without an end. It comes before any other event.
+    /// Boot: an earlier life of this worker ended while it polled this key's code. It comes before any other event.
+    Died {
+        /// The key that its page names.
+        polled: Key,
+        /// The key's partition.
+        partition: Partition,
+        /// Which start of this worker that was.
+        boot: u32,
+    },
+    /// Boot: the journal holds this key without an end. It comes before anything new.
     Recovered {
         /// Its key.
         key: Key,
@@ -166,6 +175,8 @@ pub enum Effect {
         /// Where.
         lsn: Lsn,
     },
+    /// Wipe what an earlier life left on the page: the journal has it by now, or it does not count.
+    WipePage,
     /// Forget the segments that hold only frames below this one. Their watermark is durable.
     Prune {
         /// The oldest frame that must stay.

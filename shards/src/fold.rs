@@ -10,6 +10,7 @@ use crate::event::Role;
 use crate::ids::{AskerId, Fingerprint, Key, Lsn, Text};
 use crate::journal::{CodecError, FrameView, Peek};
 use crate::planted::{Bug, planted};
+use crate::strike::Strikes;
 
 /// A journal being read. Lives on its core.
 #[derive(Debug, Default)]
@@ -17,6 +18,7 @@ pub struct Fold {
     known: Known,
     open: HashMap<Key, Open>,
     tenants: HashMap<Text, u64>,
+    strikes: Strikes,
     wall_ms: u64,
     floor: Lsn,
     watermark_ms: u64,
@@ -47,6 +49,8 @@ pub struct Restored {
     pub unfinished: Vec<Unfinished>,
     /// The newest audit number of each tenant.
     pub tenants: Vec<(Text, u64)>,
+    /// The strikes of keys without an outcome; such a key may be unknown otherwise.
+    pub strikes: Strikes,
     /// The newest moment the journal has seen, Unix ms.
     pub wall_ms: u64,
     /// Frames below this one are gone or may be.
@@ -124,6 +128,7 @@ impl Fold {
             Peek::Result(fact) => {
                 self.audited(fact.tenant, fact.tenant_seq, fact.ended_ms);
                 self.known.finish(key, &fact.fingerprint, &fact.asker, lsn, false, Home::UNKNOWN);
+                self.strikes.forget(&key);
                 if let Some(open) = self.open.get_mut(&key) {
                     open.result = Some(lsn);
                 }
@@ -160,6 +165,10 @@ impl Fold {
                 self.floor = self.floor.max(floor);
                 self.watermark_ms = self.watermark_ms.max(watermark_ms);
             }
+            Peek::Struck { strikes, boot, at_ms } => {
+                self.wall_ms = self.wall_ms.max(at_ms);
+                self.strikes.recall(key, strikes, boot, lsn);
+            }
             // A later version's; the codec has refused those that may not be passed over.
             Peek::Unknown(_) => {}
         }
@@ -189,6 +198,7 @@ impl Fold {
     /// What all frames together mean.
     pub fn finish(mut self) -> Restored {
         while self.known.forget_below(self.floor, 4096) {}
+        self.strikes.forget_below(self.floor);
         let mut unfinished: Vec<Unfinished> = self
             .open
             .drain()
@@ -213,6 +223,7 @@ impl Fold {
             known: self.known,
             unfinished,
             tenants: self.tenants.into_iter().collect(),
+            strikes: self.strikes,
             wall_ms: self.wall_ms,
             floor: self.floor,
             watermark_ms: self.watermark_ms,

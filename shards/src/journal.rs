@@ -16,6 +16,7 @@
 //!
 //! Tags have one meaning over all kinds ([`tag`]). Numbers in fields are u8, u32 or u64 by their length. The audit item is one
 //! field: a version byte (1), then tagged fields of its own numbering ([`audit_tag`]).
+//! STRUCK alone is written as skippable: a version from before it counts no strikes, and is right in everything else.
 //!
 //! | batch ([`batch`]), at a multiple of 8 | bytes |
 //! |---|---|
@@ -98,11 +99,13 @@ pub enum Kind {
     Mark = 13,
     /// Reserved.
     Config = 14,
+    /// An earlier life of the worker ended while it polled this key's code. Its key may stand in no other frame.
+    Struck = 15,
 }
 
 impl Kind {
     /// Every kind, reserved ones included, in the order of their numbers.
-    pub const ALL: [Kind; 14] = [
+    pub const ALL: [Kind; 15] = [
         Kind::Accepted,
         Kind::Answer,
         Kind::Started,
@@ -117,6 +120,7 @@ impl Kind {
         Kind::Tenant,
         Kind::Mark,
         Kind::Config,
+        Kind::Struck,
     ];
 
     /// The kind with this number, reserved ones included.
@@ -141,6 +145,7 @@ impl Kind {
             Kind::Tenant => "tenant",
             Kind::Mark => "mark",
             Kind::Config => "config",
+            Kind::Struck => "struck",
         }
     }
 
@@ -179,6 +184,7 @@ pub mod tag {
     pub const WALL_MS: u8 = 16;
     pub const FLOOR: u8 = 17;
     pub const WATERMARK_MS: u8 = 18;
+    pub const STRIKES: u8 = 19;
     pub const SOURCE: u8 = 20;
     pub const SEQUENCE: u8 = 21;
     pub const SINCE_MS: u8 = 22;
@@ -270,6 +276,15 @@ pub enum Fact {
         floor: Lsn,
         /// An unknown key whose message is not newer than this may have been forgotten. Unix ms, 0 for none.
         watermark_ms: u64,
+    },
+    /// [`Kind::Struck`]
+    Struck {
+        /// All strikes of the key so far: older frames of the kind may be gone.
+        strikes: u32,
+        /// Which start of this worker ended so.
+        boot: u32,
+        /// Unix ms: when the next one saw it.
+        at_ms: u64,
     },
     /// A kind this version does not know and may skip.
     Unknown(u8),

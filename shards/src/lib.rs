@@ -22,6 +22,7 @@ pub mod quota;
 pub mod retry;
 pub mod shard;
 pub mod step;
+pub mod strike;
 pub mod tally;
 pub mod tenant;
 

@@ -30,6 +30,11 @@ pub const BUDGET_MS_MAX: u64 = 24 * 3600 * 1000;
 /// Most tries one key may ask for.
 pub const TRIES_MAX: u32 = 100;
 
+/// A step that was being run at this many deaths of the process is not run again.
+pub const STRIKES_MAX: u32 = 3;
+/// A step with a strike may keep all others from starting for so long before it starts, and again after, in milliseconds.
+pub const HUSH_MS_MAX: u64 = 1_000;
+
 const _: () = assert!(RUNNING_PER_SHARD_MAX < i16::MAX as u32);
 const _: () = assert!(BATCH_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(*NAK_DELAY_MS.start() < *NAK_DELAY_MS.end());

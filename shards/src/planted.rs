@@ -36,6 +36,9 @@ bugs! {
     StaleTicket = "A stale verdict is taken for the current try's.",
     LoseOtherAsker = "Only the first asker of a key is answered.",
     RunExpired = "A message past its time is run.",
+    StrikeInFlight = "A step that was merely in flight at a death of the process gets a strike for it.",
+    NoStrike = "A step that ends the process gets no strike.",
+    StruckFirst = "A step with a strike does not wait for the others that were recovered with it.",
 }
 
 #[cfg(feature = "planted")]

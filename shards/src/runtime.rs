@@ -10,6 +10,7 @@ pub mod keeper;
 pub mod launch;
 pub mod layout;
 pub mod local;
+pub mod page;
 pub mod perform;
 pub mod ports;
 pub mod rt;

@@ -14,6 +14,7 @@ mod recover;
 mod retain;
 mod run;
 mod settle;
+mod struck;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use crate::limits::{CLOCK_JUMP_MS_MAX, CLOCK_STEADY_MS, Limits};
 use crate::outcome::Outcome;
 use crate::quota::Charge;
 use crate::step::Arrival;
+use crate::strike::Strikes;
 use crate::tally::Tally;
 use crate::tenant::{TenantIndex, Tenants};
 
@@ -70,6 +72,8 @@ pub struct Shard {
     free: Vec<u32>,
     live: u32,
     lane: Lane,
+    strikes: Strikes,
+    struck: struck::Struck,
     /// Steps holding a place in a queue, over all tenants.
     queued: u32,
     /// Steps holding a running slot, over all tenants.
@@ -129,6 +133,8 @@ struct Job {
     cautious: bool,
     /// Something may have happened outside in a try that is not the current one.
     touched: bool,
+    /// It was recovered: steps with a strike wait for its outcome.
+    ahead: bool,
     /// The first answer to the first asker is out.
     acked: bool,
     role: Role,
@@ -178,6 +184,8 @@ enum Held {
     Reply(Rc<Arrival>, Reply),
     /// Drop segments.
     Prune(Lsn),
+    /// Wipe the page whose strike it is.
+    Strike,
 }
 
 impl Shard {
@@ -191,6 +199,8 @@ impl Shard {
             free: Vec::new(),
             live: 0,
             lane: Lane::default(),
+            strikes: Strikes::default(),
+            struck: struck::Struck::default(),
             queued: 0,
             running: 0,
             deadlines: Deadlines::default(),
@@ -220,8 +230,10 @@ impl Shard {
     /// Takes in one event and leaves what is to be done in `fx`.
     pub fn apply(&mut self, now: Now, event: Event, fx: &mut Effects) {
         let now = self.clock(now);
+        self.struck.recovering = matches!(event, Event::Died { .. } | Event::Recovered { .. });
         match event {
             Event::Arrived(arrival) => self.arrived(now, arrival, fx),
+            Event::Died { polled, partition, boot } => self.died(now, polled, partition, boot, fx),
             Event::Recovered { key, arrival, past } => self.recovered(now, key, arrival, past, fx),
             Event::Ended { ticket, verdict, ran_us } => self.ended(now, ticket, verdict, ran_us, fx),
             Event::Durable { through } => self.durable(now, through, fx),
@@ -243,7 +255,7 @@ impl Shard {
         let retain = self.retain.next_look_us();
         // While nothing is accepted, nothing else would come and let the clock be looked at again.
         let steady = self.jumped.map(|_| self.clock_look_us);
-        [timers, progress, waiting, retain, steady].into_iter().flatten().min()
+        [timers, progress, waiting, retain, steady, self.struck.look_us].into_iter().flatten().min()
     }
 
     /// How many more deliveries this shard would take now: what the edge may pull for it.
@@ -378,6 +390,7 @@ impl Shard {
             at_work: false,
             cautious: false,
             touched: false,
+            ahead: false,
             acked: false,
             role,
             stopped_by: None,

@@ -90,7 +90,13 @@ impl Signals {
 
 /// Serves until a signal or an error ends it.
 pub fn main(settings: &Settings) -> u8 {
-    run(settings, false, |_| {})
+    run(settings, dev_blocks(), |_| {})
+}
+
+/// A build with failpoints may open the blocks for development here, too, so that tests meet them on a server of their own.
+fn dev_blocks() -> bool {
+    fail::fail_point!("dev-blocks", |_| true);
+    false
 }
 
 /// Starts, tells `started`, and serves to the end. `dev` opens the blocks for development.

@@ -3,9 +3,9 @@
 use shards::event::{DiskNews, Event};
 use shards::ids::Identity;
 
-use crate::job::{Job, JobKind, SALT};
+use crate::job::{Job, JobKind, Poison, SALT};
 use crate::plan::{Fault, SECOND};
-use crate::world::{Happening, World};
+use crate::world::{Happening, Polled, World};
 
 impl World {
     pub fn happen(&mut self, what: Happening) {
@@ -26,6 +26,9 @@ impl World {
             }
             Happening::End { boot, shard, ticket, work, verdict } if mine(boot) => {
                 self.work_ended(shard, ticket, work, verdict);
+            }
+            Happening::Abort { boot, shard, work, polled } if mine(boot) && self.works.contains_key(&work) => {
+                self.abort(shard, polled);
             }
             Happening::Flush { boot, shard } if mine(boot) => self.flush(shard),
             Happening::Written { boot, shard } if mine(boot) => self.written(shard),
@@ -159,7 +162,25 @@ impl World {
 
     /// The process ends here and now. Whoever starts it again does so a little later.
     pub fn die(&mut self, power: bool) {
+        self.die_in(power, None);
+    }
+
+    /// A step's own code ends the process.
+    pub fn abort(&mut self, shard: usize, polled: Polled) {
+        self.note("abort", Some(polled.key), shard as u64);
+        self.count("a step ends the process");
+        let aborts = self.aborts.entry(self.truth.life(polled.key)).or_default();
+        *aborts += 1;
+        let aborts = *aborts;
+        if aborts > shards::limits::STRIKES_MAX {
+            self.violate(format!("poison: {} ended the process {aborts} times", polled.key));
+        }
+        self.die_in(false, Some((shard, polled)));
+    }
+
+    fn die_in(&mut self, power: bool, guilty: Option<(usize, Polled)>) {
         self.note("die", None, u64::from(power));
+        self.leave_pages(power, guilty);
         self.worker = None;
         self.works.clear();
         self.at_work.iter_mut().for_each(std::collections::BTreeMap::clear);
@@ -168,6 +189,34 @@ impl World {
         }
         let wait_us = self.rng.range(1_000, 3 * SECOND);
         self.at(wait_us, Happening::Start);
+    }
+
+    /// What each shard's page names when the process dies: the step that ended it, or one that happened to be polled then. A
+    /// power loss takes the pages with it.
+    fn leave_pages(&mut self, power: bool, guilty: Option<(usize, Polled)>) {
+        for shard in 0..2 {
+            let at_work: Vec<Polled> = self.works.values().filter(|work| work.shard == shard).map(|work| work.polled).collect();
+            let named = match guilty {
+                Some((of, polled)) if of == shard => Some(polled),
+                _ if at_work.is_empty() || !self.rng.chance(300) => None,
+                _ => Some(self.rng.pick(&at_work)),
+            };
+            // A life that polled nothing leaves the page as it found it.
+            if self.polled_any[shard] {
+                self.pages[shard] = named.map(|polled| (polled, self.boot));
+            }
+            if let Some((polled, boot)) = self.pages[shard] {
+                self.truth.deaths.insert((polled.key, boot));
+            }
+            if power
+                && let Some((polled, boot)) = self.pages[shard].take()
+                && !self.truth.struck.contains(&(polled.key, boot))
+                && let Some(aborts) = self.aborts.get_mut(&self.truth.life(polled.key))
+            {
+                // Nobody can know of that death any more.
+                *aborts = aborts.saturating_sub(1);
+            }
+        }
     }
 
     fn route(&mut self) {
@@ -236,8 +285,13 @@ impl World {
         if rng.chance(rates.expired) {
             not_after_ms = crate::plan::EPOCH_MS + self.now_us / 1000 + rng.range(0, 3_000) - 1_000;
         }
+        let poison = match rng.chance(rates.poison) {
+            true => rng.pick(&[Poison::AtOnce, Poison::Later]),
+            false => Poison::No,
+        };
         Job {
             kind,
+            poison,
             core: rng.chance(self.plan.core_share),
             tenant,
             step: number,

@@ -25,7 +25,18 @@ pub struct Job {
     pub budget_ms: u32,
     /// 0 for none of its own.
     pub not_after_ms: u64,
+    pub poison: Poison,
     pub padding: u16,
+}
+
+/// Whether running it ends the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poison {
+    No = 0,
+    /// In the very turn in which it starts.
+    AtOnce = 1,
+    /// After a while.
+    Later = 2,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +54,7 @@ impl Job {
             out.extend(number.to_le_bytes());
         }
         out.extend(self.not_after_ms.to_le_bytes());
+        out.push(self.poison as u8);
         out.resize(out.len() + usize::from(self.padding), b'.');
         Bytes::from(out)
     }
@@ -67,7 +79,12 @@ impl Job {
             backoff_ms: u32_at(15),
             budget_ms: u32_at(19),
             not_after_ms: u64::from(u32_at(23)) | u64::from(u32_at(27)) << 32,
-            padding: (body.len() - 31) as u16,
+            poison: match body[31] {
+                0 => Poison::No,
+                1 => Poison::AtOnce,
+                _ => Poison::Later,
+            },
+            padding: (body.len() - 32) as u16,
         }
     }
 

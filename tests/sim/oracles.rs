@@ -14,7 +14,7 @@ use shards::journal::batch::BATCH_HEAD_BYTES;
 use shards::journal::scan::Scan;
 use shards::journal::segment::SEGMENT_HEAD_BYTES;
 use shards::journal::view::Frames;
-use shards::limits::Limits;
+use shards::limits::{Limits, STRIKES_MAX};
 use shards::outcome::{Code, Effected, Status};
 use shards::shard::Shard;
 use shards::step::{Arrival, EffectClass};
@@ -95,6 +95,9 @@ pub fn i9_a_try_may_start(truth: &Truth, arrival: &Arrival, try_number: u32, boo
     if try_number > work.retry.tries_max {
         return Err(format!("I9: {key} starts try {try_number} of {}", work.retry.tries_max));
     }
+    if truth.stories.get(&key).is_some_and(|story| story.strikes.len() >= STRIKES_MAX as usize) {
+        return Err(format!("poison: {key} runs although it has all its strikes"));
+    }
     let story = truth.remembered(&key);
     let taken = story.and_then(|story| story.taken);
     if work.effect == EffectClass::Unsafe && story.is_none_or(|story| taken.is_none() || story.started < try_number) {
@@ -114,6 +117,19 @@ pub fn i9_a_try_may_start(truth: &Truth, arrival: &Arrival, try_number: u32, boo
         return Err(format!("I9: {key} starts {} ms after its deadline", now_ms - taken.deadline_ms));
     }
     Ok(())
+}
+
+/// A step with a strike starts only when all others that were recovered with it have their outcome.
+pub fn a_struck_step_runs_last(truth: &Truth, key: Key, open: &[Key]) -> Verdict {
+    let strikes = |key: &Key| truth.stories.get(key).map_or(0, |story| story.strikes.len());
+    if strikes(&key) == 0 {
+        return Ok(());
+    }
+    let decided = |key: &Key| truth.stories.get(key).is_some_and(|story| story.result.is_some());
+    match open.iter().find(|other| **other != key && strikes(other) == 0 && !decided(other)) {
+        None => Ok(()),
+        Some(other) => Err(format!("poison: {key} starts with a strike before the recovered {other} has ended")),
+    }
 }
 
 /// I5: effects per (K, F) within the bound of their class, counted at their own server.

@@ -57,6 +57,8 @@ pub struct Rates {
     pub overlong: u64,
     /// A try that is told to stop goes on to its end all the same.
     pub deaf: u64,
+    /// A job that ends the process whenever it is run.
+    pub poison: u64,
     /// The process dies between two effects.
     pub die_between: u64,
 }
@@ -113,6 +115,7 @@ impl Plan {
             panic: rate(80),
             overlong: rate(150),
             deaf: rate(900),
+            poison: rate(20),
             die_between: if faults.iter().any(|(fault, _)| *fault == Fault::Kill) { rng.range(0, 3) } else { 0 },
         };
         let mut limits = Limits { budget_ms_default: 20_000, ..Limits::default() };

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shards::audit::outcome_digest;
 use shards::ids::{AskerId, Fingerprint, Key, Lsn};
 use shards::journal::{Fact, Frame};
+use shards::limits::STRIKES_MAX;
 use shards::outcome::{Code, Effected, Outcome, Status};
 use shards::step::EffectClass;
 
@@ -51,6 +52,8 @@ pub struct Story {
     pub lives: u32,
     /// The newest try that is durably due after a failed one.
     pub retry: u32,
+    /// The frames of its strikes, as long as it has no outcome.
+    pub strikes: Vec<Lsn>,
 }
 
 /// A result as the server stored it.
@@ -71,6 +74,10 @@ pub struct Truth {
     pub promised: BTreeMap<AskerId, Key>,
     /// Core messages that a shard took in its present life: nobody but that life can answer them.
     pub heard: Vec<(AskerId, Key, MessageId)>,
+    /// Keys that a page named when a life ended, and that life.
+    pub deaths: BTreeSet<(Key, u32)>,
+    /// Those that were made strikes.
+    pub struck: BTreeSet<(Key, u32)>,
     /// Floors that have been written, by shard.
     pub floors: [Lsn; 2],
     /// Watermarks that are durable: what is accepted behind them was accepted knowing them.
@@ -116,6 +123,7 @@ impl Truth {
                 *story = Story {
                     shard,
                     lives: story.lives + 1,
+                    strikes: std::mem::take(&mut story.strikes),
                     answer: story.answer,
                     taken: Some(Taken {
                         lsn,
@@ -141,6 +149,11 @@ impl Truth {
                 if taken.fingerprint != fact.fingerprint {
                     return Err(format!("I7: {} was accepted with one content and decided with another", frame.key));
                 }
+                let strikes = std::mem::take(&mut story.strikes).len();
+                let poison = fact.outcome.fault.as_ref().is_some_and(|fault| fault.code == Code::Poison);
+                if poison != (strikes >= STRIKES_MAX as usize) {
+                    return Err(format!("poison: {} has {strikes} strikes and ends as {:?}", frame.key, fact.outcome.fault));
+                }
                 let bad = !matches!(fact.outcome.status, Status::Ok | Status::Cancelled);
                 let dead_letter = bad.then_some(taken.dead_letter);
                 story.result = Some(decided(lsn, fact.fingerprint, taken.asker, &fact.outcome, dead_letter));
@@ -157,20 +170,44 @@ impl Truth {
             Fact::Mark { watermark_ms, .. } => {
                 self.watermarks[shard] = self.watermarks[shard].max(*watermark_ms);
             }
+            Fact::Struck { strikes, boot, .. } => {
+                if !self.deaths.contains(&(frame.key, *boot)) {
+                    return Err(format!("poison: {} has a strike for life {boot}, which did not end in it", frame.key));
+                }
+                if !self.struck.insert((frame.key, *boot)) {
+                    return Err(format!("poison: {} has two strikes for life {boot}", frame.key));
+                }
+                if story.result.is_some_and(|result| result.lsn >= floor) {
+                    return Err(format!("poison: {} has a strike after its outcome", frame.key));
+                }
+                story.strikes.push(lsn);
+                if story.strikes.len() != *strikes as usize {
+                    let really = story.strikes.len();
+                    return Err(format!("poison: {} has {really} strikes and its frame says {strikes}", frame.key));
+                }
+            }
             Fact::Published { .. } | Fact::Unknown(_) => {}
         }
         Ok(())
     }
 
-    /// A shard has booted: what it had written and not synced is gone.
-    pub fn booted(&mut self, shard: usize, floor: Lsn, watermark_ms: u64) {
+    /// A shard has booted: what it had written and not synced is gone. Gives the strikes that went with their frames.
+    pub fn booted(&mut self, shard: usize, floor: Lsn, watermark_ms: u64) -> Vec<(Key, u32)> {
         self.floors[shard] = floor;
         self.watermarks[shard] = watermark_ms;
+        let gone = |story: &Story| story.shard == shard && story.strikes.last().is_some_and(|newest| *newest < floor);
+        let stories = self.stories.iter_mut().filter(|(_, story)| gone(story));
+        stories.map(|(key, story)| (*key, std::mem::take(&mut story.strikes).len() as u32)).collect()
     }
 
     /// The machine has written (not yet synced) a mark.
     pub fn marked(&mut self, shard: usize, floor: Lsn) {
         self.floors[shard] = self.floors[shard].max(floor);
+    }
+
+    /// A key, and how often it was forgotten and came again: what is counted for ever is counted of this.
+    pub fn life(&self, key: Key) -> (Key, u32) {
+        (key, self.stories.get(&key).map_or(0, |story| story.lives))
     }
 
     /// A key's story, unless the journal was allowed to forget it.

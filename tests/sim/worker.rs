@@ -13,10 +13,10 @@ use shards::step::{Arrival, Delivery, Origin, Settle, StreamToken};
 
 use crate::blocks::{End, Script};
 use crate::edge::Parcel;
-use crate::job::{self, SALT};
+use crate::job::{self, Job, Poison, SALT};
 use crate::oracles;
 use crate::plan::SECOND;
-use crate::world::{Happening, World};
+use crate::world::{AtWork, Happening, Polled, World};
 
 const FLUSH_US: u64 = 10_000;
 const SUBJECT: &str = "assign";
@@ -38,6 +38,8 @@ pub struct Seat {
     fx: Effects,
     tick_us: Option<u64>,
     recovered: u32,
+    /// Steps that were recovered without an outcome.
+    open: Vec<Key>,
     flush_due: bool,
     /// Since boot: the wall the machine went on from, for deadlines.
     boot_wall_ms: u64,
@@ -49,6 +51,7 @@ impl World {
     pub fn start(&mut self) {
         self.boot += 1;
         self.truth.heard.clear();
+        self.polled_any = [false; 2];
         let (boot, wall_ms, now_us) = (self.boot, self.wall_ms(), self.now_us);
         self.note("start", None, u64::from(boot));
         self.worker = Some(Worker { started_us: now_us, seats: Vec::new(), outbox: BTreeMap::new(), draining: false });
@@ -71,6 +74,7 @@ impl World {
             }
         }
         for (shard, (before, unfinished)) in pasts.into_iter().enumerate() {
+            self.strike(shard);
             for (key, arrival, past) in unfinished {
                 self.apply(shard, Event::Recovered { key, arrival, past });
             }
@@ -87,6 +91,13 @@ impl World {
         self.at(1_000, Happening::Pull { boot });
     }
 
+    /// Tells the machine what the page names.
+    fn strike(&mut self, shard: usize) {
+        let Some((Polled { key, partition }, boot)) = self.pages[shard] else { return };
+        self.note("page", Some(key), u64::from(boot));
+        self.apply(shard, Event::Died { polled: key, partition, boot });
+    }
+
     fn seat(&mut self, shard: usize, boot: u32, wall_ms: u64) -> Result<(Seat, Unfinished), String> {
         let disk = &mut self.disks[shard];
         let spans = disk.boot(boot, wall_ms)?;
@@ -100,7 +111,10 @@ impl World {
         let disk = &self.disks[shard];
         let restored = oracles::fold(disk.frames())?;
         let before = oracles::fold(disk.frames())?;
-        self.truth.booted(shard, restored.floor, restored.watermark_ms);
+        for (key, forgotten) in self.truth.booted(shard, restored.floor, restored.watermark_ms) {
+            let life = self.truth.life(key);
+            self.aborts.entry(life).and_modify(|aborts| *aborts = aborts.saturating_sub(forgotten));
+        }
         let boot_wall_ms = wall_ms.max(restored.wall_ms);
         let mut list = Vec::new();
         for one in &restored.unfinished {
@@ -140,11 +154,13 @@ impl World {
         let mut machine = Shard::new(settings, disk.next_lsn());
         machine.restore(restored, &spans, Now { mono_us: 0, wall_ms });
         let recovered = list.len() as u32;
+        let open = list.iter().filter(|(_, _, past)| past.outcome.is_none()).map(|(key, ..)| *key).collect();
         let seat = Seat {
             shard: machine,
             fx: Effects::default(),
             tick_us: None,
             recovered,
+            open,
             flush_due: false,
             boot_wall_ms,
             recovery_log: Some(Vec::new()),
@@ -286,6 +302,7 @@ impl World {
                 let wait_us = self.rng.range(10, 20_000);
                 self.at(wait_us, Happening::Probe { boot, shard, key: *key, lsn: *lsn });
             }
+            Effect::WipePage => self.pages[shard] = None,
             Effect::Prune { below } => {
                 self.count("prune");
                 self.note("prune", None, below.0);
@@ -307,7 +324,16 @@ impl World {
         let now_ms = boot_wall_ms + (self.now_us - started_us) / 1000;
         let verdict = oracles::i9_a_try_may_start(&self.truth, arrival, try_number, boot, now_ms);
         self.check(verdict);
+        let open = self.seat_of(shard).map(|seat| seat.open.clone()).unwrap_or_default();
+        let verdict = oracles::a_struck_step_runs_last(&self.truth, key, &open);
+        self.check(verdict);
         self.ran.insert(key);
+        self.polled_any[shard] = true;
+        let polled = Polled { key, partition: arrival.partition };
+        let poison = Job::decode(&arrival.delivery.body).poison;
+        if poison == Poison::AtOnce {
+            return self.abort(shard, polled);
+        }
         let Some(work) = arrival.work() else { return };
         let rates = if self.quiet { crate::plan::Rates { overlong: 0, ..self.plan.rates } } else { self.plan.rates };
         let script = Script::draw(&mut self.rng, &rates, work.effect, work.budget_ms);
@@ -321,16 +347,19 @@ impl World {
             End::Panicked => Verdict::Panicked,
         };
         let number = work_number(shard, ticket);
-        self.works.insert(number, (shard, arrival.tenant.clone()));
+        self.works.insert(number, AtWork { shard, tenant: arrival.tenant.clone(), polled });
         *self.at_work[shard].entry(arrival.tenant.clone()).or_default() += 1;
+        if poison == Poison::Later {
+            return self.at(script.lasts_us, Happening::Abort { boot, shard, work: number, polled });
+        }
         self.at(script.lasts_us, Happening::End { boot, shard, ticket, work: number, verdict });
     }
 
     pub fn work_ended(&mut self, shard: usize, ticket: Ticket, work: u64, verdict: Verdict) {
         let stale = self.rng.chance(self.plan.rates.stale_report);
         match self.works.remove(&work) {
-            Some((_, tenant)) => {
-                if let Some(count) = self.at_work[shard].get_mut(&tenant) {
+            Some(work) => {
+                if let Some(count) = self.at_work[shard].get_mut(&work.tenant) {
                     *count -= 1;
                 }
                 if stale && !self.quiet {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use bytes::Bytes;
 use shards::event::Verdict;
-use shards::ids::{Fingerprint, Key, Text, Ticket};
+use shards::ids::{Fingerprint, Key, Partition, Text, Ticket};
 use shards::step::{EffectClass, Settle};
 
 use crate::blocks::Ledger;
@@ -34,6 +34,8 @@ pub enum Happening {
     ArriveCore { boot: u32, body: Bytes },
     /// Something happens outside because of a try.
     Effect { boot: u32, survives: bool, key: Key, fingerprint: Fingerprint, class: EffectClass },
+    /// A step's own code ends the process.
+    Abort { boot: u32, shard: usize, work: u64, polled: Polled },
     /// A try's work has ended.
     End { boot: u32, shard: usize, ticket: Ticket, work: u64, verdict: Verdict },
     /// What is pending goes to the disk, urgent or not.
@@ -60,6 +62,21 @@ pub enum Happening {
     Start,
     /// The grace of a drain is over.
     Grace { boot: u32 },
+}
+
+/// A key whose code may be polled.
+#[derive(Clone, Copy, Debug)]
+pub struct Polled {
+    pub key: Key,
+    pub partition: Partition,
+}
+
+/// A try really at work.
+#[derive(Clone, Debug)]
+pub struct AtWork {
+    pub shard: usize,
+    pub tenant: Text,
+    pub polled: Polled,
 }
 
 #[derive(Debug)]
@@ -115,8 +132,14 @@ pub struct World {
     pub boot: u32,
     pub partitioned: bool,
     pub quiet: bool,
-    /// Tries really at work in this life, by work number: (shard, tenant).
-    pub works: BTreeMap<u64, (usize, Text)>,
+    /// Tries really at work in this life, by work number.
+    pub works: BTreeMap<u64, AtWork>,
+    /// What each shard's page names, and the life that named it.
+    pub pages: [Option<(Polled, u32)>; 2],
+    /// Whether this life has named anybody there.
+    pub polled_any: [bool; 2],
+    /// How often a key ended the process in one life of its own, as far as anybody can know.
+    pub aborts: BTreeMap<(Key, u32), u32>,
     pub at_work: Vec<BTreeMap<Text, u32>>,
     /// Keys run in this life.
     pub ran: std::collections::BTreeSet<Key>,
@@ -149,6 +172,9 @@ impl World {
             partitioned: false,
             quiet: false,
             works: BTreeMap::new(),
+            pages: [None; 2],
+            polled_any: [false; 2],
+            aborts: BTreeMap::new(),
             at_work: vec![BTreeMap::new(); 2],
             ran: std::collections::BTreeSet::new(),
             routed: 0,

@@ -205,6 +205,7 @@ impl Log {
             Fact::Result(fact) => self.result(head, &fact.into()),
             Fact::Published { asker, at_ms } => self.published(head, asker, *at_ms),
             Fact::Mark { wall_ms, floor, watermark_ms } => self.mark(*wall_ms, *floor, *watermark_ms),
+            Fact::Struck { strikes, boot, at_ms } => self.struck(head, *strikes, *boot, *at_ms),
             Fact::Unknown(kind) => self.write(*kind, SKIPPABLE, head, 0, |_| {}),
         }
     }
@@ -302,6 +303,15 @@ impl Log {
             put_u64(out, tag::WALL_MS, wall_ms);
             put_u64(out, tag::FLOOR, floor.0);
             put_u64(out, tag::WATERMARK_MS, watermark_ms);
+        });
+    }
+
+    /// [`Kind::Struck`]
+    pub fn struck(&mut self, head: Head, strikes: u32, boot: u32, at_ms: u64) {
+        self.write(Kind::Struck as u8, SKIPPABLE, head, 0, |out| {
+            put_u32(out, tag::STRIKES, strikes);
+            put_u32(out, tag::BOOT, boot);
+            put_u64(out, tag::AT_MS, at_ms);
         });
     }
 

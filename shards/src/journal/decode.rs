@@ -41,6 +41,9 @@ pub fn decode(bytes: &Bytes) -> Result<Frame, CodecError> {
             floor: Lsn(fields.u64(tag::FLOOR)?),
             watermark_ms: fields.u64(tag::WATERMARK_MS)?,
         },
+        Kind::Struck => {
+            Fact::Struck { strikes: fields.u32(tag::STRIKES)?, boot: fields.u32(tag::BOOT)?, at_ms: fields.u64(tag::AT_MS)? }
+        }
         Kind::Parked | Kind::Signal | Kind::Released | Kind::Cancel | Kind::Tenant | Kind::Config => Fact::Unknown(view.code()),
     };
     Ok(Frame { key, partition, owner_epoch, fact })

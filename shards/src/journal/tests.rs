@@ -113,6 +113,7 @@ fn frames() -> Vec<Frame> {
         Fact::Quarantined(answer()),
         Fact::Published { asker: AskerId([5; 16]), at_ms: 4 },
         Fact::Mark { wall_ms: 1, floor: Lsn(2), watermark_ms: 3 },
+        Fact::Struck { strikes: 2, boot: 5, at_ms: 6 },
     ];
     facts
         .into_iter()
@@ -229,6 +230,7 @@ fn peeking_sees_what_decoding_sees() {
             (Peek::Mark { wall_ms, floor, watermark_ms }, fact) => {
                 assert_eq!(*fact, Fact::Mark { wall_ms, floor, watermark_ms });
             }
+            (Peek::Struck { strikes, boot, at_ms }, fact) => assert_eq!(*fact, Fact::Struck { strikes, boot, at_ms }),
             (peek, fact) => panic!("{peek:?} is not a view of {fact:?}"),
         }
     }
@@ -246,6 +248,14 @@ fn cutting_a_frame_anywhere_is_an_error_and_never_a_panic() {
                 let _ = decode(&Bytes::from(cut));
             }
         }
+    }
+}
+
+#[test]
+fn only_a_strike_may_be_passed_over_by_versions_from_before_it() {
+    for frame in frames() {
+        let skippable = encode(&frame)[5] & SKIPPABLE != 0;
+        assert_eq!(skippable, matches!(frame.fact, Fact::Struck { .. }), "{:?}", frame.fact);
     }
 }
 

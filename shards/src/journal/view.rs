@@ -34,6 +34,8 @@ pub enum Peek<'a> {
     Quarantined(AnswerPeek<'a>),
     /// [`Kind::Mark`]
     Mark { wall_ms: u64, floor: Lsn, watermark_ms: u64 },
+    /// [`Kind::Struck`]
+    Struck { strikes: u32, boot: u32, at_ms: u64 },
     /// A kind that may be passed over.
     Unknown(u8),
 }
@@ -198,6 +200,9 @@ impl<'a> FrameView<'a> {
                 floor: Lsn(fields.u64(tag::FLOOR)?),
                 watermark_ms: fields.u64(tag::WATERMARK_MS)?,
             },
+            Kind::Struck => {
+                Peek::Struck { strikes: fields.u32(tag::STRIKES)?, boot: fields.u32(tag::BOOT)?, at_ms: fields.u64(tag::AT_MS)? }
+            }
             Kind::Parked | Kind::Signal | Kind::Released | Kind::Cancel | Kind::Tenant | Kind::Config => {
                 Peek::Unknown(self.code())
             }

@@ -70,7 +70,7 @@ impl DiskSettings {
     /// 64 MiB: large enough that rotation is rare, small enough that space comes back in useful pieces.
     pub const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
 
-    fn folder(&self) -> PathBuf {
+    pub(super) fn folder(&self) -> PathBuf {
         self.dir.join(self.generation.to_string()).join(self.shard.to_string())
     }
 }

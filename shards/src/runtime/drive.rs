@@ -261,6 +261,7 @@ impl<W: Wire> Driver<W> {
                 self.out.push(Outgoing::Settle(token, how));
             }
             Effect::Probe { key, lsn } => self.probe(key, lsn),
+            Effect::WipePage => self.perform.wipe_page(),
             Effect::Prune { below } => self.disk.prune(below),
         }
     }

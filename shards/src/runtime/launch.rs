@@ -20,6 +20,7 @@ use crate::step::Delivery;
 use super::disk::{Disk, DiskError, DiskSettings};
 use super::drive::{Driver, outcome_of};
 use super::local::{Local, News};
+use super::page::{Page, Polled};
 use super::perform::Perform;
 use super::ports::Wire;
 use super::seat::{Boot, Seat};
@@ -156,6 +157,7 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
         salt: seat.salt.clone(),
         segment_bytes: seat.segment_bytes,
     };
+    let folder = settings.folder();
     let mut fold = Fold::default();
     let opened = Disk::open(settings, |lsn, frame| fold.frame(lsn, frame)).await?;
     let restored = fold.finish();
@@ -182,6 +184,10 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
         progress_us: seat.progress_us,
         config_epoch: 0,
     };
+    let (page, polled) = Page::open(&folder, opened.boot).unwrap_or_else(|error| {
+        tracing::warn!(shard = seat.shard, folder = %folder.display(), %error, "no page for strikes: a step that ends the process is not known for it");
+        (Page::nowhere(opened.boot), None)
+    });
     let mut shard = Shard::new(settings, opened.next_lsn);
     shard.restore(restored, &opened.segments, now);
     let disk = opened.disk;
@@ -189,7 +195,7 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
         shard,
         wire: furniture.wire,
         disk: disk.clone(),
-        perform: Perform::new(furniture.blocks, furniture.blobs, seat.clock, local.clone(), inline_bytes_max),
+        perform: Perform::new(furniture.blocks, furniture.blobs, seat.clock, local.clone(), page, inline_bytes_max),
         local,
         clock: seat.clock,
         inbox: seat.inbox,
@@ -210,6 +216,9 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
         probes: 0,
         to_probe: Default::default(),
     };
+    if let Some(polled) = polled {
+        strike(&mut driver, polled);
+    }
     for one in unfinished {
         recover(&mut driver, &disk, &one).await?;
     }
@@ -218,6 +227,16 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
     // Nobody listens where nobody wants to know.
     let _ = found.send(report);
     Ok(driver)
+}
+
+/// Tells the machine which key was being polled when an earlier life died.
+fn strike<W: Wire>(driver: &mut Driver<W>, polled: Polled) {
+    let Polled { key, partition, boot } = polled;
+    driver.apply(driver.clock.now(), Event::Died { polled: key, partition, boot });
+    if driver.fx.log.frames == 0 {
+        return;
+    }
+    tracing::warn!(shard = driver.index, %key, boot, "the process died in this step's own code: it gets a strike, and runs last and alone");
 }
 
 /// Reads one unfinished key's message and outcome again and hands them to the machine.

@@ -1,10 +1,13 @@
 //! Runs tries: a block's future in a task of its own, with its panics caught and its end always told.
 //!
+//! While a block's own code runs, the shard's page names its key, so that a process that dies in it leaves word of that.
 //! A block that can answer at once does so in the driver's turn, without a task. Deadlines are the machine's: it asks a try
 //! to stop, and the try's future is dropped here, inside its task. That drop is the end of the work.
 
 use std::any::Any;
+use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -17,6 +20,7 @@ use crate::outcome::Fault;
 use crate::step::Arrival;
 
 use super::local::{Local, News};
+use super::page::Page;
 use super::rt::{Clock, Stop, caught, panic_text, spawn};
 
 /// The blocks of one shard and the tries at work. Lives on its core.
@@ -25,6 +29,7 @@ pub struct Perform {
     blobs: Rc<dyn Blobs>,
     clock: Clock,
     local: Local,
+    page: Page,
     /// By slot: the generation at work there, and how to stop it.
     stops: Vec<Option<(u32, Stop)>>,
     /// Larger outputs go to the tenant's blobs, in bytes.
@@ -33,8 +38,15 @@ pub struct Perform {
 
 impl Perform {
     /// With the worker's blocks in the order of their ids.
-    pub fn new(blocks: Vec<Rc<dyn Block>>, blobs: Rc<dyn Blobs>, clock: Clock, local: Local, inline_bytes_max: u64) -> Self {
-        Perform { blocks, blobs, clock, local, stops: Vec::new(), inline_bytes_max }
+    pub fn new(
+        blocks: Vec<Rc<dyn Block>>,
+        blobs: Rc<dyn Blobs>,
+        clock: Clock,
+        local: Local,
+        page: Page,
+        inline_bytes_max: u64,
+    ) -> Self {
+        Perform { blocks, blobs, clock, local, page, stops: Vec::new(), inline_bytes_max }
     }
 
     /// Starts a try. Its end comes as news, or is returned here if it came at once.
@@ -49,7 +61,11 @@ impl Perform {
             inputs: work.inputs.clone(),
             blobs: self.blobs.clone(),
         };
-        let instant = match std::panic::catch_unwind(AssertUnwindSafe(|| block.instant(&cx))) {
+        let (page, key, partition) = (self.page, arrival.key, arrival.partition);
+        let named = page.name(key, partition);
+        let instant = std::panic::catch_unwind(AssertUnwindSafe(|| block.instant(&cx)));
+        drop(named);
+        let instant = match instant {
             Ok(instant) => instant,
             Err(panic) => {
                 let verdict = panicked(&*block, panic.as_ref());
@@ -86,7 +102,12 @@ impl Perform {
                 }
                 spill(&*blobs, &tenant, outputs).await
             };
-            let verdict = match stop.race(caught(work)).await {
+            let mut work = stop.race(caught(work));
+            let ended = poll_fn(|cx| {
+                let _named = page.name(key, partition);
+                Pin::new(&mut work).poll(cx)
+            });
+            let verdict = match ended.await {
                 Some(Ok(Ok(verdict))) => verdict,
                 Some(Ok(Err(fault))) => Verdict::Failed(fault),
                 Some(Err(panic)) => panicked(&*block, panic.as_ref()),
@@ -97,6 +118,11 @@ impl Perform {
             local.push(News::Event(Event::Ended { ticket, verdict, ran_us }));
         });
         None
+    }
+
+    /// Forgets what an earlier life left on the page.
+    pub fn wipe_page(&self) {
+        self.page.wipe();
     }
 
     /// Asks a try to stop; it still ends with its own event.

@@ -134,7 +134,11 @@ impl<F: Future> Future for Race<F> {
         }
         let Some(future) = self.future.as_mut() else { return Poll::Ready(None) };
         match future.as_mut().poll(cx) {
-            Poll::Ready(value) => Poll::Ready(Some(value)),
+            Poll::Ready(value) => {
+                // What it holds is dropped here and not by whoever holds this.
+                self.future = None;
+                Poll::Ready(Some(value))
+            }
             Poll::Pending => {
                 *self.stop.0.waker.borrow_mut() = Some(cx.waker().clone());
                 Poll::Pending

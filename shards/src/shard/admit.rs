@@ -237,6 +237,8 @@ impl Shard {
                 let lsn = self.log_accepted(now, &arrival, work, fx);
                 self.tally.accepted += 1;
                 let delivered = arrival.token().map_or(0, |token| token.delivered);
+                // It has ended the process before it could be recorded.
+                let struck = self.strikes.of(&arrival.key) > 0;
                 let slot = self.open_job(now, arrival.key, arrival.clone(), lsn, Role::Step);
                 self.queued += 1;
                 let home = self.known.begin(arrival.key, &arrival.fingerprint, &asker_of(&arrival), slot, false);
@@ -245,15 +247,18 @@ impl Shard {
                 job.home = home;
                 job.charge = Some(charge);
                 // Where no server holds the message, nothing would tell that a try was made whose record was lost.
-                job.cautious =
-                    work.effect == EffectClass::Unsafe || delivered > 1 || (!streamed && work.effect != EffectClass::Pure);
-                job.touched = delivered > 1 && !matches!(work.effect, EffectClass::Pure | EffectClass::Unsafe);
+                job.cautious = work.effect == EffectClass::Unsafe
+                    || delivered > 1
+                    || struck
+                    || (!streamed && work.effect != EffectClass::Pure);
+                job.touched = (delivered > 1 || struck) && !matches!(work.effect, EffectClass::Pure | EffectClass::Unsafe);
                 job.deadline_us = deadline_us;
                 self.deadlines.arm(slot, deadline_us);
                 self.unfinished.push_back((lsn, slot));
                 self.held.push_back((lsn, Held::Accepted(slot)));
-                let ticket = self.ticket(slot);
-                self.lane.push(tenant, ticket, work.priority, now.mono_us / 1000);
+                if !(struck && self.ended_as_poison(now, slot, fx)) {
+                    self.enqueue(now, slot);
+                }
             }
             Err(Refusal::QueueFull { limit }) => match &arrival.delivery.origin {
                 Origin::Stream(token) => {
@@ -278,6 +283,7 @@ impl Shard {
             Some(_) if forgotten => Effected::Unknown,
             Some(EffectClass::Unsafe) => Effected::None,
             Some(_) if arrival.token().is_some_and(|token| token.delivered > 1) => Effected::Unknown,
+            Some(_) if self.strikes.of(&arrival.key) > 0 => Effected::Unknown,
             Some(_) => Effected::None,
         };
         Fault::new(Code::Expired, "The job came after its time.").with_effect(effect)

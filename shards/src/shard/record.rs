@@ -3,7 +3,7 @@
 use super::Shard;
 use crate::audit::{AuditItem, AuditKind, outcome_digest};
 use crate::event::{Effects, Role};
-use crate::ids::{AskerId, Key, Lsn, Now, Text};
+use crate::ids::{AskerId, Key, Lsn, Now, Partition, Text};
 use crate::journal::{AcceptedRef, AnswerRef, Head, MessageRef, ResultRef};
 use crate::outcome::Outcome;
 use crate::step::{Arrival, Origin, Work};
@@ -59,6 +59,20 @@ impl Shard {
     pub(super) fn log_started(&mut self, now: Now, slot: u32, fx: &mut Effects) -> Lsn {
         let job = &self.jobs[slot as usize];
         fx.log.started(head(job.key, &job.arrival), job.tries, self.settings.boot, now.wall_ms);
+        self.number()
+    }
+
+    pub(super) fn log_struck(
+        &mut self,
+        now: Now,
+        key: Key,
+        partition: Partition,
+        strikes: u32,
+        boot: u32,
+        fx: &mut Effects,
+    ) -> Lsn {
+        fx.log.struck(Head { key, partition, owner_epoch: OWNER_EPOCH }, strikes, boot, now.wall_ms);
+        fx.log.urgent = true;
         self.number()
     }
 

@@ -15,6 +15,7 @@ impl Shard {
     /// Takes over what a fold of the journal gave. The unfinished keys follow as [`crate::event::Event::Recovered`].
     pub fn restore(&mut self, restored: Restored, segments: &[Span], now: Now) {
         self.known = restored.known;
+        self.strikes = restored.strikes;
         self.wall_floor_ms = restored.wall_ms;
         for (name, seq) in restored.tenants {
             let index = self.tenants.find(&name);
@@ -58,27 +59,36 @@ impl Shard {
             Content::Work(work) => work,
             // This worker can no longer do what an earlier one accepted.
             Content::Refusal(fault) | Content::Garbage(fault) => {
-                return self.end_recovered(now, slot, Status::Error, fault.clone(), fx);
+                return self.end_untried(now, slot, Status::Error, fault.clone(), fx);
             }
             // Notices are never in a journal; whatever else lies there is as good as unreadable.
             Content::Notice(_) => {
                 let fault = Fault::new(Code::InternalError, "The journal holds a message that is no step.");
-                return self.end_recovered(now, slot, Status::Error, fault, fx);
+                return self.end_untried(now, slot, Status::Error, fault, fx);
             }
         };
+        if past.interrupted && planted(Bug::StrikeInFlight) {
+            self.strike(now, key, arrival.partition, self.settings.boot - 1, fx);
+        }
+        if self.ended_as_poison(now, slot, fx) {
+            return;
+        }
         if past.interrupted && work.effect == EffectClass::Unsafe && !planted(Bug::RerunUnsafe) {
             let fault = Fault::new(Code::Indeterminate, "The worker stopped while the step ran; it may have happened.")
                 .with_effect(Effected::Unknown);
-            return self.end_recovered(now, slot, Status::Error, fault, fx);
+            return self.end_untried(now, slot, Status::Error, fault, fx);
         }
         if left_ms == 0 {
             let touched = past.tries > 0 || self.jobs[slot as usize].touched;
             let effect = if touched { self.effect_if_cut(slot) } else { Effected::None };
             let fault = Fault::new(Code::Timeout, "The step's budget ran out.").with_effect(effect);
-            return self.end_recovered(now, slot, Status::Timeout, fault, fx);
+            return self.end_untried(now, slot, Status::Timeout, fault, fx);
         }
         let wait_ms = past.retry_at_ms.map_or(0, |at_ms| at_ms.saturating_sub(now.wall_ms));
+        let ahead = self.strikes.of(&key) == 0;
+        self.struck.ahead += u32::from(ahead);
         let job = self.job(slot);
+        job.ahead = ahead;
         // The interrupted try never came to a verdict: it is made again under its own number.
         job.tries = past.tries - u32::from(past.interrupted);
         if wait_ms > 0 {
@@ -87,13 +97,13 @@ impl Shard {
             let due_us = job.retry_at_us.min(deadline_us);
             self.deadlines.arm(slot, due_us);
         } else {
-            let ticket = self.ticket(slot);
             self.deadlines.arm(slot, deadline_us);
-            self.lane.push(tenant, ticket, work.priority, now.mono_us / 1000);
+            self.enqueue(now, slot);
         }
     }
 
-    fn end_recovered(&mut self, now: Now, slot: u32, status: Status, fault: Fault, fx: &mut Effects) {
+    /// Decides a step without running it in this life.
+    pub(super) fn end_untried(&mut self, now: Now, slot: u32, status: Status, fault: Fault, fx: &mut Effects) {
         let mut outcome = self.outcome(now, slot, status, fault.effect, 0);
         self.tally.fault(fault.code);
         outcome.fault = Some(fault);

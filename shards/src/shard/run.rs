@@ -11,37 +11,14 @@ use crate::step::{EffectClass, Origin, Settle};
 impl Shard {
     /// Starts what may start.
     pub(super) fn dispatch(&mut self, now: Now, fx: &mut Effects) {
-        while self.running < self.settings.limits.shard_running_max {
+        let hushed = self.strike_is_pending() || self.struck_turn(now, fx);
+        while !hushed && self.running < self.settings.limits.shard_running_max {
             let tenants = &self.tenants;
-            let Some((tenant, ticket)) = self.lane.pop(|tenant| tenants.peek(tenant).account.may_run()) else { break };
+            let Some((_, ticket)) = self.lane.pop(|tenant| tenants.peek(tenant).account.may_run()) else { break };
             if self.current(ticket).is_none_or(|slot| self.jobs[slot as usize].state != State::Queued) {
                 continue;
             }
-            let slot = ticket.slot;
-            let job = &mut self.jobs[slot as usize];
-            let Some(charge) = job.charge.as_mut() else { continue };
-            self.tenants.get(tenant).account.start(charge);
-            self.queued -= 1;
-            self.running += 1;
-            job.generation += 1;
-            job.tries += 1;
-            job.state = State::Running;
-            job.started_ms = now.wall_ms;
-            job.started_us = now.mono_us;
-            let (try_number, cautious, arrival) = (job.tries, job.cautious, job.arrival.clone());
-            self.tally.started += 1;
-            self.tally.retried += u64::from(try_number > 1);
-            let ticket = self.ticket(slot);
-            let lsn = self.log_started(now, slot, fx);
-            if cautious || self.settings.events {
-                self.held.push_back((lsn, Held::Started(ticket)));
-            }
-            if cautious {
-                fx.log.urgent = true;
-            } else {
-                self.job(slot).at_work = true;
-                fx.list.push(Effect::Run { ticket, arrival, try_number });
-            }
+            self.begin(now, ticket.slot, fx);
         }
         // Entries of steps that went meanwhile: never more than a constant over those that live.
         if self.lane.len() > 2 * self.queued as usize + 1024 {
@@ -50,6 +27,35 @@ impl Shard {
                 let job = &jobs[ticket.slot as usize];
                 job.state == State::Queued && job.generation == ticket.generation
             });
+        }
+    }
+
+    /// Starts the next try of a queued step whose tenant may run one more.
+    #[inline]
+    pub(super) fn begin(&mut self, now: Now, slot: u32, fx: &mut Effects) {
+        let job = &mut self.jobs[slot as usize];
+        let Some(charge) = job.charge.as_mut() else { return };
+        self.tenants.get(job.tenant).account.start(charge);
+        self.queued -= 1;
+        self.running += 1;
+        job.generation += 1;
+        job.tries += 1;
+        job.state = State::Running;
+        job.started_ms = now.wall_ms;
+        job.started_us = now.mono_us;
+        let (try_number, cautious, arrival) = (job.tries, job.cautious, job.arrival.clone());
+        self.tally.started += 1;
+        self.tally.retried += u64::from(try_number > 1);
+        let ticket = self.ticket(slot);
+        let lsn = self.log_started(now, slot, fx);
+        if cautious || self.settings.events {
+            self.held.push_back((lsn, Held::Started(ticket)));
+        }
+        if cautious {
+            fx.log.urgent = true;
+        } else {
+            self.job(slot).at_work = true;
+            fx.list.push(Effect::Run { ticket, arrival, try_number });
         }
     }
 
@@ -199,11 +205,9 @@ impl Shard {
                 self.cut(now, slot, Status::Timeout, fx);
             } else if job.state == State::Backoff {
                 job.state = State::Queued;
-                let (tenant, deadline_us) = (job.tenant, job.deadline_us);
-                let priority = job.arrival.work().map_or(50, |work| work.priority);
-                let ticket = self.ticket(slot);
+                let deadline_us = job.deadline_us;
                 self.deadlines.arm(slot, deadline_us);
-                self.lane.push(tenant, ticket, priority, now.mono_us / 1000);
+                self.enqueue(now, slot);
             } else {
                 let deadline_us = job.deadline_us;
                 self.deadlines.arm(slot, deadline_us);

@@ -44,6 +44,10 @@ impl Shard {
         job.outcome = Some(Rc::new(outcome));
         job.decided = lsn;
         let at_work = job.at_work;
+        self.strikes.forget(&job.key);
+        if std::mem::take(&mut job.ahead) {
+            self.struck.ahead -= 1;
+        }
         self.unpublished += 1;
         self.deadlines.disarm(slot);
         self.held.push_back((lsn, Held::Outcome(slot)));
@@ -93,6 +97,7 @@ impl Shard {
                     }
                 }
                 Held::Reply(notice, reply) => self.reply_to(notice, reply, fx),
+                Held::Strike => fx.list.push(Effect::WipePage),
                 Held::Prune(below) => fx.list.push(Effect::Prune { below }),
             }
         }

@@ -10,7 +10,7 @@ use crate::fold::Fold;
 use crate::ids::{BlockId, Fingerprint, Identity, Key, Lsn, Now, Partition, Salt, Text, Ticket};
 use crate::journal::view::Frames;
 use crate::journal::{Fact, Frame, FrameView, decode};
-use crate::limits::{Limits, OnOverload};
+use crate::limits::{HUSH_MS_MAX, Limits, OnOverload};
 use crate::outcome::{Code, Effected, Fault, Outcome, Status};
 use crate::step::{Arrival, Asker, Content, Delivery, EffectClass, Origin, Profile, RetryPolicy, Settle, StreamToken, Work};
 
@@ -20,6 +20,7 @@ const START_MS: u64 = 1_000_000_000;
 /// One shard, its journal as frames, and what it did.
 struct Bench {
     shard: Shard,
+    boot: u32,
     limits: Limits,
     now: Now,
     frames: Vec<Vec<u8>>,
@@ -116,7 +117,7 @@ impl Bench {
 
     fn with(limits: Limits) -> Bench {
         let now = Now { mono_us: 0, wall_ms: START_MS };
-        Bench { shard: shard(&limits, Lsn(1), 1), limits, now, frames: Vec::new(), did: Vec::new() }
+        Bench { shard: shard(&limits, Lsn(1), 1), boot: 1, limits, now, frames: Vec::new(), did: Vec::new() }
     }
 
     fn apply(&mut self, event: Event) {
@@ -194,7 +195,7 @@ impl Bench {
                         let found = outcome_of(&self.frame(lsn)).map(Rc::new);
                         self.apply(Event::Probed { key, found });
                     }
-                    Effect::Run { .. } | Effect::Stop { .. } | Effect::Prune { .. } => {}
+                    Effect::Run { .. } | Effect::Stop { .. } | Effect::Prune { .. } | Effect::WipePage => {}
                 }
             }
         }
@@ -211,6 +212,11 @@ impl Bench {
 
     /// The process dies with `kept` frames durable and starts again; the steps are what their messages decode to.
     fn restart(&mut self, kept: usize, steps: &[&Step]) {
+        self.restart_after(kept, None, steps);
+    }
+
+    /// The same, and the page says that this step was being polled by the life with this number.
+    fn restart_after(&mut self, kept: usize, polled: Option<(&Step, u32)>, steps: &[&Step]) {
         self.frames.truncate(kept);
         let mut fold = Fold::default();
         for (index, raw) in self.frames.iter().enumerate() {
@@ -220,8 +226,12 @@ impl Bench {
         let unfinished = restored.unfinished.clone();
         self.now.mono_us = 0;
         self.did.clear();
-        self.shard = shard(&self.limits, Lsn(kept as u64 + 1), 2);
+        self.boot += 1;
+        self.shard = shard(&self.limits, Lsn(kept as u64 + 1), self.boot);
         self.shard.restore(restored, &[], self.now);
+        if let Some((step, boot)) = polled {
+            self.apply(Event::Died { polled: step.key, partition: Partition(0), boot });
+        }
         for one in unfinished {
             let step = steps.iter().find(|step| step.key == one.key).expect("a step of the test");
             let origin = Origin::Journal { source: crate::step::Source::Stream, since_ms: START_MS };
@@ -270,6 +280,7 @@ fn outcome_of(frame: &Frame) -> Option<Outcome> {
 
 mod answers;
 mod notices;
+mod strikes;
 mod tries;
 
 /// A core NATS message.

@@ -62,6 +62,7 @@ pub(crate) fn row(shard: u16, lsn: u64, view: FrameView<'_>, bodies: bool) -> Re
             says.extend((*watermark_ms > 0).then(|| ("watermark".to_owned(), Value::from(time(*watermark_ms)))));
             ("mark", Some(*wall_ms), says)
         }
+        Fact::Struck { strikes, boot, at_ms } => ("struck", Some(*at_ms), fields(json!({"strikes": strikes, "boot": boot}))),
         Fact::Unknown(_) => ("unknown", None, Map::new()),
     };
     Ok(Row { at: at_ms.map(time), kind, shard, lsn, key: frame.key.to_string(), says })

@@ -1,0 +1,220 @@
+//! One page of memory that outlives the process: it names the key whose own code is being polled just now.
+//!
+//! It is a file in the shard's folder, mapped shared. What was stored there is the system's when the process aborts or is
+//! killed, so the next start reads which step it died in. Naming and clearing are five plain stores and a few multiplications,
+//! without a system call. A sum over key, boot and the machine's own boot id guards it: a page that is torn, of another life
+//! of the machine (after a power loss it may be old), or of another journal names nobody.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicU64, compiler_fence};
+
+use rustix::mm::{MapFlags, ProtFlags, mmap};
+
+use crate::ids::{Key, Partition};
+
+const FILE_NAME: &str = "polled";
+const PAGE_BYTES: usize = 4096;
+/// Different for each life of the machine; the same in every container on it.
+const MACHINE_BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What lies at the start of the file, in the machine's byte order. Outlives the process.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+struct Line {
+    key: [AtomicU64; 2],
+    /// Boot and partition.
+    life: AtomicU64,
+    /// Over all of the above; 0 while nothing is polled.
+    sum: AtomicU64,
+}
+
+/// The page of one shard, mapped for as long as the process lives. Lives on its core.
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
+    line: &'static Line,
+    boot: u32,
+    /// Stands for this life of the machine.
+    seed: u64,
+}
+
+/// What the page of an earlier life names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Polled {
+    /// The key.
+    pub key: Key,
+    /// Its partition.
+    pub partition: Partition,
+    /// Which start of this worker polled it when it died.
+    pub boot: u32,
+}
+
+/// A key's code is being polled for as long as this lives, be it left by a panic.
+#[derive(Debug)]
+pub struct Named {
+    line: &'static Line,
+}
+
+impl Page {
+    /// Maps the page in the shard's folder, which only one process may have open, and reads what an earlier life left there.
+    /// That stays until something is named, or until [`Page::wipe`].
+    ///
+    /// # Errors
+    /// The system refused the file or the mapping.
+    pub fn open(folder: &Path, boot: u32) -> io::Result<(Page, Option<Polled>)> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(folder.join(FILE_NAME))?;
+        let page = Page { line: map(&file)?, boot, seed: machine_seed() };
+        Ok((page, page.read()))
+    }
+
+    /// A page that does not outlive the process.
+    pub fn nowhere(boot: u32) -> Page {
+        Page { line: Box::leak(Box::default()), boot, seed: 0 }
+    }
+
+    /// Says that this key's code is polled from now on.
+    #[inline]
+    pub fn name(&self, key: Key, partition: Partition) -> Named {
+        let (words, life) = (words(key), u64::from(self.boot) << 32 | u64::from(partition.0));
+        self.line.key[0].store(words[0], Relaxed);
+        self.line.key[1].store(words[1], Relaxed);
+        self.line.life.store(life, Relaxed);
+        self.line.sum.store(sum(self.seed, words, life), Release);
+        // A killed thread leaves the stores that its program has made: only the compiler could have moved them.
+        compiler_fence(SeqCst);
+        Named { line: self.line }
+    }
+
+    /// Forgets what an earlier life left.
+    pub fn wipe(&self) {
+        self.line.sum.store(0, Release);
+    }
+
+    fn read(&self) -> Option<Polled> {
+        let words = [self.line.key[0].load(Relaxed), self.line.key[1].load(Relaxed)];
+        let life = self.line.life.load(Relaxed);
+        let boot = (life >> 32) as u32;
+        if self.line.sum.load(Relaxed) != sum(self.seed, words, life) || boot >= self.boot {
+            return None;
+        }
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&words[0].to_le_bytes());
+        key[8..].copy_from_slice(&words[1].to_le_bytes());
+        Some(Polled { key: Key(key), partition: Partition(life as u16), boot })
+    }
+}
+
+impl Drop for Named {
+    #[inline]
+    fn drop(&mut self) {
+        compiler_fence(SeqCst);
+        self.line.sum.store(0, Release);
+    }
+}
+
+/// The file's first page. It is written whole where it is new, so that no later store can meet a full disk.
+fn map(file: &File) -> io::Result<&'static Line> {
+    if file.metadata()?.len() != PAGE_BYTES as u64 {
+        file.set_len(0)?;
+        file.write_all_at(&[0; PAGE_BYTES], 0)?;
+        file.sync_all()?;
+    }
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping at an address of the system's choosing overlaps nothing of ours.
+    let address = unsafe { mmap(std::ptr::null_mut(), PAGE_BYTES, protection, MapFlags::SHARED, file, 0)? };
+    // SAFETY: the mapping is a whole page, as aligned as pages are, and is never taken away. `Line` is atomics alone: any bits
+    // are a value of it.
+    Ok(unsafe { &*address.cast::<Line>() })
+}
+
+fn words(key: Key) -> [u64; 2] {
+    let whole = u128::from_le_bytes(key.0);
+    [whole as u64, (whole >> 64) as u64]
+}
+
+/// Never 0, which says that nothing is polled.
+#[inline]
+fn sum(seed: u64, words: [u64; 2], life: u64) -> u64 {
+    let mix = |sum: u64, word: u64| (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    mix(mix(mix(seed, words[0]), words[1]), life) | 1
+}
+
+fn machine_seed() -> u64 {
+    // Where it cannot be read, a page that a power loss left old is believed.
+    let id = std::fs::read(MACHINE_BOOT_ID).unwrap_or_default();
+    let digest = blake3::hash(&id);
+    u64::from_le_bytes(digest.as_bytes()[..8].try_into().expect("eight bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: Key = Key([7; 16]);
+    const PARTITION: Partition = Partition(200);
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a folder")
+    }
+
+    fn open(folder: &tempfile::TempDir, boot: u32) -> (Page, Option<Polled>) {
+        Page::open(folder.path(), boot).expect("a page")
+    }
+
+    #[test]
+    fn the_next_life_reads_what_this_one_polled() {
+        let folder = folder();
+        let (page, polled) = open(&folder, 3);
+        assert_eq!(polled, None);
+        // As a process does that dies now.
+        std::mem::forget(page.name(KEY, PARTITION));
+        let polled = Some(Polled { key: KEY, partition: PARTITION, boot: 3 });
+        assert_eq!(open(&folder, 4).1, polled);
+        assert_eq!(open(&folder, 9).1, polled, "a life that died before it polled anything changes nothing");
+        assert_eq!(open(&folder, 3).1, None, "a journal that counts its lives anew knows nothing of it");
+    }
+
+    #[test]
+    fn what_was_polled_to_its_end_or_panicked_is_not_named() {
+        let folder = folder();
+        let (page, _) = open(&folder, 1);
+        drop(page.name(KEY, PARTITION));
+        assert_eq!(open(&folder, 2).1, None);
+        let panicked = std::panic::catch_unwind(|| {
+            let _named = page.name(KEY, PARTITION);
+            std::panic::resume_unwind(Box::new(()));
+        });
+        assert!(panicked.is_err());
+        assert_eq!(open(&folder, 2).1, None);
+    }
+
+    #[test]
+    fn a_torn_page_names_nobody() {
+        let folder = folder();
+        let (page, _) = open(&folder, 1);
+        std::mem::forget(page.name(KEY, PARTITION));
+        let path = folder.path().join(FILE_NAME);
+        let whole = std::fs::read(&path).expect("the file");
+        for at in 0..32 {
+            let mut torn = whole.clone();
+            torn[at] ^= 2;
+            std::fs::write(&path, &torn).expect("written");
+            assert_eq!(open(&folder, 2).1, None, "byte {at}");
+        }
+        std::fs::write(&path, &whole[..100]).expect("written");
+        assert_eq!(open(&folder, 2).1, None, "cut short");
+        assert_eq!(std::fs::metadata(&path).map(|file| file.len()).ok(), Some(PAGE_BYTES as u64));
+    }
+
+    #[test]
+    fn a_page_of_another_life_of_the_machine_names_nobody() {
+        let folder = folder();
+        let (page, _) = open(&folder, 1);
+        let before = Page { seed: page.seed ^ 2, ..page };
+        std::mem::forget(before.name(KEY, PARTITION));
+        assert_eq!(open(&folder, 2).1, None);
+    }
+}
