@@ -339,7 +339,8 @@ impl Shard {
                 let Some(arrival) = self.tenants.get(tenant).waiting.pop_front() else { break };
                 self.waiting -= 1;
                 self.held_bytes -= arrival.held_bytes();
-                if overdue {
+                // What became known while it waited, by a stream's copy of the same assignment say, has or gets its outcome.
+                if overdue && self.known.get(&arrival.key).is_none() {
                     let limit = self.settings.limits.tenant_queued_max;
                     self.refuse_over_quota(now, arrival, limit, fx);
                 } else {

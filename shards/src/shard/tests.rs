@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::{Shard, ShardSettings};
-use crate::event::{Effect, Effects, Event, Letter, Past};
+use crate::event::{DiskNews, Effect, Effects, Event, Letter, Past};
 use crate::fold::Fold;
 use crate::ids::{BlockId, Fingerprint, Identity, Key, Lsn, Now, Partition, Salt, Text, Ticket};
 use crate::journal::view::Frames;

@@ -236,3 +236,31 @@ fn everybody_who_waits_under_an_inbox_of_their_own_gets_a_letter() {
     assert_eq!(told, ["_INBOX.1", "_INBOX.2", "_INBOX.3"].map(|reply| Some(reply.to_owned())));
     assert_eq!(bench.outcomes().len(), 1);
 }
+
+#[test]
+fn one_that_waited_too_long_is_not_refused_once_its_key_is_known() {
+    for finished in [true, false] {
+        let mut bench = Bench::new();
+        bench.apply(Event::Disk(DiskNews::Full));
+        let asked = Step { budget_ms: 50, ..step("k") };
+        bench.send(&asked.clone().from(core()));
+        bench.apply(Event::Disk(DiskNews::Room));
+        // The same assignment comes by a stream, with time of its own, before anybody looks at the one that waits.
+        let again = Step { budget_ms: 10_000, ..asked }.from(delivery(1, 1));
+        bench.send(&again);
+        let ticket = bench.run();
+        let mut told = Vec::new();
+        if finished {
+            bench.done(ticket);
+            told.extend(bench.settle().0);
+        }
+        bench.wait_ms(150);
+        told.extend(bench.settle().0);
+        if !finished {
+            bench.done(ticket);
+            told.extend(bench.settle().0);
+        }
+        assert!(!told.is_empty());
+        assert!(told.iter().all(|(_, outcome)| outcome.status == Status::Ok), "one outcome for one assignment: {told:?}");
+    }
+}
