@@ -269,13 +269,13 @@ fn a_journal_that_is_written_while_it_is_read_is_sound() -> Result<()> {
     };
     std::thread::scope(|scope| -> Result<()> {
         let writer = scope.spawn(write);
+        // A slow reader may see the writer end during its first look: the second is then at a journal that rests.
         let mut looks = 0;
-        while !writer.is_finished() {
+        while looks < 2 || !writer.is_finished() {
             assert_eq!(findings(dir.path())?, []);
             looks += 1;
         }
-        assert!(looks > 1 && writer.join().is_ok_and(|written| written.is_ok()));
-        Ok(())
+        writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))?
     })
 }
 
