@@ -200,25 +200,34 @@ pub(crate) async fn ensure(link: &Link, consumer: &Consumer, settings: &NatsSett
                     filter.as_deref().unwrap_or_default()
                 )));
             }
-            let same = ["ack_wait", "max_deliver", "max_ack_pending"].iter().all(|key| config.get(*key) == ours.get(*key));
-            if same {
-                return Ok(());
+            if let Some(first) = behind(link, consumer, &value).await? {
+                tracing::error!(
+                    stream,
+                    durable,
+                    first,
+                    "the server lost messages of the stream that its consumer counts as delivered, and would never hand out the next ones: making the consumer again"
+                );
+                match ask(link, &format!("CONSUMER.DELETE.{stream}.{durable}"), &json!({})).await? {
+                    Answer::Fact(_) | Answer::Error { err_code: CONSUMER_NOT_FOUND, .. } => fresh(consumer, first),
+                    Answer::Error { description, .. } => {
+                        return Err(Trouble::Unsure(format!("consumer {durable}: {description}")));
+                    }
+                    Answer::Off => return Err(Trouble::Unsure("JetStream is gone".into())),
+                }
+            } else {
+                let same = ["ack_wait", "max_deliver", "max_ack_pending"].iter().all(|key| config.get(*key) == ours.get(*key));
+                if same {
+                    return Ok(());
+                }
+                tracing::warn!(
+                    stream,
+                    durable,
+                    "the consumer's ack_wait, max_deliver or max_ack_pending differ from ours: changing them"
+                );
+                config
             }
-            tracing::warn!(
-                stream,
-                durable,
-                "the consumer's ack_wait, max_deliver or max_ack_pending differ from ours: changing them"
-            );
-            config
         }
-        Answer::Error { err_code: CONSUMER_NOT_FOUND, .. } => {
-            let mut config =
-                json!({ "durable_name": durable, "deliver_policy": "all", "ack_policy": "explicit", "replay_policy": "instant" });
-            if let Some(filter) = filter {
-                config["filter_subject"] = json!(filter);
-            }
-            config
-        }
+        Answer::Error { err_code: CONSUMER_NOT_FOUND, .. } => fresh(consumer, 1),
         Answer::Error { description, .. } => {
             return Err(Trouble::Unsure(format!("consumer {durable} of {stream}: {description}")));
         }
@@ -239,6 +248,54 @@ pub(crate) async fn ensure(link: &Link, consumer: &Consumer, settings: &NatsSett
             why: description.clone(),
         })),
         Answer::Off => Err(Trouble::Unsure("JetStream is gone".into())),
+    }
+}
+
+/// A consumer that is to be made, for messages from this sequence on.
+fn fresh(consumer: &Consumer, first: u64) -> Value {
+    let mut config = json!({ "durable_name": consumer.durable, "deliver_policy": "all", "ack_policy": "explicit", "replay_policy": "instant" });
+    if first > 1 {
+        config["deliver_policy"] = json!("by_start_sequence");
+        config["opt_start_seq"] = json!(first);
+    }
+    if let Some(filter) = &consumer.filter {
+        config["filter_subject"] = json!(filter);
+    }
+    config
+}
+
+/// Whether a consumer is ahead of its stream, and then the first message that a new one in its place should hand out.
+///
+/// nats-server 2.9.10, killed, may lose a stream's newest messages and keep what a consumer knew of them. The numbers are given
+/// out again, and the consumer takes the messages under them for delivered. A consumer of an interest stream is left as it is:
+/// without one the stream drops what it holds.
+async fn behind(link: &Link, consumer: &Consumer, info: &Value) -> Result<Option<u64>, Trouble> {
+    let sequence = |pointer: &str| info.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+    let delivered = sequence("/delivered/stream_seq");
+    let stream = match ask(link, &format!("STREAM.INFO.{}", consumer.stream), &json!({})).await? {
+        Answer::Fact(value) => value,
+        Answer::Error { description, .. } => {
+            return Err(Trouble::Unsure(format!("reading stream {}: {description}", consumer.stream)));
+        }
+        Answer::Off => return Err(Trouble::Unsure("JetStream is gone".into())),
+    };
+    let Some(last) = stream.pointer("/state/last_seq").and_then(Value::as_u64).filter(|last| *last < delivered) else {
+        return Ok(None);
+    };
+    match stream.pointer("/config/retention").and_then(Value::as_str) {
+        // What is left there has been settled by nobody, or is settled again.
+        Some("workqueue") => Ok(Some(1)),
+        Some("limits") => Ok(Some(sequence("/ack_floor/stream_seq").min(last) + 1)),
+        _ => {
+            tracing::error!(
+                stream = consumer.stream,
+                durable = consumer.durable,
+                last,
+                delivered,
+                "the server lost messages of an interest stream that its consumer counts as delivered: the next ones are not handed out until the stream's numbers have passed the consumer's"
+            );
+            Ok(None)
+        }
     }
 }
 

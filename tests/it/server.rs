@@ -89,6 +89,11 @@ impl NatsServer {
         }
     }
 
+    /// The files of a stream's messages, those of its consumers not among them.
+    pub(crate) fn messages_of(&self, stream: &str) -> PathBuf {
+        self.dir.path().join("jetstream/$G/streams").join(stream).join("msgs")
+    }
+
     /// Where clients connect.
     pub(crate) fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)

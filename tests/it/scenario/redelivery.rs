@@ -79,3 +79,33 @@ async fn one_flow_step_under_two_assignments_runs_once_and_answers_both() -> Res
     ledger.written_once("acme", "step.txt", b"s")?;
     world.finish().await
 }
+
+#[tokio::test]
+async fn a_stream_that_fell_behind_its_consumer_hands_out_work_again() -> Result<()> {
+    // A killed server may lose a stream's newest messages and keep what its consumer knew of them. New messages then get numbers
+    // that the consumer takes for delivered, and nobody would ever have them.
+    let mut world = World::jetstream(Settings::default()).await?;
+    let echo = |n: u32| Assignment::new("acme", "echo", json!({ "n": n }));
+    let messages = world.server.messages_of("CAF_ASSIGN");
+    let earlier = tempfile::tempdir()?;
+    world.router.run(&echo(0), PATIENCE).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for entry in std::fs::read_dir(&messages)? {
+        let path = entry?.path();
+        std::fs::copy(&path, earlier.path().join(path.file_name().unwrap_or_default()))?;
+    }
+    for n in 1..20 {
+        world.router.run(&echo(n), PATIENCE).await?;
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    world.server.kill();
+    std::fs::remove_dir_all(&messages)?;
+    std::fs::create_dir(&messages)?;
+    for entry in std::fs::read_dir(earlier.path())? {
+        let path = entry?.path();
+        std::fs::copy(&path, messages.join(path.file_name().unwrap_or_default()))?;
+    }
+    world.server.restart().await?;
+    world.router.run(&echo(100), PATIENCE).await?;
+    world.finish().await
+}
