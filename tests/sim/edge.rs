@@ -57,7 +57,7 @@ impl World {
     pub fn arrive(&mut self, sequence: u64, delivered: u32) {
         let kept = &self.server.stream[sequence as usize - 1];
         let stored_ms = kept.stored_ms;
-        let token = StreamToken { consumer: 0, sequence, stored_ms, delivered, reply: Text::new() };
+        let token = StreamToken { consumer: 0, sequence, stored_ms, delivered, reply: Text::new(), inherited: false };
         let body = kept.body.clone();
         let arrival = self.arrival(Origin::Stream(token), body);
         self.take(arrival);

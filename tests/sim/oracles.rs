@@ -214,10 +214,15 @@ pub fn every_asker_is_answered(truth: &Truth) -> Verdict {
     }
 }
 
-/// Who asked on core NATS in a life that did not end has its answer, or there is a dead letter that says why not.
+/// Who asked on core NATS in a life that did not end has its answer, or there is a dead letter that says why not. That letter is
+/// of the message which came first under the assignment; the same assignment again, in other words, is only refused again.
 pub fn core_askers_of_this_life_are_answered(truth: &Truth) -> Verdict {
-    let silent =
-        |(asker, _, id): &&(AskerId, Key, MessageId)| !truth.told.contains_key(asker) && !truth.dead_letters.contains(id);
+    let answers = truth.stories.values().filter_map(|story| story.answer);
+    let expired: BTreeSet<AskerId> =
+        answers.filter(|answer| answer.code == Some(Code::Expired)).map(|answer| answer.asker).collect();
+    let silent = |(asker, _, id): &&(AskerId, Key, MessageId)| {
+        !truth.told.contains_key(asker) && !truth.dead_letters.contains(id) && !expired.contains(asker)
+    };
     match truth.heard.iter().find(silent) {
         None => Ok(()),
         Some((_, key, _)) => Err(format!("unanswered: {key} was asked for on core NATS and nobody was told")),

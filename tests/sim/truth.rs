@@ -167,6 +167,8 @@ impl Truth {
                 let dead_letter = fact.of.is_none().then(|| dead_letter_id(&fact.message.subject, &fact.message.body));
                 story.answer = Some(decided(lsn, fact.fingerprint, fact.asker, &fact.outcome, dead_letter));
             }
+            // Nobody else owns anything in these worlds.
+            Fact::Released { .. } => return Err(format!("ownership: {} is released, and nobody took over", frame.key)),
             Fact::Mark { watermark_ms, .. } => {
                 self.watermarks[shard] = self.watermarks[shard].max(*watermark_ms);
             }
@@ -205,9 +207,11 @@ impl Truth {
         self.floors[shard] = self.floors[shard].max(floor);
     }
 
-    /// A key, and how often it was forgotten and came again: what is counted for ever is counted of this.
+    /// A key, and how often it was forgotten and came again: what is counted for ever is counted of this. One that the journal
+    /// was allowed to forget begins its next life when it comes, not only once that is durable.
     pub fn life(&self, key: Key) -> (Key, u32) {
-        (key, self.stories.get(&key).map_or(0, |story| story.lives))
+        let lives = self.stories.get(&key).map_or(0, |story| story.lives);
+        (key, lives + u32::from(lives > 0 && self.remembered(&key).is_none()))
     }
 
     /// A key's story, unless the journal was allowed to forget it.

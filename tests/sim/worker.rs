@@ -150,6 +150,8 @@ impl World {
             events: self.plan.events,
             progress_us: self.plan.ack_wait_us / 3,
             config_epoch: 1,
+            owner_epoch: 0,
+            shared: false,
         };
         let mut machine = Shard::new(settings, disk.next_lsn());
         machine.restore(restored, &spans, Now { mono_us: 0, wall_ms });
