@@ -76,6 +76,7 @@ pub(crate) struct Events {
 pub(crate) struct Nats {
     pub(crate) url: Leaf,
     pub(crate) mode: Leaf,
+    pub(crate) ownership: Leaf,
     pub(crate) provision: Leaf,
     pub(crate) replicas: Leaf,
     pub(crate) assign_subjects: Leaf,

@@ -2,6 +2,7 @@
 
 mod answer;
 pub mod beamline;
+mod bucket;
 mod coverage;
 mod event;
 pub mod fingerprint;
@@ -10,6 +11,7 @@ mod heartbeat;
 mod inflight;
 pub mod intake;
 mod json;
+mod lease;
 mod limits;
 mod micro;
 pub mod native;
@@ -29,6 +31,7 @@ pub mod salt;
 pub mod status;
 mod streams;
 pub mod subjects;
+pub mod tenancy;
 pub mod thread;
 mod token;
 mod well;

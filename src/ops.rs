@@ -41,6 +41,10 @@ pub struct EdgeFigures {
     pub unsendable: u64,
     /// Results that a create-only subject refused: another was there first.
     pub fenced: u64,
+    /// The epoch of our ownership of the work, 0 where nobody owns it, now.
+    pub owner_epoch: u32,
+    /// Another worker owns it and we stand by, now.
+    pub standby: bool,
     /// Messages waiting at the edge for a full inbox, now.
     pub backlog: u32,
     /// Letters sent and not yet confirmed, now.
@@ -61,6 +65,8 @@ impl EdgeFigures {
             duplicates: status.duplicates.load(Relaxed),
             unsendable: status.unsendable.load(Relaxed),
             fenced: status.fenced.load(Relaxed),
+            owner_epoch: status.owner_epoch.load(Relaxed),
+            standby: status.stands_by_for().is_some(),
             backlog: status.backlog.load(Relaxed),
             unconfirmed: status.unconfirmed.load(Relaxed),
         }

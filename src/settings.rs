@@ -164,6 +164,8 @@ pub struct NatsSettings {
     pub url: String,
     /// JetStream, core, or whichever a subject has.
     pub mode: NatsMode,
+    /// Whether one worker owns a consumer or several share it.
+    pub ownership: Ownership,
     /// Create missing streams.
     pub provision: bool,
     /// Replicas of created streams.
@@ -201,6 +203,15 @@ pub enum NatsMode {
     JetStream,
     /// Never a stream.
     Core,
+}
+
+/// Who may take from a consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// One worker at a time; others stand by.
+    Exclusive,
+    /// All of them at once: each then keeps its promises for itself alone.
+    Shared,
 }
 
 /// Credentials, at most one kind.

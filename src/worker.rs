@@ -19,6 +19,7 @@ use shards::runtime::layout::{Layout, LayoutError};
 use shards::runtime::ports::{Control, Gauge, Inbound, Outbound};
 use shards::runtime::rt::Clock;
 use shards::runtime::seat::{Furniture, Seat};
+use shards::runtime::tenure::{Grant, Lease};
 use shards::runtime::watchdog::watch;
 use thiserror::Error;
 
@@ -73,6 +74,11 @@ pub struct Worker {
     pub outbound: flume::Receiver<Outbound>,
     /// The cores in use.
     pub layout: Layout,
+    /// Whether this worker owns what it works on.
+    pub lease: Lease,
+    /// This journal's own name, for those who lease what it works on.
+    pub journal: String,
+    grants: Vec<flume::Sender<Grant>>,
     controls: Vec<flume::Sender<Control>>,
     exits: flume::Receiver<Exit>,
     keeper: Option<Keeper>,
@@ -89,7 +95,7 @@ pub struct Plan {
 }
 
 impl Worker {
-    /// Opens the journals and starts the shards; returns once all of them take work.
+    /// Starts the shards; returns once all of them have read their journals. They wait for a [`Grant`] then.
     ///
     /// # Errors
     /// The data directory is held, a journal is damaged or not ours, a core cannot be used.
@@ -109,10 +115,14 @@ impl Worker {
         let (found_to, found_from) = flume::bounded(count);
         let (exits_to, exits) = flume::bounded(count);
         let clock = Clock::start();
+        let journal = identity::journal(&storage_dir)?;
+        let lease = Lease::unbounded();
         let (mut inboxes, mut controls, mut gauges) = (Vec::new(), Vec::new(), Vec::new());
+        let mut grants = Vec::new();
         for (index, core) in layout.shards.iter().enumerate() {
             let (inbox_to, inbox) = flume::bounded(INBOX_BATCHES);
             let (control_to, control) = flume::bounded(INBOX_BATCHES);
+            let (grant_to, granted) = flume::bounded(1);
             let gauge = Arc::new(Gauge::default());
             let limits = settings.shard_limits(index, count);
             // Opened here, where an error can still be told to the one who starts us.
@@ -148,6 +158,8 @@ impl Worker {
                 clock,
                 inbox,
                 control,
+                grants: granted,
+                lease: lease.clone(),
                 outbound: outbound_to.clone(),
                 envelopes: envelopes_to.clone(),
                 gauge: gauge.clone(),
@@ -165,6 +177,7 @@ impl Worker {
             launch(seat, found_to.clone(), exits_to.clone())?;
             inboxes.push(inbox_to);
             controls.push(control_to);
+            grants.push(grant_to);
             gauges.push(gauge);
         }
         let mut worker = Worker {
@@ -173,6 +186,9 @@ impl Worker {
             gauges,
             outbound,
             layout,
+            lease,
+            journal,
+            grants,
             controls,
             exits,
             keeper: Some(Keeper::new(envelopes, count)),
@@ -208,6 +224,32 @@ impl Worker {
     /// Which start of this worker this is: the newest of its shards'.
     pub fn boot(&self) -> u32 {
         self.found.iter().map(|found| found.boot).max().unwrap_or(1)
+    }
+
+    /// Lets the shards begin, since nobody else can own what they work on; returns once all of them take work.
+    ///
+    /// # Errors
+    /// A shard could not take up what its journal holds.
+    pub fn begin(&self) -> Result<(), WorkerError> {
+        for grant in &self.grants {
+            let _ = grant.send(Grant::default());
+        }
+        while !self.gauges.iter().all(|gauge| gauge.ready.load(Relaxed)) {
+            if let Some(error) = self.watch(Duration::from_millis(1)) {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// How the shards are told to begin, by shard, for who learns when they may.
+    pub fn grants(&self) -> &[flume::Sender<Grant>] {
+        &self.grants
+    }
+
+    /// The newest epoch of ownership that the journals have seen.
+    pub fn owner_epoch(&self) -> u32 {
+        self.found.iter().map(|found| found.owner_epoch).max().unwrap_or(0)
     }
 
     /// The keeper, for the one who serves the metrics; once.

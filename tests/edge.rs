@@ -14,12 +14,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
 use endstation::edge::status::EdgeStatus;
+use endstation::edge::tenancy::Estate;
 use endstation::edge::thread::{self, EdgeError, EdgeSettings, Halt, Links, ShardLink};
-use endstation::settings::{NatsAuth, NatsMode, NatsSettings, NatsTls};
+use endstation::settings::{NatsAuth, NatsMode, NatsSettings, NatsTls, Ownership};
 use futures_util::StreamExt;
 use shards::ids::{Key, Ticket};
 use shards::map;
 use shards::runtime::ports::{About, Gauge, Inbound, Outbound, Outgoing, Outlet, Parcel};
+use shards::runtime::tenure::Lease;
 use shards::step::{Delivery, Origin, Settle, StreamToken};
 use tokio::sync::watch;
 
@@ -77,6 +79,7 @@ fn settings(port: u16, mode: NatsMode, provision: bool) -> EdgeSettings {
     let nats = NatsSettings {
         url: format!("nats://127.0.0.1:{port}"),
         mode,
+        ownership: Ownership::Exclusive,
         provision,
         replicas: 1,
         assign_subjects: vec!["caf.exec.assign.v1".into()],
@@ -133,7 +136,15 @@ impl Bench {
         }
         let (halt, phase) = watch::channel(Halt::Run);
         let status = Arc::new(EdgeStatus::default());
-        let edge = thread::spawn(settings, Links { shards: links, outbound }, phase, status.clone())?;
+        let estate = Estate {
+            lease: Lease::unbounded(),
+            grants: Vec::new(),
+            journal: "one".into(),
+            epoch: 0,
+            knows: false,
+            done: Arc::default(),
+        };
+        let edge = thread::spawn(settings, Links { shards: links, outbound, estate }, phase, status.clone())?;
         Ok(Bench { status, halt, edge, shards, stop, stranger })
     }
 

@@ -63,7 +63,7 @@ impl Frames {
             let reply = Text::try_from(bytes.slice(body_end..end)).expect("it was a string");
             let body = bytes.slice(start..body_end);
             start = end;
-            let token = StreamToken { consumer: 0, sequence: u64::from(n) + 1, stored_ms, delivered: 1, reply };
+            let token = StreamToken { consumer: 0, sequence: u64::from(n) + 1, stored_ms, delivered: 1, reply, inherited: false };
             Delivery { origin: Origin::Stream(token), subject: ASSIGN_SUBJECT, headers: Headers::new(), body, reply: None }
         });
         let deliveries = deliveries.collect();

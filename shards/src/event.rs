@@ -36,6 +36,14 @@ pub enum Event {
         /// What the journal says of it.
         past: Past,
     },
+    /// Boot: the journal holds this key without an end, but another worker has owned its stream since, was handed its message
+    /// and has answered or will.
+    Superseded {
+        /// Its key.
+        key: Key,
+        /// The key's partition.
+        partition: Partition,
+    },
     /// A try's work has really ended, with this verdict. Slot and memory return now, not before.
     Ended {
         /// The try.

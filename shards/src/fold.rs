@@ -7,8 +7,8 @@ use hashbrown::HashMap;
 
 use crate::dedup::{Home, Known};
 use crate::event::Role;
-use crate::ids::{AskerId, Fingerprint, Key, Lsn, Text};
-use crate::journal::{CodecError, FrameView, Peek};
+use crate::ids::{AskerId, Fingerprint, Key, Lsn, Partition, Text};
+use crate::journal::{CodecError, FrameView, Peek, SOURCE_STREAM};
 use crate::planted::{Bug, planted};
 use crate::strike::Strikes;
 
@@ -19,6 +19,7 @@ pub struct Fold {
     open: HashMap<Key, Open>,
     tenants: HashMap<Text, u64>,
     strikes: Strikes,
+    owner_epoch: u32,
     wall_ms: u64,
     floor: Lsn,
     watermark_ms: u64,
@@ -38,6 +39,18 @@ struct Open {
     deadline_ms: u64,
     result: Option<Lsn>,
     role: Role,
+    owned: Owned,
+}
+
+/// Under whose eyes a key came. Lives on its core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owned {
+    /// The key's partition.
+    pub partition: Partition,
+    /// The epoch of ownership it was accepted under; 0 where nobody owned.
+    pub epoch: u32,
+    /// It came from a stream, which hands it to the next owner if this one does not settle it.
+    pub streamed: bool,
 }
 
 /// What a shard goes on from. Lives on its core.
@@ -51,6 +64,8 @@ pub struct Restored {
     pub tenants: Vec<(Text, u64)>,
     /// The strikes of keys without an outcome; such a key may be unknown otherwise.
     pub strikes: Strikes,
+    /// The newest epoch of ownership that the journal has seen.
+    pub owner_epoch: u32,
     /// The newest moment the journal has seen, Unix ms.
     pub wall_ms: u64,
     /// Frames below this one are gone or may be.
@@ -84,6 +99,8 @@ pub struct Unfinished {
     pub deadline_ms: u64,
     /// What kind of key it is.
     pub role: Role,
+    /// Under whose eyes it came.
+    pub owned: Owned,
 }
 
 impl Fold {
@@ -93,9 +110,12 @@ impl Fold {
     /// The frame cannot be read, or is of a kind this version may not skip.
     pub fn frame(&mut self, lsn: Lsn, frame: &FrameView<'_>) -> Result<(), CodecError> {
         let key = frame.key();
+        self.owner_epoch = self.owner_epoch.max(frame.owner_epoch());
+        let owned =
+            |source| Owned { partition: frame.partition(), epoch: frame.owner_epoch(), streamed: source == SOURCE_STREAM };
         match frame.peek()? {
             Peek::Accepted(fact) => {
-                self.stamp(lsn, fact.received_ms, (fact.source == 3).then_some(fact.since_ms));
+                self.stamp(lsn, fact.received_ms, (fact.source == SOURCE_STREAM).then_some(fact.since_ms));
                 self.open.insert(
                     key,
                     Open {
@@ -108,6 +128,7 @@ impl Fold {
                         deadline_ms: fact.deadline_ms,
                         result: None,
                         role: Role::Step,
+                        owned: owned(fact.source),
                     },
                 );
             }
@@ -134,7 +155,7 @@ impl Fold {
                 }
             }
             peek @ (Peek::Answer(fact) | Peek::Quarantined(fact)) => {
-                self.stamp(lsn, fact.ended_ms, (fact.source == 3).then_some(fact.since_ms));
+                self.stamp(lsn, fact.ended_ms, (fact.source == SOURCE_STREAM).then_some(fact.since_ms));
                 self.audited(fact.tenant, fact.tenant_seq, fact.ended_ms);
                 self.known.finish(key, &fact.fingerprint, &fact.asker, lsn, true, Home::UNKNOWN);
                 let role = match peek {
@@ -152,6 +173,7 @@ impl Fold {
                     deadline_ms: 0,
                     result: Some(lsn),
                     role,
+                    owned: owned(fact.source),
                 };
                 self.open.insert(key, open);
             }
@@ -159,6 +181,10 @@ impl Fold {
                 if self.open.get(&key).is_some_and(|open| open.result.is_some() && open.asker == asker) {
                     self.open.remove(&key);
                 }
+            }
+            Peek::Released { at_ms } => {
+                self.wall_ms = self.wall_ms.max(at_ms);
+                self.open.remove(&key);
             }
             Peek::Mark { wall_ms, floor, watermark_ms } => {
                 self.wall_ms = self.wall_ms.max(wall_ms);
@@ -216,6 +242,7 @@ impl Fold {
                 retry_at_ms: open.retry_at_ms,
                 deadline_ms: open.deadline_ms,
                 role: open.role,
+                owned: open.owned,
             })
             .collect();
         unfinished.sort_by_key(|one| one.message);
@@ -224,6 +251,7 @@ impl Fold {
             unfinished,
             tenants: self.tenants.into_iter().collect(),
             strikes: self.strikes,
+            owner_epoch: self.owner_epoch,
             wall_ms: self.wall_ms,
             floor: self.floor,
             watermark_ms: self.watermark_ms,

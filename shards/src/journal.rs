@@ -83,7 +83,7 @@ pub enum Kind {
     Parked = 5,
     /// Reserved.
     Signal = 6,
-    /// Reserved.
+    /// Another worker has had the key's message since: nothing is left to do of it here. The key may stand in no other frame.
     Released = 7,
     /// Reserved.
     Cancel = 8,
@@ -151,7 +151,7 @@ impl Kind {
 
     /// Whether this version gives it a [`Fact`].
     pub fn known(self) -> bool {
-        !matches!(self, Kind::Parked | Kind::Signal | Kind::Released | Kind::Cancel | Kind::Tenant | Kind::Config)
+        !matches!(self, Kind::Parked | Kind::Signal | Kind::Cancel | Kind::Tenant | Kind::Config)
     }
 }
 
@@ -207,6 +207,8 @@ pub mod tag {
     pub const FAULT_RETRY_AFTER_MS: u8 = 44;
     /// The outputs are a reference to where they are; only there when they are.
     pub const SPILLED: u8 = 45;
+    /// Of the outcome; only there where the consumer has owners.
+    pub const OWNER_EPOCH: u8 = 46;
     pub const AUDIT: u8 = 48;
 }
 
@@ -228,7 +230,7 @@ pub struct Frame {
     pub key: Key,
     /// The key's partition.
     pub partition: Partition,
-    /// Who owned the partition: 0 until ownership is built.
+    /// Under which epoch of ownership it was written; 0 where nobody owns.
     pub owner_epoch: u32,
     /// What it says.
     pub fact: Fact,
@@ -284,6 +286,11 @@ pub enum Fact {
         /// Which start of this worker ended so.
         boot: u32,
         /// Unix ms: when the next one saw it.
+        at_ms: u64,
+    },
+    /// [`Kind::Released`]
+    Released {
+        /// Unix ms.
         at_ms: u64,
     },
     /// A kind this version does not know and may skip.

@@ -33,6 +33,8 @@ pub struct Outcome {
     pub queue_depth: u32,
     /// Which start of this worker decided it.
     pub boot: u32,
+    /// Under which epoch of the consumer's ownership; 0 where nobody owns.
+    pub owner_epoch: u32,
 }
 
 /// How a step ended.

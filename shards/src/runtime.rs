@@ -15,4 +15,5 @@ pub mod perform;
 pub mod ports;
 pub mod rt;
 pub mod seat;
+pub mod tenure;
 pub mod watchdog;

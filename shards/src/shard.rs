@@ -60,6 +60,10 @@ pub struct ShardSettings {
     pub progress_us: u64,
     /// The configuration in force.
     pub config_epoch: u32,
+    /// The epoch of the ownership that this life works under; 0 where nobody owns.
+    pub owner_epoch: u32,
+    /// Other workers take from the same streams at the same time.
+    pub shared: bool,
 }
 
 /// One core's machine. Lives on its core.
@@ -230,11 +234,12 @@ impl Shard {
     /// Takes in one event and leaves what is to be done in `fx`.
     pub fn apply(&mut self, now: Now, event: Event, fx: &mut Effects) {
         let now = self.clock(now);
-        self.struck.recovering = matches!(event, Event::Died { .. } | Event::Recovered { .. });
+        self.struck.recovering = matches!(event, Event::Died { .. } | Event::Recovered { .. } | Event::Superseded { .. });
         match event {
             Event::Arrived(arrival) => self.arrived(now, arrival, fx),
             Event::Died { polled, partition, boot } => self.died(now, polled, partition, boot, fx),
             Event::Recovered { key, arrival, past } => self.recovered(now, key, arrival, past, fx),
+            Event::Superseded { key, partition } => self.superseded(now, key, partition, fx),
             Event::Ended { ticket, verdict, ran_us } => self.ended(now, ticket, verdict, ran_us, fx),
             Event::Durable { through } => self.durable(now, through, fx),
             Event::Probed { key, found } => self.probed(now, key, found, fx),

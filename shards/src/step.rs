@@ -68,6 +68,8 @@ pub struct StreamToken {
     pub delivered: u32,
     /// Where `+ACK`, `-NAK`, `+WPI` and `+TERM` go.
     pub reply: Text,
+    /// An earlier owner may have had it: where this journal does not know its key, it may have run elsewhere.
+    pub inherited: bool,
 }
 
 /// How a stream delivery ends, or is kept.

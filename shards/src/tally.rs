@@ -31,6 +31,8 @@ pub struct Tally {
     pub quarantined: u64,
     /// Same key, other content.
     pub conflicts: u64,
+    /// Boot: keys without an end that another owner has had since.
+    pub superseded: u64,
     /// Verdicts of tries that no longer mattered.
     pub stale: u64,
     /// Block code that panicked.

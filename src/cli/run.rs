@@ -73,5 +73,7 @@ pub fn main(run: &Run, settings: &Settings) -> u8 {
 /// The data directory is held, or its journal cannot be used.
 pub fn start(settings: &Settings) -> Result<Worker, WorkerError> {
     let identity = Identity::resolve(settings, random_salt);
-    Worker::start(settings, &Plan { identity, dev: true })
+    let worker = Worker::start(settings, &Plan { identity, dev: true })?;
+    worker.begin()?;
+    Ok(worker)
 }

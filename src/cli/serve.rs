@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK};
 use crate::edge::salt::{self, Shared};
 use crate::edge::status::EdgeStatus;
+use crate::edge::tenancy::Estate;
 use crate::edge::thread::{self as edge, EdgeError, EdgeSettings, Halt, Links, ShardLink};
 use crate::ops::drain::{Drain, End};
 use crate::ops::health::{Check, Checks, Scope};
@@ -54,6 +55,8 @@ pub struct Serving {
     _admin: admin::AdminHandle,
     draining: Arc<AtomicBool>,
     drain: Arc<Drain>,
+    /// Everything that was begun is finished and told: who takes over need not doubt it.
+    done: Arc<AtomicBool>,
     grace: Duration,
 }
 
@@ -159,6 +162,7 @@ impl Serving {
         let ops = http::spawn(settings.ops_bind, sources).map_err(|error| ServeError::Ops(settings.ops_bind, error))?;
         tracing::info!(address = %ops.address, "health and metrics are served");
         let (halt, phase) = watch::channel(Halt::Run);
+        let done = Arc::new(AtomicBool::new(false));
         let count = worker.inboxes.len();
         let limits = (0..count).map(|index| settings.shard_limits(index, count));
         let (running_max, queued_max) = limits
@@ -168,6 +172,14 @@ impl Serving {
                 .map(|(inbox, gauge)| ShardLink { inbox: inbox.clone(), gauge: gauge.clone() })
                 .collect(),
             outbound: worker.outbound.clone(),
+            estate: Estate {
+                lease: worker.lease.clone(),
+                grants: worker.grants().to_vec(),
+                journal: worker.journal.clone(),
+                epoch: worker.owner_epoch(),
+                knows: worker.found.iter().any(|found| found.frames > 0),
+                done: done.clone(),
+            },
         };
         let edge_settings = EdgeSettings {
             nats: settings.nats.clone(),
@@ -180,7 +192,7 @@ impl Serving {
         let edge = edge::spawn(edge_settings, links, phase, status.clone())
             .map_err(|error| ServeError::System("the edge's thread", error))?;
         let grace = Duration::from_millis(settings.grace_ms);
-        Ok(Serving { worker, edge, halt, status, ops, _admin: admin, draining, drain, grace })
+        Ok(Serving { worker, edge, halt, status, ops, _admin: admin, draining, drain, done, grace })
     }
 
     /// Where health and metrics are.
@@ -262,6 +274,7 @@ impl Serving {
         if !drained {
             tracing::warn!("the grace is over; what is unfinished stays in the journal and with the stream");
         }
+        self.done.store(drained, Relaxed);
         let _ = self.halt.send(Halt::Stop);
         let edge = self.edge.join().unwrap_or_else(|_| Err(EdgeError::Connect("the edge's thread panicked".to_owned())));
         let stopped = self.worker.stop();

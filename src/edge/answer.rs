@@ -183,6 +183,9 @@ fn result_fields(pen: &mut Pen, settings: &WireSettings, arrival: &Arrival, aske
     pen.raw(",\"retries_used\":").int(u64::from(outcome.tries.saturating_sub(1)));
     pen.raw(",\"effect\":").text(outcome.effect.as_str());
     pen.raw(",\"worker_id\":").text(&settings.worker_id);
+    if outcome.owner_epoch > 0 {
+        pen.raw(",\"owner_epoch\":").int(u64::from(outcome.owner_epoch));
+    }
     pen.raw(",\"queue_depth\":").int(u64::from(outcome.queue_depth));
     pen.raw(",\"timing\":{\"received_ms\":").int(outcome.received_ms);
     if outcome.started_ms > 0 {

@@ -66,7 +66,8 @@ impl Heart {
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
             beat.tick().await;
-            if self.link.connected() {
+            // Who stands by has nothing to offer.
+            if self.link.connected() && self.status.stands_by_for().is_none() {
                 let body = self.body();
                 self.link.offer(subject.clone(), None, body.into());
             }

@@ -18,6 +18,7 @@ use async_nats::{Message, Subject};
 use futures_util::StreamExt;
 use shards::ids::Text;
 use shards::limits::NAK_DELAY_MS;
+use shards::runtime::tenure::Lease;
 use shards::step::{Delivery, Origin};
 
 use super::frames::{is_inbox, nak_body};
@@ -39,6 +40,7 @@ pub(crate) struct Intake {
     link: Link,
     ports: Rc<RefCell<Ports>>,
     wells: Vec<Well>,
+    lease: Lease,
     phase: Phase,
     status: Arc<EdgeStatus>,
     /// Hand-backs that the connection would not take yet.
@@ -60,6 +62,7 @@ impl Intake {
         settings: Rc<EdgeSettings>,
         link: Link,
         ports: Rc<RefCell<Ports>>,
+        lease: Lease,
         phase: Phase,
         status: Arc<EdgeStatus>,
     ) -> Intake {
@@ -71,6 +74,7 @@ impl Intake {
             link,
             ports,
             wells: Vec::new(),
+            lease,
             phase,
             status,
             naks: VecDeque::new(),
@@ -85,15 +89,16 @@ impl Intake {
         }
     }
 
-    /// Until the stop signal, or the client's death.
-    pub(crate) async fn run(mut self, sources: Vec<Source>) {
+    /// Until the stop signal, or the client's death. `inherited`, by source: up to which sequence an earlier owner may have had a
+    /// message.
+    pub(crate) async fn run(mut self, sources: Vec<Source>, inherited: Vec<u64>) {
         // Nothing is taken before every shard has read its journal: what a tenant's shard knows decides everything.
         while !self.ports.borrow().ready() {
             if self.phase.wait(Duration::from_millis(5)).await != Halt::Run {
                 break;
             }
         }
-        if self.phase.now() == Halt::Run && !self.open(sources).await {
+        if self.phase.now() == Halt::Run && !self.open(sources, &inherited).await {
             return;
         }
         self.arrived().await;
@@ -111,6 +116,8 @@ impl Intake {
             }
             let full = came.len() >= BATCH_MAX;
             if !came.is_empty() {
+                // Whoever owns it now is handed it again.
+                owned(&self.lease, &self.phase).await;
                 self.take(&mut came);
                 if tick.deadline() > tokio::time::Instant::now() + Duration::from_millis(5) {
                     tick.as_mut().reset(tokio::time::Instant::now() + self.pause());
@@ -125,7 +132,7 @@ impl Intake {
     }
 
     /// Subscribes to everything. `false`: the connection is closed for good.
-    async fn open(&mut self, sources: Vec<Source>) -> bool {
+    async fn open(&mut self, sources: Vec<Source>, inherited: &[u64]) -> bool {
         for (index, source) in sources.into_iter().enumerate() {
             let well = match source {
                 Source::Core(subject) => {
@@ -143,6 +150,7 @@ impl Intake {
                     let pull = Pull {
                         consumer,
                         index: index as u16,
+                        inherited: inherited[index],
                         request: request.into(),
                         inbox: inbox.clone(),
                         credit: Credit::new(now, again),
@@ -324,7 +332,7 @@ impl Intake {
                 Some(pull) => {
                     // The token first: a sender's message may carry a status line of its own.
                     let token = message.reply.as_ref().and_then(|reply| token::parse(reply, pull.index));
-                    let Some(token) = token else {
+                    let Some(mut token) = token else {
                         match message.status {
                             Some(status) if message.subject.starts_with(&pull.inbox) => {
                                 if pull.ended(status, &message, now) {
@@ -336,6 +344,7 @@ impl Intake {
                         continue;
                     };
                     pull.credit.came(now);
+                    token.inherited = token.sequence <= pull.inherited;
                     Origin::Stream(token)
                 }
             };
@@ -424,6 +433,13 @@ impl Intake {
                 self.naks.push_back((token.reply.clone(), delay_ms));
             }
         }
+    }
+}
+
+/// Waits until what we have is ours again. If it no longer is, the process ends; if that is to end, there is no waiting.
+pub(super) async fn owned(lease: &Lease, phase: &Phase) {
+    while !lease.holds() && phase.now() != Halt::Stop {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

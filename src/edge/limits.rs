@@ -60,6 +60,17 @@ pub(crate) const DUPLICATES_NS: u64 = 120 * 1_000_000_000;
 const _: () = assert!(PULL_BATCH_MAX <= OUTSTANDING_MAX);
 const _: () = assert!(BACKLOG_STREAM_MAX <= BACKLOG_CORE_MAX);
 const _: () = assert!(PULL_EXPIRES_MS < PULL_STALLED_MS);
+const _: () = assert!(LEASE_RENEW_MS + LEASE_TRY_MS <= LEASE_HOLD_MS && LEASE_HOLD_MS + 500 <= LEASE_TAKE_MS);
 
+/// An owner writes its lease again this often, in milliseconds.
+pub(crate) const LEASE_RENEW_MS: u64 = 700;
+/// One try to do so may take this long, in milliseconds.
+pub(crate) const LEASE_TRY_MS: u64 = 1_000;
+/// An owner trusts its lease for this long from the moment before it was written, in milliseconds.
+pub(crate) const LEASE_HOLD_MS: u64 = 2_000;
+/// Another takes a lease that has stood unchanged for this long before its eyes, in milliseconds.
+pub(crate) const LEASE_TAKE_MS: u64 = 3_000;
+/// Who waits for a lease looks at it this often, in milliseconds.
+pub(crate) const LEASE_LOOK_MS: u64 = 200;
 /// Confirmations that no delivery takes along are handed on after this, in milliseconds.
 pub(crate) const CONFIRM_AFTER_MS: u64 = 1;

@@ -315,6 +315,9 @@ pub(super) fn verdict(pen: &mut Pen, outcome: &Outcome) {
     }
     pen.raw(",\"latency_ms\":").int(outcome.ended_ms.saturating_sub(outcome.received_ms));
     pen.raw(",\"retries_used\":").int(u64::from(outcome.tries.saturating_sub(1)));
+    if outcome.owner_epoch > 0 {
+        pen.raw(",\"owner_epoch\":").int(u64::from(outcome.owner_epoch));
+    }
 }
 
 /// A StepError.

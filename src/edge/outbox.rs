@@ -19,10 +19,12 @@ use async_nats::{Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use shards::runtime::ports::{Outbound, Outgoing, Outlet, Parcel};
+use shards::runtime::tenure::Lease;
 
 use super::coverage::Coverage;
 use super::frames::{header_map, settlement};
 use super::inflight::{Cargo, InFlight, Sent};
+use super::intake::owned;
 use super::limits::{BATCH_MAX, CONFIRM_AFTER_MS, DOUBT_MS, DOUBTS_MAX, FLUSH_WITHIN_MS, TURN_BATCHES_MAX, WINDOW_MAX};
 use super::nats::Link;
 use super::ports::Ports;
@@ -37,6 +39,7 @@ pub(crate) struct Outbox {
     ports: Rc<RefCell<Ports>>,
     outbound: flume::r#async::RecvStream<'static, Outbound>,
     source: flume::Receiver<Outbound>,
+    lease: Lease,
     phase: Phase,
     status: Arc<EdgeStatus>,
     flight: InFlight,
@@ -68,6 +71,7 @@ impl Outbox {
         link: Link,
         ports: Rc<RefCell<Ports>>,
         outbound: flume::Receiver<Outbound>,
+        lease: Lease,
         phase: Phase,
         status: Arc<EdgeStatus>,
     ) -> Outbox {
@@ -81,6 +85,7 @@ impl Outbox {
             ports,
             outbound: outbound.clone().into_stream(),
             source: outbound,
+            lease,
             phase,
             status,
             flight: InFlight::default(),
@@ -142,7 +147,8 @@ impl Outbox {
         batches: &mut Vec<Outbound>,
         mut tick: Pin<&mut tokio::time::Sleep>,
     ) -> bool {
-        let open = self.flight.live() + self.coverage.waiting.len() < WINDOW_MAX && self.link.connected();
+        let room = self.flight.live() + self.coverage.waiting.len() < WINDOW_MAX;
+        let open = room && self.link.connected() && self.lease.holds();
         let (outbound, coverage, link) = (&mut self.outbound, &mut self.coverage, &self.link);
         let mut decided = false;
         let ticked = poll_fn(|cx| {
@@ -178,6 +184,13 @@ impl Outbox {
 
     /// One turn. `true`: confirmations wait to be handed on.
     async fn turn(&mut self, came: &mut Vec<Message>, batches: &mut Vec<Outbound>) -> bool {
+        if !batches.is_empty() {
+            owned(&self.lease, &self.phase).await;
+            if !self.lease.holds() {
+                // The end, and not ours to tell: the journal has it.
+                batches.clear();
+            }
+        }
         for message in came.drain(..) {
             self.answered(message);
         }
@@ -218,7 +231,7 @@ impl Outbox {
     async fn tick(&mut self) {
         let now = Instant::now();
         self.ports.borrow_mut().flush();
-        if !self.link.connected() {
+        if !self.link.connected() || !self.lease.holds() {
             return;
         }
         let epoch = self.link.epoch();

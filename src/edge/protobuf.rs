@@ -298,6 +298,7 @@ pub(super) fn step_result(arrival: &Arrival, outcome: &Outcome) -> Bytes {
         error: outcome.fault.as_ref().map(|fault| error(fault, outcome.effect)),
         latency_ms: short(outcome.ended_ms.saturating_sub(outcome.received_ms)),
         retries_used: outcome.tries.saturating_sub(1),
+        owner_epoch: outcome.owner_epoch,
         timing: Some(v1::Timing {
             received_at: Some(moment(outcome.received_ms)),
             started_at: (outcome.started_ms > 0).then(|| moment(outcome.started_ms)),

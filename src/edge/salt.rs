@@ -2,18 +2,14 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use serde_json::{Value, json};
+use async_nats::Client;
 use shards::ids::{Salt, hex, unhex};
 
+use super::bucket;
 use super::nats::{options, servers};
 use crate::settings::{NatsMode, NatsSettings};
 
-const BUCKET: &str = "endstation";
-const STREAM: &str = "KV_endstation";
-const SUBJECT: &str = "$KV.endstation.key_salt";
+const KEY: &str = "key_salt";
 const TRY_EVERY: Duration = Duration::from_secs(1);
 
 /// What the deployment says of its secret.
@@ -63,54 +59,19 @@ async fn ask(
     if !client.server_info().jetstream {
         return Ok(Shared::Nothing);
     }
-    let Some(found) = read(&client).await? else {
-        create_bucket(&client, settings.replicas).await?;
-        let salt = ours.cloned().unwrap_or_else(fresh);
-        let mut headers = HeaderMap::new();
-        headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
-        // Another worker may be first, and this one refused: then its salt is the one. Whoever it is, what is read counts.
-        client.request_with_headers(SUBJECT, headers, hex(&salt.0).into()).await?;
-        let found = read(&client).await?.ok_or("the key salt could not be stored in the bucket endstation")?;
+    if let Some(found) = read(&client).await? {
         return Ok(Shared::Salt(found));
-    };
+    }
+    bucket::create(&client, settings.replicas).await?;
+    let salt = ours.cloned().unwrap_or_else(fresh);
+    // Another worker may be first, and this one beaten: then its salt is the one. Whoever it is, what is read counts.
+    bucket::write(&client, KEY, hex(&salt.0).into_bytes(), 0).await?;
+    let found = read(&client).await?.ok_or("the key salt could not be stored in the bucket endstation")?;
     Ok(Shared::Salt(found))
 }
 
-/// The salt in the bucket. JetStream is spoken as plain JSON: the client's own types want fields that older servers leave out.
 async fn read(client: &Client) -> Result<Option<Salt>, async_nats::Error> {
-    let question = json!({ "last_by_subj": SUBJECT });
-    let answer = request(client, format!("STREAM.MSG.GET.{STREAM}"), &question).await?;
-    match answer.pointer("/error/code").and_then(Value::as_u64) {
-        // No such bucket, or nothing in it.
-        Some(404) => return Ok(None),
-        Some(_) => return Err(answer["error"].to_string().into()),
-        None => {}
-    }
-    let text = answer.pointer("/message/data").and_then(Value::as_str).unwrap_or_default();
-    let bytes = BASE64.decode(text)?;
+    let Some((_, bytes)) = bucket::read(client, KEY).await? else { return Ok(None) };
     let salt = std::str::from_utf8(&bytes).ok().and_then(unhex);
     Ok(Some(Salt(salt.ok_or("the bucket endstation holds a key_salt that is not 64 hexadecimal digits")?)))
-}
-
-/// A bucket is a stream of this form to every NATS client.
-async fn create_bucket(client: &Client, replicas: usize) -> Result<(), async_nats::Error> {
-    let config = json!({
-        "name": STREAM, "description": "what the endstation workers of this deployment share",
-        "subjects": [format!("$KV.{BUCKET}.>")], "retention": "limits", "storage": "file", "discard": "new",
-        "max_msgs_per_subject": 1, "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "max_msg_size": -1, "max_age": 0,
-        "num_replicas": replicas, "duplicate_window": 120_000_000_000_u64, "allow_rollup_hdrs": true, "deny_delete": true,
-        "allow_direct": true,
-    });
-    let answer = request(client, format!("STREAM.CREATE.{STREAM}"), &config).await?;
-    match answer.get("error") {
-        None => Ok(()),
-        // Somebody else made it a moment ago.
-        Some(error) if error["err_code"] == 10058 => Ok(()),
-        Some(error) => Err(format!("the bucket endstation cannot be made: {error}").into()),
-    }
-}
-
-async fn request(client: &Client, what: String, body: &Value) -> Result<Value, async_nats::Error> {
-    let answer = client.request(format!("$JS.API.{what}"), body.to_string().into()).await?;
-    Ok(serde_json::from_slice(&answer.payload)?)
 }

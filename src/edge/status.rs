@@ -1,5 +1,6 @@
 //! What the edge shows of itself: counters and flags that metrics and health read. Shared, written by the edge's thread alone.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::limits::LOSS_SHOWS_MS;
@@ -11,6 +12,10 @@ pub struct EdgeStatus {
     pub connected: AtomicBool,
     /// It has been decided where work comes from, and it is being taken.
     pub ready: AtomicBool,
+    /// The epoch of our ownership of the work; 0 where nobody owns it.
+    pub owner_epoch: AtomicU32,
+    /// Who owns the work that we stand by for.
+    standby: Mutex<Option<String>>,
     /// Every consumer we pull from was there when last looked at.
     pub consumers_ok: AtomicBool,
     /// How often a connection was lost and found again.
@@ -57,6 +62,9 @@ impl EdgeStatus {
         if !self.connected.load(Ordering::Relaxed) {
             return Some("no connection to NATS");
         }
+        if self.stands_by_for().is_some() {
+            return None;
+        }
         if !self.ready.load(Ordering::Relaxed) {
             return Some("streams and consumers are not settled yet");
         }
@@ -67,6 +75,21 @@ impl EdgeStatus {
             return Some("core NATS messages were lost: the worker could not keep up");
         }
         None
+    }
+
+    /// Who owns the work that we stand by for; `None`: we do, or nobody.
+    pub fn stands_by_for(&self) -> Option<String> {
+        self.standby.lock().map_or(None, |owner| owner.clone())
+    }
+
+    /// Another owns the work, or no longer. `true`: that is news.
+    pub(crate) fn standing_by(&self, owner: Option<&str>) -> bool {
+        let Ok(mut known) = self.standby.lock() else { return false };
+        let news = known.as_deref() != owner;
+        if news {
+            *known = owner.map(str::to_owned);
+        }
+        news
     }
 
     /// A core message was lost.

@@ -7,10 +7,12 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::lease::Reach;
 use super::limits::{ACK_PENDING_MAX, DUPLICATES_NS, STREAM_AGE_NS};
 use super::native::{OWN_PATTERNS, STEPS_PREFIX};
 use super::nats::Link;
 use super::subjects::{collide, covers, durable, filters, widest};
+use super::tenancy::reach_of;
 use super::thread::EdgeError;
 use crate::settings::{NatsMode, NatsSettings};
 
@@ -297,6 +299,23 @@ async fn behind(link: &Link, consumer: &Consumer, info: &Value) -> Result<Option
             Ok(None)
         }
     }
+}
+
+/// How far a consumer and its stream have come.
+pub(super) async fn reach(link: &Link, consumer: &Consumer) -> Result<Reach, String> {
+    let mut answers = [Value::Null, Value::Null];
+    let Consumer { stream, durable, .. } = consumer;
+    for (what, answer) in [format!("CONSUMER.INFO.{stream}.{durable}"), format!("STREAM.INFO.{stream}")].iter().zip(&mut answers)
+    {
+        match ask(link, what, &json!({})).await {
+            Ok(Answer::Fact(value)) => *answer = value,
+            Ok(Answer::Error { description, .. }) => return Err(format!("{what}: {description}")),
+            Ok(Answer::Off) => return Err(format!("{what}: JetStream is gone")),
+            Err(trouble) => return Err(format!("{trouble:?}")),
+        }
+    }
+    let [of_consumer, of_stream] = answers;
+    reach_of(&of_consumer, &of_stream).ok_or_else(|| format!("consumer {durable} of {stream} does not say how far it has come"))
 }
 
 /// The stream sequences between which a consumer's deliveries are out: after its ack floor, up to its newest delivery.

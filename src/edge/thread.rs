@@ -22,7 +22,8 @@ use super::outbox::Outbox;
 use super::ports::Ports;
 use super::status::EdgeStatus;
 use super::streams::{self, Source, Trouble};
-use crate::settings::NatsSettings;
+use super::tenancy::{Estate, Tenancy};
+use crate::settings::{NatsMode, NatsSettings};
 
 /// What the edge needs to know. Shared, never changes.
 #[derive(Clone, Debug)]
@@ -57,6 +58,8 @@ pub struct Links {
     pub shards: Vec<ShardLink>,
     /// What they send; shared by all.
     pub outbound: flume::Receiver<Outbound>,
+    /// What is needed to own work for them.
+    pub estate: Estate,
 }
 
 /// How far the end has come.
@@ -122,6 +125,20 @@ pub enum EdgeError {
         /// The worker's own.
         own: String,
     },
+    /// Another worker owns now what this one owned.
+    #[error(
+        "worker {by:?} has taken {lease} (its epoch {epoch}, ours {ours}): this one was out of touch for too long; started again it stands by"
+    )]
+    Superseded {
+        /// Which lease.
+        lease: String,
+        /// Who has it.
+        by: String,
+        /// Its epoch.
+        epoch: u32,
+        /// The one that we had.
+        ours: u32,
+    },
     /// The thread could not be started.
     #[error("the edge's thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -177,6 +194,11 @@ async fn run(settings: EdgeSettings, links: Links, mut phase: Phase, status: Arc
     let settings = Rc::new(settings);
     let gauges: Vec<Arc<Gauge>> = links.shards.iter().map(|shard| shard.gauge.clone()).collect();
     let ports = Rc::new(RefCell::new(Ports::new(links.shards)));
+    let lease = links.estate.lease.clone();
+    let mut tenancy = Tenancy::new(&settings, links.estate, status.clone());
+    if settings.nats.mode == NatsMode::Core {
+        tenancy.free();
+    }
     let mut kept: Option<Outbox> = None;
     for generation in 0.. {
         let connected = nats::connect(&settings.nats, &settings.worker_id, &status, &mut phase, generation).await?;
@@ -184,17 +206,19 @@ async fn run(settings: EdgeSettings, links: Links, mut phase: Phase, status: Arc
         let outbox = match kept.take() {
             Some(outbox) => outbox.relinked(link.clone()),
             None => {
-                Outbox::new(settings.clone(), link.clone(), ports.clone(), links.outbound.clone(), phase.clone(), status.clone())
+                let (ports, outbound) = (ports.clone(), links.outbound.clone());
+                Outbox::new(settings.clone(), link.clone(), ports, outbound, lease.clone(), phase.clone(), status.clone())
             }
         };
         let heart = Heart::new(settings.clone(), link.clone(), gauges.clone(), phase.clone(), status.clone());
         let micro = Micro::new(settings.clone(), link.clone(), status.clone());
-        let intake = Intake::new(settings.clone(), link.clone(), ports.clone(), phase.clone(), status.clone());
+        let intake = Intake::new(settings.clone(), link.clone(), ports.clone(), lease.clone(), phase.clone(), status.clone());
         let tasks = tokio::task::LocalSet::new();
-        let session = session(&settings, &link, outbox, intake, heart, micro, &status, phase.clone());
+        let session = session(&settings, &link, outbox, intake, heart, micro, &mut tenancy, &status, phase.clone());
         let outbox = tasks.run_until(session).await?;
         status.ready.store(false, Ordering::Relaxed);
         if phase.now() == Halt::Stop {
+            tenancy.release(&link).await;
             break;
         }
         // The client died under us: what it carried is sent again over the next one.
@@ -213,6 +237,7 @@ async fn session(
     intake: Intake,
     heart: Heart,
     micro: Micro,
+    tenancy: &mut Tenancy,
     status: &EdgeStatus,
     mut phase: Phase,
 ) -> Result<Outbox, EdgeError> {
@@ -220,12 +245,11 @@ async fn session(
     let outbox = tokio::task::spawn_local(tokio::task::unconstrained(outbox.run()));
     let heart = tokio::task::spawn_local(heart.run());
     let micro = tokio::task::spawn_local(micro.run());
-    let decided = decide(link, settings, status, &mut phase).await;
-    let ended = match decided {
-        Ok(Some(sources)) => {
-            tokio::task::unconstrained(intake.run(sources)).await;
-            Ok(())
-        }
+    let ended = match work(link, settings, tenancy, status, &mut phase).await {
+        Ok(Some((sources, inherited))) => tokio::select! {
+            () = tokio::task::unconstrained(intake.run(sources, inherited)) => Ok(()),
+            lost = tenancy.keep(link) => Err(lost),
+        },
         Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
@@ -235,7 +259,24 @@ async fn session(
         outbox.abort();
         return Err(error);
     }
-    outbox.await.map_err(|error| std::panic::resume_unwind(error.into_panic()))
+    // What is still to be told is told as the owner.
+    tokio::select! {
+        outbox = outbox => outbox.map_err(|error| std::panic::resume_unwind(error.into_panic())),
+        lost = tenancy.keep(link) => Err(lost),
+    }
+}
+
+/// Settles where work comes from and that it is ours to take; `None`: the end came before.
+async fn work(
+    link: &nats::Link,
+    settings: &EdgeSettings,
+    tenancy: &mut Tenancy,
+    status: &EdgeStatus,
+    phase: &mut Phase,
+) -> Result<Option<(Vec<Source>, Vec<u64>)>, EdgeError> {
+    let Some(sources) = decide(link, settings, status, phase).await? else { return Ok(None) };
+    let inherited = tenancy.own(link, &sources, phase).await?;
+    Ok(inherited.map(|inherited| (sources, inherited)))
 }
 
 /// Settles where work comes from, asking as long as it takes; `None`: the end came before.

@@ -27,6 +27,7 @@ pub(crate) fn parse(reply: &str, consumer: u16) -> Option<StreamToken> {
         stored_ms: stored_ns / 1_000_000,
         delivered: u32::try_from(delivered).unwrap_or(u32::MAX),
         reply: Text::from(reply),
+        inherited: false,
     })
 }
 

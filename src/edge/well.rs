@@ -31,6 +31,8 @@ pub(crate) struct Well {
 pub(crate) struct Pull {
     pub(crate) consumer: Consumer,
     pub(crate) index: u16,
+    /// Up to this sequence an earlier owner may have had a message.
+    pub(crate) inherited: u64,
     pub(crate) request: Subject,
     pub(crate) inbox: String,
     pub(crate) credit: Credit,

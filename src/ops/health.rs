@@ -61,17 +61,29 @@ impl Checks {
             full => Check::fail(format!("the disk is full for {full} of {} shards: nothing new is accepted", disks.len())),
         };
         let shards = move || {
-            let ready = seats.iter().filter(|gauge| gauge.ready.load(Relaxed)).count();
-            let message = format!("{ready} of {} ready", seats.len());
-            Check { ok: ready == seats.len(), message }
+            let count = |of: fn(&Gauge) -> bool| seats.iter().filter(|gauge| of(gauge)).count();
+            let (ready, waits) = (count(|gauge| gauge.ready.load(Relaxed)), count(|gauge| gauge.waits.load(Relaxed)));
+            let waiting = if waits > 0 { format!(", {waits} may not begin yet") } else { String::new() };
+            Check { ok: ready + waits == seats.len(), message: format!("{ready} of {} ready{waiting}", seats.len()) }
         };
         Checks::default().with("journal", Scope::Both, Arc::new(journal)).with("shards", Scope::Both, Arc::new(shards))
     }
 
     /// The same and `nats`: what the edge has to complain of.
     pub fn with_edge(self, status: &Arc<EdgeStatus>) -> Checks {
-        let status = Arc::clone(status);
-        self.with("nats", Scope::Both, Arc::new(move || Check::unless(status.complaint())))
+        let (status, owner) = (Arc::clone(status), Arc::clone(status));
+        let owns = move || match owner.stands_by_for() {
+            Some(by) => Check::fail(format!("standing by: worker {by} owns the work")),
+            None => Check::ok(match owner.owner_epoch.load(Relaxed) {
+                0 => "nobody owns the work".to_owned(),
+                epoch => format!("this worker owns the work, epoch {epoch}"),
+            }),
+        };
+        self.with("nats", Scope::Both, Arc::new(move || Check::unless(status.complaint()))).with(
+            "ownership",
+            Scope::Ready,
+            Arc::new(owns),
+        )
     }
 
     /// The same and one more.

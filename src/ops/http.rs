@@ -247,6 +247,7 @@ fn tally_json(tally: &Tally, blocks: &[String]) -> Value {
         "refused": tally.refused,
         "quarantined": tally.quarantined,
         "conflicts": tally.conflicts,
+        "superseded": tally.superseded,
         "stale": tally.stale,
         "panics": tally.panics,
         "dead_letters": tally.dead_letters,

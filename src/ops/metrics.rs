@@ -105,7 +105,7 @@ impl Page {
 
     fn by_shard(&mut self, view: &View<'_>) {
         type Count = fn(&Tally) -> u64;
-        let counters: [(&str, &str, Count); 16] = [
+        let counters: [(&str, &str, Count); 17] = [
             ("endstation_accepted_total", "Steps accepted.", |t| t.accepted),
             ("endstation_tries_total", "Tries started.", |t| t.started),
             ("endstation_retries_total", "Tries after a first one.", |t| t.retried),
@@ -115,6 +115,7 @@ impl Page {
             ("endstation_handed_back_total", "Deliveries handed back for load.", |t| t.handed_back),
             ("endstation_refused_total", "Assignments refused.", |t| t.refused),
             ("endstation_quarantined_total", "Messages put aside.", |t| t.quarantined),
+            ("endstation_superseded_total", "Unfinished keys of the journal that another owner has had since.", |t| t.superseded),
             ("endstation_conflicts_total", "Arrivals with a known key and other content.", |t| t.conflicts),
             ("endstation_stale_total", "Verdicts of tries that no longer mattered.", |t| t.stale),
             ("endstation_panics_total", "Block code that panicked.", |t| t.panics),
@@ -158,6 +159,8 @@ impl Page {
         count("endstation_outbox_resent_total", "Letters sent again.", edge.resent);
         count("endstation_outbox_duplicates_total", "First publishes that the server already had.", edge.duplicates);
         let mut now = |name, help, value: u32| self.gauges(name, help, vec![gauge(&[], f64::from(value))]);
+        now("endstation_owner_epoch", "The epoch of this worker's ownership; 0 where nobody owns the work.", edge.owner_epoch);
+        now("endstation_standby", "1 where another worker owns the work.", u32::from(edge.standby));
         now("endstation_outbox_unconfirmed", "Letters sent and not yet confirmed.", edge.unconfirmed);
         now("endstation_edge_backlog", "Messages that wait for a full inbox.", edge.backlog);
     }

@@ -6,7 +6,7 @@ use shards::limits::{BUDGET_MS_MAX, Limits, MESSAGE_BYTES_MAX, OnOverload, RUNNI
 use toml::Value;
 use tracing::Level;
 
-use super::{CoreSettings, NatsAuth, NatsMode, NatsSettings, NatsTls, Row, Settings};
+use super::{CoreSettings, NatsAuth, NatsMode, NatsSettings, NatsTls, Ownership, Row, Settings};
 use crate::config::{
     self, ConfigError, ConfigFault, Layer, Leaf, Origin, Rule, Written, bytes_text, choice, core_list, duration, duration_text,
     flag, name, number, overlap, path, servers, size, socket, subject, subjects, text,
@@ -28,6 +28,7 @@ const ASSIGN: &str = "caf.exec.assign.v1";
 const HIDDEN: &str = "[REDACTED]";
 const SECRETS: [&str; 3] = ["worker.key_salt", "nats.password", "nats.token"];
 const MODES: &[(&str, NatsMode)] = &[("auto", NatsMode::Auto), ("jetstream", NatsMode::JetStream), ("core", NatsMode::Core)];
+const OWNERSHIPS: &[(&str, Ownership)] = &[("exclusive", Ownership::Exclusive), ("shared", Ownership::Shared)];
 const OVERLOADS: &[(&str, OnOverload)] = &[("delay", OnOverload::Delay), ("reject", OnOverload::Reject)];
 const LEVELS: &[(&str, Level)] =
     &[("error", Level::ERROR), ("warn", Level::WARN), ("info", Level::INFO), ("debug", Level::DEBUG), ("trace", Level::TRACE)];
@@ -188,6 +189,7 @@ impl Desk {
     fn nats(&mut self) -> NatsSettings {
         let servers = self.take(key!(nats.url), "nats://127.0.0.1:4222", servers);
         let mode = self.take(key!(nats.mode), "auto", choice(MODES));
+        let ownership = self.take(key!(nats.ownership), "exclusive", choice(OWNERSHIPS));
         let provision = self.take(key!(nats.provision), "false", flag);
         let replicas = self.take(key!(nats.replicas), "1", number(1..=REPLICAS_MAX)) as usize;
         let assign_subjects = self.take(key!(nats.assign_subjects), ASSIGN, subjects);
@@ -222,6 +224,7 @@ impl Desk {
         NatsSettings {
             url: servers.url,
             mode,
+            ownership,
             provision,
             replicas,
             assign_subjects,

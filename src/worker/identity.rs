@@ -1,11 +1,16 @@
-//! Who this worker is: its id and its deployment's secret, as configured, as its journal says, or new.
+//! Who this worker is: its id and its deployment's secret, as configured, as its journal says, or new; and the name of its
+//! journal, which nobody chooses: two workers may go by one id by mistake, two journals never by one name.
 
+use std::io::Write;
 use std::path::Path;
 
-use shards::ids::Salt;
-use shards::runtime::disk::inspect;
+use shards::ids::{Salt, hex};
+use shards::runtime::disk::{DiskError, inspect};
 
 use crate::settings::Settings;
+
+/// Beside the shards' folders.
+const NAME_FILE: &str = "name";
 
 /// Who a worker is. Shared, never changes.
 #[derive(Clone, Debug)]
@@ -21,6 +26,31 @@ pub struct Identity {
 pub fn stored(dir: &Path) -> Option<Identity> {
     let head = inspect(dir).ok()??;
     Some(Identity { worker_id: head.worker_id, salt: head.salt })
+}
+
+/// The name of the journal in `dir`: random, made once, and moved away with it.
+///
+/// # Errors
+/// It can be neither read nor made.
+pub(super) fn journal(dir: &Path) -> Result<String, DiskError> {
+    let folder = dir.join("1");
+    let (path, new) = (folder.join(NAME_FILE), folder.join(format!("{NAME_FILE}.new")));
+    if let Ok(name) = std::fs::read_to_string(&path)
+        && name.len() == 32
+    {
+        return Ok(name);
+    }
+    let name = hex(&super::random_salt().0[..16]);
+    let write = || {
+        std::fs::create_dir_all(&folder)?;
+        let mut file = std::fs::File::create(&new)?;
+        file.write_all(name.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&new, &path)?;
+        std::fs::File::open(&folder)?.sync_all()
+    };
+    write().map_err(|source| DiskError::Io { doing: "naming the journal in", path: path.clone(), source })?;
+    Ok(name)
 }
 
 impl Identity {

@@ -57,11 +57,13 @@ pub(crate) struct Strictness {
     pub(crate) message_ids: bool,
     /// Acks come before results. Off where the observer's own connection may lose messages.
     pub(crate) order: bool,
+    /// Owners change: a later one may decide again what an earlier one told of and could not ack any more.
+    pub(crate) owners: bool,
 }
 
 impl Default for Strictness {
     fn default() -> Self {
-        Strictness { message_ids: true, order: true }
+        Strictness { message_ids: true, order: true, owners: false }
     }
 }
 
@@ -117,6 +119,8 @@ pub(crate) struct Counts {
     pub(crate) results: u64,
     /// Results that were byte-identical repeats.
     pub(crate) repeats: u64,
+    /// Results that a later owner decided again.
+    pub(crate) decided_again: u64,
     /// Heartbeats.
     pub(crate) heartbeats: u64,
     /// Dead letters, repeats included.
@@ -248,6 +252,12 @@ impl Model {
         }
         let message_id = rules::header(headers, "Nats-Msg-Id").first().map(|id| (*id).to_owned());
         if let Some(first) = &sent.result {
+            let epoch = |object: &Map<String, Value>| object.get("owner_epoch").and_then(Value::as_u64);
+            if first.payload != payload && strict.owners && epoch(&first.object) < epoch(&object) {
+                self.counts.results += 1;
+                self.counts.decided_again += 1;
+                return Ok(());
+            }
             if first.payload != payload {
                 return broken(Rule::SecondResult, format!("{id}: other bytes than the first time"));
             }

@@ -12,6 +12,7 @@ mod happy;
 mod health;
 mod journal;
 mod native;
+mod ownership;
 mod poison;
 mod provision;
 mod redelivery;

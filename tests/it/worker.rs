@@ -182,9 +182,14 @@ impl Worker {
 
     /// Asks it to stop, as a service manager does.
     pub(crate) fn terminate(&self) -> Result<()> {
+        self.signal(rustix::process::Signal::TERM)
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) -> Result<()> {
         let child = self.child.as_ref().context("the worker does not run")?;
         let pid = rustix::process::Pid::from_raw(child.id().try_into()?).context("a pid is not 0")?;
-        Ok(rustix::process::kill_process(pid, rustix::process::Signal::TERM)?)
+        Ok(rustix::process::kill_process(pid, signal)?)
     }
 
     /// Its storage folder.

@@ -38,7 +38,7 @@ impl World {
 
     /// On core NATS, where answers may go without headers.
     pub(crate) async fn core(settings: Settings) -> Result<Self> {
-        World::with(false, settings, Strictness { message_ids: false, order: true }).await
+        World::with(false, settings, Strictness { message_ids: false, order: true, owners: false }).await
     }
 
     /// With or without JetStream, and as strict as said.

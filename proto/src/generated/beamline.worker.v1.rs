@@ -416,6 +416,9 @@ pub struct StepResult {
     /// The version that ran; absent where none did.
     #[prost(string, optional, tag = "14")]
     pub version: ::core::option::Option<::prost::alloc::string::String>,
+    /// The epoch of the consumer's ownership that it was decided under; 0 where nobody owns it.
+    #[prost(uint32, tag = "15")]
+    pub owner_epoch: u32,
 }
 /// Nested message and enum types in `StepResult`.
 pub mod step_result {

@@ -62,7 +62,7 @@ pub struct Head {
     pub key: Key,
     /// The key's partition.
     pub partition: Partition,
-    /// Who owned the partition.
+    /// Under which epoch of ownership; 0 where nobody owns.
     pub owner_epoch: u32,
 }
 
@@ -206,6 +206,7 @@ impl Log {
             Fact::Published { asker, at_ms } => self.published(head, asker, *at_ms),
             Fact::Mark { wall_ms, floor, watermark_ms } => self.mark(*wall_ms, *floor, *watermark_ms),
             Fact::Struck { strikes, boot, at_ms } => self.struck(head, *strikes, *boot, *at_ms),
+            Fact::Released { at_ms } => self.released(head, *at_ms),
             Fact::Unknown(kind) => self.write(*kind, SKIPPABLE, head, 0, |_| {}),
         }
     }
@@ -313,6 +314,11 @@ impl Log {
             put_u32(out, tag::BOOT, boot);
             put_u64(out, tag::AT_MS, at_ms);
         });
+    }
+
+    /// [`Kind::Released`]. A version that does not know it must not start: it would do again what another worker has done.
+    pub fn released(&mut self, head: Head, at_ms: u64) {
+        self.write(Kind::Released as u8, 0, head, 0, |out| put_u64(out, tag::AT_MS, at_ms));
     }
 
     /// Empties it and keeps its memory.
@@ -425,6 +431,9 @@ fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
     put(out, tag::OUTPUTS, &outcome.outputs);
     if outcome.spilled {
         put_u8(out, tag::SPILLED, 1);
+    }
+    if outcome.owner_epoch > 0 {
+        put_u32(out, tag::OWNER_EPOCH, outcome.owner_epoch);
     }
 }
 

@@ -44,7 +44,8 @@ pub fn decode(bytes: &Bytes) -> Result<Frame, CodecError> {
         Kind::Struck => {
             Fact::Struck { strikes: fields.u32(tag::STRIKES)?, boot: fields.u32(tag::BOOT)?, at_ms: fields.u64(tag::AT_MS)? }
         }
-        Kind::Parked | Kind::Signal | Kind::Released | Kind::Cancel | Kind::Tenant | Kind::Config => Fact::Unknown(view.code()),
+        Kind::Released => Fact::Released { at_ms: fields.u64(tag::AT_MS)? },
+        Kind::Parked | Kind::Signal | Kind::Cancel | Kind::Tenant | Kind::Config => Fact::Unknown(view.code()),
     };
     Ok(Frame { key, partition, owner_epoch, fact })
 }
@@ -123,6 +124,7 @@ impl Source<'_> {
             ran_us: fields.u64(tag::RAN_US)?,
             queue_depth: fields.u32(tag::QUEUE_DEPTH)?,
             boot: fields.u32(tag::BOOT)?,
+            owner_epoch: fields.optional(tag::OWNER_EPOCH, |tag| fields.u32(tag))?.unwrap_or(0),
         })
     }
 

@@ -28,6 +28,7 @@ fn outcome(fault: Option<Fault>) -> Outcome {
         spilled: false,
         queue_depth: 5,
         boot: 6,
+        owner_epoch: 9,
     }
 }
 
@@ -113,6 +114,7 @@ fn frames() -> Vec<Frame> {
         Fact::Quarantined(answer()),
         Fact::Published { asker: AskerId([5; 16]), at_ms: 4 },
         Fact::Mark { wall_ms: 1, floor: Lsn(2), watermark_ms: 3 },
+        Fact::Released { at_ms: 7 },
         Fact::Struck { strikes: 2, boot: 5, at_ms: 6 },
     ];
     facts
@@ -230,6 +232,7 @@ fn peeking_sees_what_decoding_sees() {
             (Peek::Mark { wall_ms, floor, watermark_ms }, fact) => {
                 assert_eq!(*fact, Fact::Mark { wall_ms, floor, watermark_ms });
             }
+            (Peek::Released { at_ms }, fact) => assert_eq!(*fact, Fact::Released { at_ms }),
             (Peek::Struck { strikes, boot, at_ms }, fact) => assert_eq!(*fact, Fact::Struck { strikes, boot, at_ms }),
             (peek, fact) => panic!("{peek:?} is not a view of {fact:?}"),
         }

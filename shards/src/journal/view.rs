@@ -36,6 +36,8 @@ pub enum Peek<'a> {
     Mark { wall_ms: u64, floor: Lsn, watermark_ms: u64 },
     /// [`Kind::Struck`]
     Struck { strikes: u32, boot: u32, at_ms: u64 },
+    /// [`Kind::Released`]
+    Released { at_ms: u64 },
     /// A kind that may be passed over.
     Unknown(u8),
 }
@@ -203,9 +205,8 @@ impl<'a> FrameView<'a> {
             Kind::Struck => {
                 Peek::Struck { strikes: fields.u32(tag::STRIKES)?, boot: fields.u32(tag::BOOT)?, at_ms: fields.u64(tag::AT_MS)? }
             }
-            Kind::Parked | Kind::Signal | Kind::Released | Kind::Cancel | Kind::Tenant | Kind::Config => {
-                Peek::Unknown(self.code())
-            }
+            Kind::Released => Peek::Released { at_ms: fields.u64(tag::AT_MS)? },
+            Kind::Parked | Kind::Signal | Kind::Cancel | Kind::Tenant | Kind::Config => Peek::Unknown(self.code()),
         })
     }
 

@@ -4,9 +4,11 @@ use std::fmt::Display;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use glommio::{LocalExecutorBuilder, Placement};
 use thiserror::Error;
 
@@ -22,13 +24,16 @@ use super::drive::{Driver, outcome_of};
 use super::local::{Local, News};
 use super::page::{Page, Polled};
 use super::perform::Perform;
-use super::ports::Wire;
+use super::ports::{Control, Gauge, Wire};
 use super::seat::{Boot, Seat};
+use super::tenure::Grant;
 
 /// Registered buffers of one ring: it counts against the memlock limit, which is small on many systems.
 const IO_MEMORY_BYTES: usize = 256 << 10;
 /// How long a task may run before others get their turn.
 const PREEMPT: Duration = Duration::from_millis(2);
+/// An executor that has not begun by then, from its thread's start, never may.
+const BEGINS_WITHIN: Duration = Duration::from_millis(200);
 
 /// Why a shard could not start or go on.
 #[derive(Debug, Error)]
@@ -82,36 +87,85 @@ pub struct Found {
     pub open: u64,
     /// Outcomes not known as published.
     pub unpublished: u64,
+    /// The newest epoch of ownership in it.
+    pub owner_epoch: u32,
 }
 
 /// Starts one shard on its core. `found` hears what the journal held, `exits` how the thread ended; both exactly once at most.
+///
+/// An executor may park before it has run anything (see [`super::watchdog`]), and nobody holds a waker of a future that was
+/// never polled. Such a thread is left asleep, and another takes its place.
 ///
 /// # Errors
 /// The thread could not be started.
 pub fn launch<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>, exits: flume::Sender<Exit>) -> Result<(), ShardError> {
     let (shard, core) = (seat.shard, seat.core);
-    let body = move || {
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| on_core(seat, found)));
-        let result = result
-            .unwrap_or_else(|panic| Err(ShardError::Panicked { shard, said: super::rt::panic_text(panic.as_ref()).to_owned() }));
-        let _ = exits.send(Exit { shard, result });
-    };
-    let thread = std::thread::Builder::new().name(format!("shard-{shard}"));
-    thread.spawn(body).map_err(|error| executor_error(shard, core, &error))?;
-    Ok(())
+    let (begins, begun) = flume::bounded(1);
+    let (seats_to, seats) = flume::bounded(1);
+    let start = Start { shard, core, gauge: seat.gauge.clone(), seats, begins };
+    let _ = seats_to.send(seat);
+    loop {
+        let (start, found, exits) = (start.clone(), found.clone(), exits.clone());
+        let body = move || {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| on_core(start, found)));
+            let result = result.unwrap_or_else(|panic| {
+                Err(ShardError::Panicked { shard, said: super::rt::panic_text(panic.as_ref()).to_owned() })
+            });
+            if let Some(result) = result.transpose() {
+                let _ = exits.send(Exit { shard, result });
+            }
+        };
+        let thread = std::thread::Builder::new().name(format!("shard-{shard}"));
+        thread.spawn(body).map_err(|error| executor_error(shard, core, &error))?;
+        if begun.recv_timeout(BEGINS_WITHIN).is_ok() {
+            return Ok(());
+        }
+        tracing::warn!(shard, core, "the shard's executor did not begin: another takes its place");
+    }
 }
 
-fn on_core<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<(), ShardError> {
-    let (shard, core) = (seat.shard, seat.core);
-    let executor = LocalExecutorBuilder::new(Placement::Fixed(core))
-        .name(&seat.thread_name())
+/// A shard that is about to begin, on whichever of its threads comes first. Crosses to its core.
+struct Start<W> {
+    shard: u16,
+    core: usize,
+    gauge: Arc<Gauge>,
+    /// The one seat.
+    seats: flume::Receiver<Seat<W>>,
+    begins: flume::Sender<()>,
+}
+
+impl<W> Clone for Start<W> {
+    fn clone(&self) -> Self {
+        let Start { shard, core, gauge, seats, begins } = self;
+        Start { shard: *shard, core: *core, gauge: gauge.clone(), seats: seats.clone(), begins: begins.clone() }
+    }
+}
+
+impl<W> Start<W> {
+    /// The seat, for the first who asks.
+    fn take(&self) -> Option<Seat<W>> {
+        let seat = self.seats.try_recv().ok()?;
+        let _ = self.begins.send(());
+        Some(seat)
+    }
+}
+
+/// The whole life of a shard; `None`: another thread lives it.
+fn on_core<W: Wire>(start: Start<W>, found: flume::Sender<Found>) -> Result<Option<()>, ShardError> {
+    let executor = LocalExecutorBuilder::new(Placement::Fixed(start.core))
+        .name(&format!("shard-{}", start.shard))
         .io_memory(IO_MEMORY_BYTES)
         .preempt_timer(PREEMPT)
-        .make()
-        .map_err(|error| executor_error(shard, core, &error))?;
-    let gauge = seat.gauge.clone();
+        .make();
+    let executor = match executor {
+        Ok(executor) => executor,
+        // One failure is told once.
+        Err(error) => return start.take().map(|_| Err(executor_error(start.shard, start.core, &error))).transpose(),
+    };
+    let gauge = start.gauge.clone();
     let life = async move {
-        let driver = open(seat, found).await?;
+        let Some(seat) = start.take() else { return Ok(None) };
+        let Some(driver) = open(seat, found).await? else { return Ok(Some(())) };
         let (disk, local) = (driver.disk.clone(), driver.local.clone());
         super::rt::spawn("journal", disk.clone().run());
         let relayed = disk.clone();
@@ -123,7 +177,7 @@ fn on_core<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<(), Sh
         driver.run().await?;
         // What was appended is written; what was not told yet is told after the next boot.
         disk.close().await;
-        Ok(())
+        Ok(Some(()))
     };
     let mut life = pin!(life);
     // From the first moment on the watchdog can wake it: an executor may park over runnable tasks while it opens, too.
@@ -145,8 +199,25 @@ fn executor_error(shard: u16, core: usize, error: &dyn Display) -> ShardError {
     ShardError::Executor { shard, core, cause, cure }
 }
 
-/// Opens the journal and takes up where it ends.
-async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Driver<W>, ShardError> {
+/// Waits for the word to begin; `None`: told to end before it came.
+async fn granted<W>(seat: &Seat<W>) -> Option<Grant> {
+    seat.gauge.idle.store(true, Relaxed);
+    seat.gauge.waits.store(true, Relaxed);
+    let granted = loop {
+        match select(seat.grants.recv_async(), seat.control.recv_async()).await {
+            Either::Left((grant, _)) => break grant.ok(),
+            Either::Right((Ok(Control::Stop) | Err(_), _)) => break None,
+            // There is nothing here to cancel or to finish.
+            Either::Right((Ok(Control::Cancel(_) | Control::Drain), _)) => {}
+        }
+    };
+    seat.gauge.waits.store(false, Relaxed);
+    seat.gauge.idle.store(false, Relaxed);
+    granted
+}
+
+/// Opens the journal and, once the word comes, takes up where it ends. `None`: told to end before it came.
+async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Option<Driver<W>>, ShardError> {
     let local = Local::default();
     let settings = DiskSettings {
         dir: seat.dir.clone(),
@@ -162,8 +233,6 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
     let opened = Disk::open(settings, |lsn, frame| fold.frame(lsn, frame)).await?;
     let restored = fold.finish();
     let boot = Boot { shard: seat.shard, boot: opened.boot };
-    let furniture = (seat.furnish)(boot);
-    let now = seat.clock.now();
     let unfinished = restored.unfinished.clone();
     let report = Found {
         shard: seat.shard,
@@ -172,7 +241,13 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
         outcomes: restored.known.len() as u64,
         open: unfinished.iter().filter(|one| one.result.is_none()).count() as u64,
         unpublished: unfinished.iter().filter(|one| one.result.is_some()).count() as u64,
+        owner_epoch: restored.owner_epoch,
     };
+    // Nobody listens where nobody wants to know.
+    let _ = found.send(report);
+    let Some(grant) = granted(&seat).await else { return Ok(None) };
+    let furniture = (seat.furnish)(boot);
+    let now = seat.clock.now();
     let inline_bytes_max = seat.limits.inline_result_bytes;
     let settings = ShardSettings {
         shard: seat.shard,
@@ -183,6 +258,8 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
         events: seat.events,
         progress_us: seat.progress_us,
         config_epoch: 0,
+        owner_epoch: grant.epoch,
+        shared: grant.shared,
     };
     let (page, polled) = Page::open(&folder, opened.boot).unwrap_or_else(|error| {
         tracing::warn!(shard = seat.shard, folder = %folder.display(), %error, "no page for strikes: a step that ends the process is not known for it");
@@ -195,7 +272,7 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
         shard,
         wire: furniture.wire,
         disk: disk.clone(),
-        perform: Perform::new(furniture.blocks, furniture.blobs, seat.clock, local.clone(), page, inline_bytes_max),
+        perform: Perform::new(furniture.blocks, furniture.blobs, seat.clock, local.clone(), page, seat.lease, inline_bytes_max),
         local,
         clock: seat.clock,
         inbox: seat.inbox,
@@ -220,13 +297,15 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Dri
         strike(&mut driver, polled);
     }
     for one in unfinished {
+        if one.owned.streamed && one.owned.epoch < grant.since {
+            driver.apply(driver.clock.now(), Event::Superseded { key: one.key, partition: one.owned.partition });
+            continue;
+        }
         recover(&mut driver, &disk, &one).await?;
     }
     driver.gauge.free.store(driver.shard.free_slots(), Relaxed);
     driver.gauge.ready.store(true, Relaxed);
-    // Nobody listens where nobody wants to know.
-    let _ = found.send(report);
-    Ok(driver)
+    Ok(Some(driver))
 }
 
 /// Tells the machine which key was being polled when an earlier life died.

@@ -9,6 +9,7 @@ use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -17,11 +18,15 @@ use crate::block::{Blobs, Block, BlockCx};
 use crate::event::{Event, Verdict};
 use crate::ids::{Ticket, hex};
 use crate::outcome::Fault;
-use crate::step::Arrival;
+use crate::step::{Arrival, EffectClass};
 
 use super::local::{Local, News};
 use super::page::Page;
-use super::rt::{Clock, Stop, caught, panic_text, spawn};
+use super::rt::{Clock, Stop, caught, panic_text, sleep, spawn};
+use super::tenure::Lease;
+
+/// How often a step that must never run twice looks whether it may begin.
+const LEASE_LOOK: Duration = Duration::from_millis(10);
 
 /// The blocks of one shard and the tries at work. Lives on its core.
 pub struct Perform {
@@ -30,6 +35,7 @@ pub struct Perform {
     clock: Clock,
     local: Local,
     page: Page,
+    lease: Lease,
     /// By slot: the generation at work there, and how to stop it.
     stops: Vec<Option<(u32, Stop)>>,
     /// Larger outputs go to the tenant's blobs, in bytes.
@@ -44,9 +50,10 @@ impl Perform {
         clock: Clock,
         local: Local,
         page: Page,
+        lease: Lease,
         inline_bytes_max: u64,
     ) -> Self {
-        Perform { blocks, blobs, clock, local, page, stops: Vec::new(), inline_bytes_max }
+        Perform { blocks, blobs, clock, local, page, lease, stops: Vec::new(), inline_bytes_max }
     }
 
     /// Starts a try. Its end comes as news, or is returned here if it came at once.
@@ -62,8 +69,11 @@ impl Perform {
             blobs: self.blobs.clone(),
         };
         let (page, key, partition) = (self.page, arrival.key, arrival.partition);
+        // What must never run twice begins only while no other worker can own it.
+        let lease = (work.effect == EffectClass::Unsafe).then(|| self.lease.clone());
         let named = page.name(key, partition);
-        let instant = std::panic::catch_unwind(AssertUnwindSafe(|| block.instant(&cx)));
+        let at_once = || lease.as_ref().is_none_or(Lease::holds).then(|| block.instant(&cx)).flatten();
+        let instant = std::panic::catch_unwind(AssertUnwindSafe(at_once));
         drop(named);
         let instant = match instant {
             Ok(instant) => instant,
@@ -93,6 +103,9 @@ impl Perform {
         let started_us = clock.now().mono_us;
         spawn("a try", async move {
             let work = async {
+                while lease.as_ref().is_some_and(|lease| !lease.holds()) {
+                    sleep(LEASE_LOOK).await;
+                }
                 let outputs = match instant {
                     Some(outputs) => outputs,
                     None => block.execute(cx).await?,

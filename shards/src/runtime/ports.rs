@@ -124,6 +124,8 @@ pub struct Gauge {
     pub idle: AtomicBool,
     /// Wakes the shard's loop from another thread.
     pub waker: AtomicWaker,
+    /// The journal is read, and the shard waits for the word to begin.
+    pub waits: AtomicBool,
     /// Recovery is done and the shard takes work.
     pub ready: AtomicBool,
 }

@@ -9,8 +9,9 @@ use crate::envelope::Envelope;
 use crate::ids::{Salt, Text};
 use crate::limits::Limits;
 
-use super::ports::{Control, Gauge, Inbound, Outbound, Wire};
+use super::ports::{Control, Gauge, Inbound, Outbound};
 use super::rt::Clock;
+use super::tenure::{Grant, Lease};
 
 /// The plan of one shard.
 pub struct Seat<W> {
@@ -42,6 +43,10 @@ pub struct Seat<W> {
     pub inbox: flume::Receiver<Inbound>,
     /// From whoever controls the worker; drained first.
     pub control: flume::Receiver<Control>,
+    /// The word to begin, once.
+    pub grants: flume::Receiver<Grant>,
+    /// Whether the worker still owns what it works on.
+    pub lease: Lease,
     /// To the edge.
     pub outbound: flume::Sender<Outbound>,
     /// To the keeper.
@@ -69,11 +74,4 @@ pub struct Furniture<W> {
     pub blocks: Vec<Rc<dyn Block>>,
     /// The tenants' blobs.
     pub blobs: Rc<dyn Blobs>,
-}
-
-impl<W: Wire> Seat<W> {
-    /// A name for its thread.
-    pub fn thread_name(&self) -> String {
-        format!("shard-{}", self.shard)
-    }
 }

@@ -228,6 +228,14 @@ impl Shard {
             let key = self.answer_key(&arrival);
             return self.answer(now, key, arrival, fault, fx);
         }
+        if self.settings.shared && streamed && work.effect == EffectClass::Unsafe {
+            self.tally.refused += 1;
+            let fault =
+                Fault::new(Code::PermissionDenied, "Where workers share a consumer no step runs that must never run twice.")
+                    .with_details("{\"setting\":\"nats.ownership\",\"rule\":\"exclusive\"}");
+            let key = self.answer_key(&arrival);
+            return self.answer(now, key, arrival, fault, fx);
+        }
         if self.draining || !self.has_room() {
             return self.no_room(now, arrival, fx);
         }
@@ -236,7 +244,7 @@ impl Shard {
             Ok(charge) => {
                 let lsn = self.log_accepted(now, &arrival, work, fx);
                 self.tally.accepted += 1;
-                let delivered = arrival.token().map_or(0, |token| token.delivered);
+                let (delivered, inherited) = arrival.token().map_or((0, false), |token| (token.delivered, token.inherited));
                 // It has ended the process before it could be recorded.
                 let struck = self.strikes.of(&arrival.key) > 0;
                 let slot = self.open_job(now, arrival.key, arrival.clone(), lsn, Role::Step);
@@ -250,12 +258,19 @@ impl Shard {
                 job.cautious = work.effect == EffectClass::Unsafe
                     || delivered > 1
                     || struck
+                    || inherited
                     || (!streamed && work.effect != EffectClass::Pure);
-                job.touched = (delivered > 1 || struck) && !matches!(work.effect, EffectClass::Pure | EffectClass::Unsafe);
+                job.touched =
+                    (delivered > 1 || struck || inherited) && !matches!(work.effect, EffectClass::Pure | EffectClass::Unsafe);
                 job.deadline_us = deadline_us;
                 self.deadlines.arm(slot, deadline_us);
                 self.unfinished.push_back((lsn, slot));
                 self.held.push_back((lsn, Held::Accepted(slot)));
+                if inherited && work.effect == EffectClass::Unsafe {
+                    let fault = Fault::new(Code::Indeterminate, "Another worker had the step; it may have happened.")
+                        .with_effect(Effected::Unknown);
+                    return self.end_untried(now, slot, Status::Error, fault, fx);
+                }
                 if !(struck && self.ended_as_poison(now, slot, fx)) {
                     self.enqueue(now, slot);
                 }
@@ -435,6 +450,7 @@ impl Shard {
             spilled: false,
             queue_depth: self.queued(),
             boot: self.settings.boot,
+            owner_epoch: self.settings.owner_epoch,
         }
     }
 }

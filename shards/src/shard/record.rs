@@ -9,19 +9,16 @@ use crate::outcome::Outcome;
 use crate::step::{Arrival, Origin, Work};
 use crate::tenant::TenantIndex;
 
-/// Until partitions are leased, nobody else can own one.
-const OWNER_EPOCH: u32 = 0;
-
 /// Who asks; zero where nobody could be read.
 pub(super) fn asker_of(arrival: &Arrival) -> AskerId {
     arrival.asker.as_ref().map_or(AskerId([0; 16]), |asker| asker.id)
 }
 
-fn head(key: Key, arrival: &Arrival) -> Head {
-    Head { key, partition: arrival.partition, owner_epoch: OWNER_EPOCH }
-}
-
 impl Shard {
+    fn head(&self, key: Key, arrival: &Arrival) -> Head {
+        Head { key, partition: arrival.partition, owner_epoch: self.settings.owner_epoch }
+    }
+
     fn number(&mut self) -> Lsn {
         let lsn = self.next_lsn;
         self.next_lsn = lsn.next();
@@ -51,14 +48,14 @@ impl Shard {
             received_ms: arrival.received_ms,
             message: MessageRef::of(arrival),
         };
-        fx.log.accepted(head(arrival.key, arrival), &fact);
+        fx.log.accepted(self.head(arrival.key, arrival), &fact);
         fx.log.urgent = true;
         self.number()
     }
 
     pub(super) fn log_started(&mut self, now: Now, slot: u32, fx: &mut Effects) -> Lsn {
         let job = &self.jobs[slot as usize];
-        fx.log.started(head(job.key, &job.arrival), job.tries, self.settings.boot, now.wall_ms);
+        fx.log.started(self.head(job.key, &job.arrival), job.tries, self.settings.boot, now.wall_ms);
         self.number()
     }
 
@@ -71,14 +68,14 @@ impl Shard {
         boot: u32,
         fx: &mut Effects,
     ) -> Lsn {
-        fx.log.struck(Head { key, partition, owner_epoch: OWNER_EPOCH }, strikes, boot, now.wall_ms);
+        fx.log.struck(Head { key, partition, owner_epoch: self.settings.owner_epoch }, strikes, boot, now.wall_ms);
         fx.log.urgent = true;
         self.number()
     }
 
     pub(super) fn log_retry_at(&mut self, slot: u32, at_ms: u64, fx: &mut Effects) -> Lsn {
         let job = &self.jobs[slot as usize];
-        fx.log.retry_at(head(job.key, &job.arrival), job.tries + 1, at_ms);
+        fx.log.retry_at(self.head(job.key, &job.arrival), job.tries + 1, at_ms);
         self.number()
     }
 
@@ -98,7 +95,7 @@ impl Shard {
             outcome,
             audit: &audit,
         };
-        fx.log.result(head(job.key, &job.arrival), &fact);
+        fx.log.result(self.head(job.key, &job.arrival), &fact);
         fx.log.urgent = true;
         self.number()
     }
@@ -123,7 +120,7 @@ impl Shard {
             audit: &audit,
             message: MessageRef::of(arrival),
         };
-        fx.log.answer(head(key, arrival), &fact);
+        fx.log.answer(self.head(key, arrival), &fact);
         fx.log.urgent = true;
         self.number()
     }
@@ -140,7 +137,7 @@ impl Shard {
             audit: &audit,
             message: MessageRef::of(arrival),
         };
-        fx.log.quarantined(head(key, arrival), &fact);
+        fx.log.quarantined(self.head(key, arrival), &fact);
         fx.log.urgent = true;
         self.number()
     }
@@ -148,7 +145,12 @@ impl Shard {
     pub(super) fn log_published(&mut self, now: Now, slot: u32, fx: &mut Effects) -> Lsn {
         let job = &self.jobs[slot as usize];
         let asker = if job.role == Role::Aside { AskerId([0; 16]) } else { asker_of(&job.arrival) };
-        fx.log.published(head(job.key, &job.arrival), &asker, now.wall_ms);
+        fx.log.published(self.head(job.key, &job.arrival), &asker, now.wall_ms);
+        self.number()
+    }
+
+    pub(super) fn log_released(&mut self, now: Now, key: Key, partition: Partition, fx: &mut Effects) -> Lsn {
+        fx.log.released(Head { key, partition, owner_epoch: self.settings.owner_epoch }, now.wall_ms);
         self.number()
     }
 

@@ -6,7 +6,7 @@ use super::record::asker_of;
 use super::{Shard, Span, State};
 use crate::event::{Effects, Past, Role};
 use crate::fold::Restored;
-use crate::ids::{AskerId, Key, Now};
+use crate::ids::{AskerId, Key, Now, Partition};
 use crate::outcome::{Code, Effected, Fault, Status};
 use crate::planted::{Bug, planted};
 use crate::step::{Arrival, Content, EffectClass};
@@ -100,6 +100,13 @@ impl Shard {
             self.deadlines.arm(slot, deadline_us);
             self.enqueue(now, slot);
         }
+    }
+
+    /// Another worker has had the message since: what is left to do of it is that one's, and this life neither runs it nor
+    /// tells of it again. An outcome stays known to who asks for it.
+    pub(super) fn superseded(&mut self, now: Now, key: Key, partition: Partition, fx: &mut Effects) {
+        self.tally.superseded += 1;
+        self.log_released(now, key, partition, fx);
     }
 
     /// Decides a step without running it in this life.

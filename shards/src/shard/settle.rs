@@ -28,6 +28,7 @@ impl Shard {
             spilled: false,
             queue_depth: self.queued(),
             boot: self.settings.boot,
+            owner_epoch: self.settings.owner_epoch,
         }
     }
 

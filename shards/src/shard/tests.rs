@@ -15,6 +15,8 @@ use crate::outcome::{Code, Effected, Fault, Outcome, Status};
 use crate::step::{Arrival, Asker, Content, Delivery, EffectClass, Origin, Profile, RetryPolicy, Settle, StreamToken, Work};
 
 const SALT: Salt = Salt([1; 32]);
+/// The epoch of ownership that every life here works under.
+const EPOCH: u32 = 4;
 const START_MS: u64 = 1_000_000_000;
 
 /// One shard, its journal as frames, and what it did.
@@ -54,7 +56,7 @@ fn step(name: &str) -> Step {
 }
 
 fn delivery(sequence: u64, delivered: u32) -> Origin {
-    Origin::Stream(StreamToken { consumer: 0, sequence, stored_ms: START_MS, delivered, reply: Text::new() })
+    Origin::Stream(StreamToken { consumer: 0, sequence, stored_ms: START_MS, delivered, reply: Text::new(), inherited: false })
 }
 
 impl Step {
@@ -266,6 +268,8 @@ fn shard(limits: &Limits, next_lsn: Lsn, boot: u32) -> Shard {
         events: false,
         progress_us: 10_000_000,
         config_epoch: 1,
+        owner_epoch: EPOCH,
+        shared: false,
     };
     Shard::new(settings, next_lsn)
 }
@@ -280,6 +284,7 @@ fn outcome_of(frame: &Frame) -> Option<Outcome> {
 
 mod answers;
 mod notices;
+mod ownership;
 mod strikes;
 mod tries;
 

@@ -31,7 +31,14 @@ fn garbage(code: &str, field: &str, tenant: &str) -> String {
 }
 
 fn stream(stored_ms: u64, delivered: u32) -> Origin {
-    Origin::Stream(StreamToken { consumer: 0, sequence: 9, stored_ms, delivered, reply: Text::from_static("$JS.ACK") })
+    Origin::Stream(StreamToken {
+        consumer: 0,
+        sequence: 9,
+        stored_ms,
+        delivered,
+        reply: Text::from_static("$JS.ACK"),
+        inherited: false,
+    })
 }
 
 #[test]

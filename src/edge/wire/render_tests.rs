@@ -25,6 +25,7 @@ pub(super) fn outcome(status: Status, fault: Option<Fault>) -> Outcome {
         spilled: false,
         queue_depth: 4,
         boot: 3,
+        owner_epoch: 6,
     }
 }
 
@@ -75,7 +76,7 @@ fn a_result_is_what_the_router_checks() {
             r#""provider_id":"prov","job":{"type":"echo"},"latency_ms":12,"cost":0,"tenant_id":"acme","timestamp":1767225600012,"#,
             r#""trace_id":"0af7651916cd43dd8448eb211c80319c","run_id":"0b9f6a52-6d3e-4a8b-8f51-3c2d1e0f9a8b","#,
             r#""flow_id":"01ARZ3NDEKTSV4RRFFQ69G5FAV","step_id":"7c1d2e3f-4a5b-4c6d-ae7f-8a9b0c1d2e3f","retries_used":1,"#,
-            r#""effect":"applied","worker_id":"w-1","queue_depth":4,"timing":{"received_ms":1767225600000,"#,
+            r#""effect":"applied","worker_id":"w-1","owner_epoch":6,"queue_depth":4,"timing":{"received_ms":1767225600000,"#,
             r#""started_ms":1767225600005,"ended_ms":1767225600012,"ran_us":6500},"outputs":{"a":1.0}}"#
         )
     );
@@ -296,7 +297,7 @@ fn a_file_gets_results_in_its_own_form_and_nothing_else() {
     assert_eq!(
         text(&parcel),
         concat!(
-            r#"{"status":"OK","outputs":{"a":1.0},"latency_ms":12,"retries_used":1,"timing":{"#,
+            r#"{"status":"OK","outputs":{"a":1.0},"latency_ms":12,"retries_used":1,"owner_epoch":6,"timing":{"#,
             r#""received_at":"2026-01-01T00:00:00.000000Z","started_at":"2026-01-01T00:00:00.005000Z","#,
             r#""ended_at":"2026-01-01T00:00:00.012000Z","queued_ms":5,"ran_us":6500},"#,
             r#""context":{"tenant_id":"acme","flow_id":"f","attempt":2},"assignment_id":"mine","type":"echo","replayed":true}"#
@@ -361,7 +362,7 @@ fn a_native_answer_is_written_as_its_question_was() {
         (result.assignment_id.as_deref(), result.request_id.as_deref(), &*result.r#type),
         (Some("mine"), Some("req"), "echo")
     );
-    assert_eq!((result.latency_ms, result.retries_used, result.error), (12, 1, None));
+    assert_eq!((result.latency_ms, result.retries_used, result.owner_epoch, result.error), (12, 1, 6, None));
     let timing = result.timing.expect("its timing");
     assert_eq!((timing.queued_ms, timing.ran_us, timing.received_at.map(|at| at.seconds)), (5, 6_500, Some(1_767_225_600)));
 

@@ -186,7 +186,8 @@ impl Survey {
             Peek::Accepted(fact) => Some(fact.received_ms),
             Peek::Result(fact) => Some(fact.ended_ms),
             Peek::Answer(fact) | Peek::Quarantined(fact) => Some(fact.ended_ms),
-            Peek::Started { at_ms, .. } | Peek::Published { at_ms, .. } | Peek::Struck { at_ms, .. } => Some(at_ms),
+            Peek::Started { at_ms, .. } | Peek::Published { at_ms, .. } => Some(at_ms),
+            Peek::Struck { at_ms, .. } | Peek::Released { at_ms } => Some(at_ms),
             Peek::Mark { wall_ms, .. } => Some(wall_ms),
             Peek::RetryAt { .. } | Peek::Unknown(_) => None,
         };

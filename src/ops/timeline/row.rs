@@ -33,7 +33,7 @@ pub struct Row {
 /// The frame `view` of `shard` at `lsn`; with `bodies`, also what was asked and what came out.
 pub(crate) fn row(shard: u16, lsn: u64, view: FrameView<'_>, bodies: bool) -> Result<Row, CodecError> {
     let frame = decode(&Bytes::copy_from_slice(view.raw()))?;
-    let (kind, at_ms, says) = match &frame.fact {
+    let (kind, at_ms, mut says) = match &frame.fact {
         Fact::Accepted(fact) => {
             let mut says = fields(json!({
                 "tenant": &*fact.tenant, "block": &*fact.block, "effect_class": class(fact.effect),
@@ -63,8 +63,12 @@ pub(crate) fn row(shard: u16, lsn: u64, view: FrameView<'_>, bodies: bool) -> Re
             ("mark", Some(*wall_ms), says)
         }
         Fact::Struck { strikes, boot, at_ms } => ("struck", Some(*at_ms), fields(json!({"strikes": strikes, "boot": boot}))),
+        Fact::Released { at_ms } => ("released", Some(*at_ms), Map::new()),
         Fact::Unknown(_) => ("unknown", None, Map::new()),
     };
+    if frame.owner_epoch > 0 {
+        says.insert("owner_epoch".to_owned(), Value::from(frame.owner_epoch));
+    }
     Ok(Row { at: at_ms.map(time), kind, shard, lsn, key: frame.key.to_string(), says })
 }
 

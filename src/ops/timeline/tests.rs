@@ -50,6 +50,7 @@ pub(crate) fn step_frames(key: Key) -> [Frame; 4] {
         spilled: false,
         queue_depth: 0,
         boot: 1,
+        owner_epoch: 0,
     };
     let audit = AuditItem {
         kind: AuditKind::Outcome,

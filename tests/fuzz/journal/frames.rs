@@ -66,6 +66,7 @@ fn agree(whole: &Frame, view: &FrameView<'_>, peek: &Peek<'_>) {
         (Fact::Mark { wall_ms, floor, watermark_ms }, peek) => {
             *peek == Peek::Mark { wall_ms: *wall_ms, floor: *floor, watermark_ms: *watermark_ms }
         }
+        (Fact::Released { at_ms }, peek) => *peek == Peek::Released { at_ms: *at_ms },
         (Fact::Struck { strikes, boot, at_ms }, peek) => *peek == Peek::Struck { strikes: *strikes, boot: *boot, at_ms: *at_ms },
         (Fact::Unknown(kind), peek) => *peek == Peek::Unknown(*kind),
         _ => false,
@@ -100,6 +101,7 @@ pub fn story() -> Vec<Frame> {
         frame(0, Fact::Mark { wall_ms: NOW_MS + 900, floor: Lsn(1), watermark_ms: 0 }),
         frame(2, Fact::Result(result(Status::Error))),
         frame(5, Fact::Unknown(200)),
+        frame(2, Fact::Released { at_ms: NOW_MS + 940 }),
         frame(6, Fact::Struck { strikes: 1, boot: 2, at_ms: NOW_MS + 950 }),
         frame(6, Fact::Accepted(accepted(3))),
     ]
@@ -164,6 +166,7 @@ fn outcome(status: Status) -> Outcome {
         ran_us: 900,
         queue_depth: 3,
         boot: 1,
+        owner_epoch: 7,
     }
 }
 

@@ -88,6 +88,7 @@ pub fn outcome(status: Status, fault: Option<Fault>) -> Outcome {
         ran_us: 1_500,
         queue_depth: 4,
         boot: 1,
+        owner_epoch: 3,
     }
 }
 

@@ -62,7 +62,14 @@ pub fn read(input: &[u8]) -> Delivery {
         0 => Origin::Line(number),
         3 => {
             let stored_ms = super::NOW.wall_ms - number;
-            Origin::Stream(StreamToken { consumer: 0, sequence: number, stored_ms, delivered: 1, reply: Text::from_static("r") })
+            Origin::Stream(StreamToken {
+                consumer: 0,
+                sequence: number,
+                stored_ms,
+                delivered: 1,
+                reply: Text::from_static("r"),
+                inherited: false,
+            })
         }
         _ => Origin::Core,
     };

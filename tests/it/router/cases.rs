@@ -312,7 +312,7 @@ fn what_is_no_json_object_is_refused() {
 #[test]
 fn headerless_answers_are_taken_on_core_nats_only() {
     let assignment = Assignment::new("acme", "echo", json!({}));
-    let mut model = Model::new(Subjects::default(), Strictness { message_ids: false, order: true });
+    let mut model = Model::new(Subjects::default(), Strictness { message_ids: false, order: true, owners: false });
     model.assigned(&assignment.id, assignment.echo(), Owed::Answer);
     let mut value = ack(&assignment);
     value.as_object_mut().expect("an object").remove("trace_id");

@@ -29,7 +29,7 @@ async fn auto_mode_takes_core_where_no_stream_covers_the_subject() -> Result<()>
     let job = Assignment::new("acme", "echo", json!({}));
     ensure!(without_jetstream.router.run(&job, PATIENCE).await?.status() == "success", "a server without JetStream");
     without_jetstream.finish().await?;
-    let strict = crate::router::Strictness { message_ids: false, order: true };
+    let strict = crate::router::Strictness { message_ids: false, order: true, owners: false };
     let server = crate::server::NatsServer::start(true).await?;
     let router = crate::router::peer::Router::connect(&server.url(), false, crate::router::Subjects::default(), strict).await?;
     let _worker = Worker::start(&server.url(), auto).await?;

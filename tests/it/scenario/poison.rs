@@ -69,7 +69,7 @@ mod abort {
     async fn ends_as_poison(after_ms: u64) -> Result<()> {
         let server = NatsServer::start(true).await?;
         // Acks and results may be cut apart by the crash: their order is another test's business.
-        let strict = Strictness { message_ids: true, order: false };
+        let strict = Strictness { message_ids: true, order: false, owners: false };
         let router = Router::connect(&server.url(), true, Subjects::default(), strict).await?;
         // The first start makes streams and consumer.
         let worker = Worker::start(&server.url(), Settings::default()).await?;

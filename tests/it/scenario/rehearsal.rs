@@ -166,7 +166,7 @@ async fn not_done_brings_back_what_is_out_and_nothing_that_is_settled() -> Resul
 #[tokio::test]
 async fn the_router_s_side_works_without_jetstream_and_without_headers() -> Result<()> {
     let server = NatsServer::start(false).await?;
-    let lenient = Strictness { message_ids: false, order: true };
+    let lenient = Strictness { message_ids: false, order: true, owners: false };
     let router = Router::connect(&server.url(), false, Subjects::default(), lenient).await?;
     let worker = async_nats::connect(server.url()).await?;
     let mut assignments = worker.queue_subscribe("caf.exec.assign.v1", "endstation".into()).await?;

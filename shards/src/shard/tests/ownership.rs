@@ -1,0 +1,122 @@
+//! Owners that come after one another: what an earlier one may have done is not done again, and what a later one has done since
+//! is no longer ours.
+
+use super::*;
+
+fn inherited(sequence: u64) -> Origin {
+    match delivery(sequence, 1) {
+        Origin::Stream(token) => Origin::Stream(StreamToken { inherited: true, ..token }),
+        other => other,
+    }
+}
+
+impl Bench {
+    /// Another worker has owned the stream: the process starts again with the frames it has, and is told so of its unfinished keys.
+    fn superseded(&mut self) {
+        let kept = self.frames.len();
+        let mut fold = Fold::default();
+        for (index, raw) in self.frames.iter().enumerate() {
+            fold.frame(Lsn(index as u64 + 1), &FrameView::parse(raw).expect("a frame")).expect("readable");
+        }
+        let restored = fold.finish();
+        let unfinished = restored.unfinished.clone();
+        self.did.clear();
+        self.boot += 1;
+        self.shard = shard(&self.limits, Lsn(kept as u64 + 1), self.boot);
+        self.shard.restore(restored, &[], self.now);
+        for one in unfinished {
+            assert!(one.owned.streamed && one.owned.epoch == EPOCH, "{:?}", one.owned);
+            self.apply(Event::Superseded { key: one.key, partition: one.owned.partition });
+        }
+    }
+
+    fn is_released(&self, key: Key) -> bool {
+        (1..=self.frames.len())
+            .map(|lsn| self.frame(Lsn(lsn as u64)))
+            .any(|frame| frame.key == key && frame.owner_epoch == EPOCH && matches!(frame.fact, Fact::Released { .. }))
+    }
+}
+
+#[test]
+fn an_inherited_step_that_must_never_run_twice_is_not_run() {
+    let mut bench = Bench::new();
+    bench.send(&step("k").effect(EffectClass::Unsafe).from(inherited(1)));
+    let (told, settled) = bench.settle();
+    let fault = told[0].1.fault.as_ref().expect("why");
+    assert_eq!((fault.code, fault.effect), (Code::Indeterminate, Effected::Unknown));
+    assert_eq!((settled, bench.outcomes()[0].tries), (vec![(1, Settle::Ack)], 0));
+    let accounts: Vec<_> = bench.shard.accounts().map(|(_, queued, running)| (queued, running)).collect();
+    assert_eq!(accounts, [(0, 0)], "what it was charged is back");
+}
+
+#[test]
+fn an_inherited_step_of_another_class_runs_as_one_that_may_have_run() {
+    for class in [EffectClass::Pure, EffectClass::Idempotent, EffectClass::Transactional, EffectClass::Conditional] {
+        let mut bench = Bench::new();
+        bench.send(&step("k").effect(class).from(inherited(1)));
+        // Its STARTED is durable first.
+        assert_eq!(bench.runs().len(), 0, "{class:?}");
+        bench.sync();
+        let ticket = bench.run();
+        bench.fail(ticket, Code::ExecutionFailed, Effected::None);
+        let effect = bench.settle().0[0].1.effect;
+        let expected = if class == EffectClass::Pure { Effected::None } else { Effected::Unknown };
+        assert_eq!(effect, expected, "{class:?}: an earlier owner's run may have done it");
+    }
+}
+
+#[test]
+fn what_the_journal_knows_is_answered_however_it_comes() {
+    let mut bench = Bench::new();
+    let one = step("k").effect(EffectClass::Unsafe);
+    bench.send(&one);
+    bench.sync();
+    let ticket = bench.run();
+    bench.done(ticket);
+    let first = bench.settle().0.remove(0);
+    bench.send(&one.from(inherited(1)));
+    assert_eq!(bench.settle().0, [first]);
+}
+
+#[test]
+fn a_superseded_step_is_neither_run_nor_told_of_again() {
+    let mut bench = Bench::new();
+    let (open, told) = (step("open"), step("told").by("b").from(delivery(2, 1)));
+    bench.send(&open);
+    bench.send(&told);
+    let runs = bench.runs();
+    bench.done(runs[1].0);
+    bench.sync();
+    let (before, outcomes) = (bench.frames.len(), bench.outcomes());
+    bench.superseded();
+    bench.sync();
+    bench.wait_ms(20_000);
+    assert!(bench.look().iter().all(|effect| !matches!(effect, Effect::Run { .. } | Effect::Post(_))));
+    assert!(bench.is_released(open.key) && bench.is_released(told.key));
+    assert_eq!((bench.frames.len(), bench.shard.is_idle()), (before + 2, true));
+
+    // Who asks again under this owner: the outcome that is known is told, the open step is a step as any other.
+    bench.send(&told.clone().from(inherited(2)));
+    assert_eq!(bench.settle().0[0].1.as_ref(), &outcomes[0]);
+    bench.send(&open.clone().from(inherited(1)));
+    bench.sync();
+    let ticket = bench.run();
+    bench.done(ticket);
+    assert_eq!(bench.settle().0.len(), 1);
+
+    // Released once is released for good.
+    bench.superseded();
+    assert_eq!(bench.look().len(), 0);
+}
+
+#[test]
+fn where_workers_share_nothing_unsafe_runs() {
+    let mut bench = Bench::new();
+    bench.shard.settings.shared = true;
+    bench.send(&step("k").effect(EffectClass::Unsafe));
+    let (told, _) = bench.settle();
+    let fault = told[0].1.fault.as_ref().expect("why");
+    assert_eq!((fault.code, fault.effect), (Code::PermissionDenied, Effected::None));
+    bench.send(&step("other").by("b").effect(EffectClass::Conditional).from(delivery(2, 1)));
+    bench.run();
+}

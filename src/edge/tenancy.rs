@@ -1,0 +1,335 @@
+//! Ownership of the consumers that work comes from: taken before any of it is, kept while it is done, given back at the end.
+//!
+//! One lease a consumer, in the bucket; the shards begin once all are held. What the rules are is in [`super::lease`]. A lease
+//! that cannot be renewed in time only stops us from publishing; one that another has taken ends the process, for what we
+//! know of the work is no longer the truth.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use shards::ids::hex;
+use shards::runtime::tenure::{Grant, Lease, since_boot_us};
+
+use super::bucket::{self, Written};
+use super::lease::{Claim, Reach, Record, Released, Watch};
+use super::limits::{LEASE_HOLD_MS, LEASE_LOOK_MS, LEASE_RENEW_MS, LEASE_TRY_MS};
+use super::nats::Link;
+use super::status::EdgeStatus;
+use super::streams::{self, Consumer, Source};
+use super::thread::{EdgeError, EdgeSettings, Halt, Phase};
+use crate::settings::Ownership;
+
+/// What the shards and their starter give the edge to own work for them. Crosses to the edge's thread once.
+#[derive(Debug)]
+pub struct Estate {
+    /// What everybody asks before acting on what is owned.
+    pub lease: Lease,
+    /// How the shards are told to begin, by shard.
+    pub grants: Vec<flume::Sender<Grant>>,
+    /// The journal's own name.
+    pub journal: String,
+    /// The newest epoch that the journal has seen.
+    pub epoch: u32,
+    /// Whether the journal held anything at this start.
+    pub knows: bool,
+    /// Set before the end: everything that was begun is finished and told.
+    pub done: Arc<AtomicBool>,
+}
+
+/// A lease that is ours.
+#[derive(Debug)]
+struct Held {
+    revision: u64,
+    record: Record,
+}
+
+/// What this worker owns. Lives on the edge's thread.
+pub(crate) struct Tenancy {
+    ownership: Ownership,
+    replicas: usize,
+    claim: Claim,
+    lease: Lease,
+    grants: Vec<flume::Sender<Grant>>,
+    done: Arc<AtomicBool>,
+    status: Arc<EdgeStatus>,
+    /// By the key in the bucket; taken in the order of the keys, so that two who want several never wait for each other.
+    held: BTreeMap<String, Held>,
+}
+
+impl Tenancy {
+    pub(crate) fn new(settings: &EdgeSettings, estate: Estate, status: Arc<EdgeStatus>) -> Tenancy {
+        let session = hex(&crate::worker::random_salt().0[..16]);
+        let Estate { lease, grants, journal, epoch, knows, done } = estate;
+        // Until it is known that nobody else can own it.
+        lease.extend(0);
+        Tenancy {
+            ownership: settings.nats.ownership,
+            replicas: settings.nats.replicas,
+            claim: Claim { worker: settings.worker_id.clone(), journal, session, epoch, knows },
+            lease,
+            grants,
+            done,
+            status,
+            held: BTreeMap::new(),
+        }
+    }
+
+    /// Nothing that could be owned: the shards may begin.
+    pub(crate) fn free(&mut self) {
+        self.lease.extend(u64::MAX);
+        self.grant(Grant::default());
+    }
+
+    fn grant(&mut self, grant: Grant) {
+        for shard in self.grants.drain(..) {
+            let _ = shard.send(grant);
+        }
+        self.status.standing_by(None);
+        self.status.owner_epoch.store(grant.epoch, Relaxed);
+    }
+
+    /// Waits until everything that `sources` want owned is ours, and lets the shards begin. By source: up to which sequence a
+    /// message may be known to an earlier owner. `None`: the end came before.
+    ///
+    /// # Errors
+    /// Another took meanwhile what was ours.
+    pub(crate) async fn own(
+        &mut self,
+        link: &Link,
+        sources: &[Source],
+        phase: &mut Phase,
+    ) -> Result<Option<Vec<u64>>, EdgeError> {
+        let mut wanted: BTreeMap<String, &Consumer> = BTreeMap::new();
+        for source in sources {
+            if let Source::Pull(consumer) = source {
+                wanted.insert(key(consumer), consumer);
+            }
+        }
+        match self.ownership {
+            _ if wanted.is_empty() => self.free(),
+            Ownership::Shared => {
+                self.lease.extend(u64::MAX);
+                self.grant(Grant { epoch: 0, since: u32::MAX, shared: true });
+                return Ok(Some(vec![0; sources.len()]));
+            }
+            Ownership::Exclusive => {
+                for (key, consumer) in wanted {
+                    if !self.held.contains_key(&key) && !self.take(link, &key, consumer, phase).await? {
+                        return Ok(None);
+                    }
+                }
+                let grant = self.settle();
+                while !self.renew(link).await? {
+                    if phase.wait(Duration::from_millis(LEASE_LOOK_MS)).await == Halt::Stop || link.closed() {
+                        return Ok(None);
+                    }
+                }
+                self.grant(grant);
+            }
+        }
+        let inherited = |source: &Source| match source {
+            Source::Pull(consumer) => self.held.get(&key(consumer)).map_or(0, |held| held.record.inherited),
+            Source::Core(_) => 0,
+        };
+        Ok(Some(sources.iter().map(inherited).collect()))
+    }
+
+    /// One epoch for all that is held: the newest.
+    fn settle(&mut self) -> Grant {
+        let epoch = self.held.values().map(|held| held.record.epoch).max().unwrap_or(0);
+        for Held { record, .. } in self.held.values_mut() {
+            if record.since == record.epoch {
+                record.since = epoch;
+            }
+            record.epoch = epoch;
+        }
+        Grant { epoch, since: self.held.values().map(|held| held.record.since).max().unwrap_or(0), shared: false }
+    }
+
+    /// Waits until this lease may be taken, and takes it. `false`: the end came before.
+    async fn take(&mut self, link: &Link, key: &str, consumer: &Consumer, phase: &mut Phase) -> Result<bool, EdgeError> {
+        let (mut watch, mut renewed, mut connection) = (Watch::default(), Instant::now(), link.epoch());
+        loop {
+            // An owner that lost its server with us gets as long as any to renew.
+            if std::mem::replace(&mut connection, link.epoch()) != link.epoch() {
+                watch = Watch::default();
+            }
+            match self.try_take(link, key, consumer, &mut watch).await {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(error) => {
+                    watch = Watch::default();
+                    tracing::warn!(key, error, "the lease cannot be looked at");
+                }
+            }
+            if phase.wait(Duration::from_millis(LEASE_LOOK_MS)).await == Halt::Stop || link.closed() {
+                return Ok(false);
+            }
+            if renewed.elapsed() >= Duration::from_millis(LEASE_RENEW_MS) {
+                renewed = Instant::now();
+                self.renew(link).await?;
+            }
+        }
+    }
+
+    async fn try_take(&mut self, link: &Link, key: &str, consumer: &Consumer, watch: &mut Watch) -> Result<bool, String> {
+        let told = |error: async_nats::Error| error.to_string();
+        let found = bucket::read(&link.client, key).await.map_err(told)?;
+        let found = match &found {
+            Some((revision, bytes)) => {
+                let record: Record = serde_json::from_slice(bytes).map_err(|error| {
+                    format!("what stands there is no lease ({error}); if no newer version wrote it, remove it: nats kv del endstation {key}")
+                })?;
+                Some((*revision, record))
+            }
+            None => None,
+        };
+        let before = found.as_ref().map(|(_, record)| record);
+        if !watch.may_take(found.as_ref().map(|(revision, record)| (*revision, record)), &self.claim, Instant::now()) {
+            let by = before.map_or("", |record| &record.worker);
+            if self.status.standing_by(Some(by)) {
+                tracing::info!(
+                    stream = consumer.stream,
+                    durable = consumer.durable,
+                    owner = by,
+                    "standing by: another worker owns this work"
+                );
+            }
+            return Ok(false);
+        }
+        let reach = streams::reach(link, consumer).await?;
+        let record = self.claim.take(before, reach, &server(link));
+        let revision = found.as_ref().map_or(0, |(revision, _)| *revision);
+        match bucket::write(&link.client, key, json(&record), revision).await.map_err(told)? {
+            Written::At(revision) => {
+                tracing::info!(
+                    stream = consumer.stream,
+                    durable = consumer.durable,
+                    epoch = record.epoch,
+                    inherited = record.inherited,
+                    before = before.map_or("nobody", |record| &record.worker),
+                    "this worker owns this work"
+                );
+                self.held.insert(key.to_owned(), Held { revision, record });
+                Ok(true)
+            }
+            Written::Beaten => Ok(false),
+            Written::NoBucket => bucket::create(&link.client, self.replicas).await.map_err(told).map(|()| false),
+        }
+    }
+
+    /// Renews what is held for as long as this is polled.
+    ///
+    /// # Errors
+    /// Another has taken it.
+    pub(crate) async fn keep(&mut self, link: &Link) -> EdgeError {
+        if self.held.is_empty() {
+            return std::future::pending().await;
+        }
+        let mut pause = LEASE_RENEW_MS;
+        loop {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            if !link.connected() {
+                pause = LEASE_LOOK_MS / 4;
+                continue;
+            }
+            match self.renew(link).await {
+                Ok(true) => pause = LEASE_RENEW_MS,
+                Ok(false) => pause = LEASE_LOOK_MS,
+                Err(lost) => return lost,
+            }
+        }
+    }
+
+    /// Writes all that is held again. `false`: not all of it could be, this time.
+    async fn renew(&mut self, link: &Link) -> Result<bool, EdgeError> {
+        let from_us = since_boot_us();
+        for (key, held) in &mut self.held {
+            let record = Record { beat: held.record.beat + 1, server: server(link), ..held.record.clone() };
+            let written = bucket::write(&link.client, key, json(&record), held.revision);
+            match tokio::time::timeout(Duration::from_millis(LEASE_TRY_MS), written).await {
+                Ok(Ok(Written::At(revision))) => *held = Held { revision, record },
+                Ok(Ok(Written::Beaten)) => {
+                    match tokio::time::timeout(Duration::from_millis(LEASE_TRY_MS), bucket::read(&link.client, key)).await {
+                        Ok(Ok(None)) => held.revision = 0,
+                        Ok(Ok(Some((revision, bytes)))) => match serde_json::from_slice::<Record>(&bytes) {
+                            // Our own: the answer to an earlier write was lost, or the server lost a later one.
+                            Ok(found) if found.session == record.session => held.revision = revision,
+                            found => {
+                                self.lease.extend(0);
+                                let (by, epoch) = found.map_or_else(|_| (String::new(), 0), |found| (found.worker, found.epoch));
+                                return Err(EdgeError::Superseded { lease: key.clone(), by, epoch, ours: record.epoch });
+                            }
+                        },
+                        Ok(Err(_)) | Err(_) => {}
+                    }
+                    return Ok(false);
+                }
+                Ok(Ok(Written::NoBucket)) => {
+                    if let Err(error) = bucket::create(&link.client, self.replicas).await {
+                        tracing::warn!(%error, "the bucket of the leases is gone and cannot be made again");
+                    }
+                    held.revision = 0;
+                    return Ok(false);
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(key, %error, "the lease could not be renewed");
+                    return Ok(false);
+                }
+                Err(_) => {
+                    tracing::warn!(key, "the lease could not be renewed in time");
+                    return Ok(false);
+                }
+            }
+        }
+        self.lease.extend(from_us + LEASE_HOLD_MS * 1000);
+        Ok(true)
+    }
+
+    /// Gives everything back, so that who waits need not wait longer.
+    pub(crate) async fn release(&mut self, link: &Link) {
+        self.lease.extend(0);
+        let released = if self.done.load(Relaxed) { Released::Done } else { Released::Unfinished };
+        for (key, held) in std::mem::take(&mut self.held) {
+            let record = Record { released: Some(released), ..held.record };
+            let giving = async {
+                let written = bucket::write(&link.client, &key, json(&record), held.revision).await?;
+                // A renewal whose answer nobody waited for may have been the last.
+                match (&written, bucket::read(&link.client, &key).await?) {
+                    (Written::Beaten, Some((revision, bytes)))
+                        if serde_json::from_slice::<Record>(&bytes).is_ok_and(|found| found.session == record.session) =>
+                    {
+                        bucket::write(&link.client, &key, json(&record), revision).await
+                    }
+                    _ => Ok(written),
+                }
+            };
+            match tokio::time::timeout(Duration::from_millis(LEASE_TRY_MS), giving).await {
+                Ok(Ok(Written::At(_))) => tracing::info!(key, ?released, "ownership is given back"),
+                _ => tracing::warn!(key, "ownership could not be given back; it ends by itself"),
+            }
+        }
+    }
+}
+
+/// Where a consumer's lease stands.
+fn key(consumer: &Consumer) -> String {
+    format!("lease.{}.{}", consumer.stream, consumer.durable)
+}
+
+fn server(link: &Link) -> String {
+    link.client.server_info().server_id
+}
+
+fn json(record: &Record) -> Vec<u8> {
+    serde_json::to_vec(record).expect("texts and numbers")
+}
+
+/// How far a consumer has come, of the API's answers about it and its stream.
+pub(super) fn reach_of(consumer: &Value, stream: &Value) -> Option<Reach> {
+    let number = |value: &Value, pointer| value.pointer(pointer).and_then(Value::as_u64);
+    Some(Reach { delivered: number(consumer, "/delivered/stream_seq")?, last: number(stream, "/state/last_seq")? })
+}
