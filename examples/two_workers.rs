@@ -5,6 +5,8 @@
 //!
 //! Needs nats-server (`make deps`), which it starts for itself. The workers are this very program, started with `serve`.
 
+#![expect(clippy::print_stdout, reason = "it is a program that tells a story")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
