@@ -43,6 +43,8 @@ pub enum Event {
         key: Key,
         /// The key's partition.
         partition: Partition,
+        /// Its outcome, where it has one that nobody is known to have been told.
+        untold: Option<Untold>,
     },
     /// A try's work has really ended, with this verdict. Slot and memory return now, not before.
     Ended {
@@ -98,6 +100,17 @@ pub struct Past {
     pub deadline_ms: u64,
     /// Its outcome, where only the publishing is unproven.
     pub outcome: Option<(Lsn, Rc<Outcome>)>,
+    /// What kind of key it is.
+    pub role: Role,
+}
+
+/// An outcome that is told once somebody asks for it again. Lives on its core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Untold {
+    /// The frame that holds the message.
+    pub accepted: Lsn,
+    /// The frame that holds the outcome.
+    pub decided: Lsn,
     /// What kind of key it is.
     pub role: Role,
 }

@@ -83,7 +83,7 @@ pub enum Kind {
     Parked = 5,
     /// Reserved.
     Signal = 6,
-    /// Another worker has had the key's message since: nothing is left to do of it here. The key may stand in no other frame.
+    /// Another worker has had the key's message since: the step it stands for is not to be run here.
     Released = 7,
     /// Reserved.
     Cancel = 8,

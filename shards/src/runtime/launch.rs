@@ -12,7 +12,7 @@ use futures_util::future::{Either, select};
 use glommio::{LocalExecutorBuilder, Placement};
 use thiserror::Error;
 
-use crate::event::{Effects, Event, Past, Role};
+use crate::event::{Effects, Event, Past, Role, Untold};
 use crate::fold::{Fold, Unfinished};
 use crate::ids::Lsn;
 use crate::journal::{self, Fact};
@@ -298,7 +298,8 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Opt
     }
     for one in unfinished {
         if one.owned.streamed && one.owned.epoch < grant.since {
-            driver.apply(driver.clock.now(), Event::Superseded { key: one.key, partition: one.owned.partition });
+            let untold = one.result.map(|decided| Untold { accepted: one.message, decided, role: one.role });
+            driver.apply(driver.clock.now(), Event::Superseded { key: one.key, partition: one.owned.partition, untold });
             continue;
         }
         recover(&mut driver, &disk, &one).await?;

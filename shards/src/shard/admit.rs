@@ -171,6 +171,9 @@ impl Shard {
         let answer_key = self.answer_key(&arrival);
         let silent = arrival.asker.is_none() || outcome.status == Status::Quarantined;
         if first || silent || key == answer_key {
+            if let Some(untold) = self.untold.remove(&key) {
+                return self.tell_now(now, key, arrival, untold, outcome, fx);
+            }
             let slot = self.open_job(now, key, arrival, Lsn(0), Role::Replay);
             self.job(slot).outcome = Some(outcome);
             return self.post_outcome(now, slot, fx);

@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use super::record::asker_of;
 use super::{Shard, Span, State};
-use crate::event::{Effects, Past, Role};
+use crate::event::{Effects, Past, Role, Untold};
 use crate::fold::Restored;
 use crate::ids::{AskerId, Key, Now, Partition};
-use crate::outcome::{Code, Effected, Fault, Status};
+use crate::outcome::{Code, Effected, Fault, Outcome, Status};
 use crate::planted::{Bug, planted};
 use crate::step::{Arrival, Content, EffectClass};
 
@@ -102,11 +102,41 @@ impl Shard {
         }
     }
 
-    /// Another worker has had the message since: what is left to do of it is that one's, and this life neither runs it nor
-    /// tells of it again. An outcome stays known to who asks for it.
-    pub(super) fn superseded(&mut self, now: Now, key: Key, partition: Partition, fx: &mut Effects) {
+    /// Another worker has had the message since: what is left to do of it is that one's, and this life does not run it. An outcome
+    /// is told again only if the stream still holds the message, and so asks for it.
+    pub(super) fn superseded(&mut self, now: Now, key: Key, partition: Partition, untold: Option<Untold>, fx: &mut Effects) {
         self.tally.superseded += 1;
-        self.log_released(now, key, partition, fx);
+        match untold {
+            Some(untold) => {
+                self.untold.insert(key, untold);
+            }
+            None => {
+                self.log_released(now, key, partition, fx);
+            }
+        }
+    }
+
+    /// What was left untold is told, with all its letters.
+    pub(super) fn tell_now(
+        &mut self,
+        now: Now,
+        key: Key,
+        arrival: Rc<Arrival>,
+        untold: Untold,
+        outcome: Rc<Outcome>,
+        fx: &mut Effects,
+    ) {
+        let Untold { accepted, decided, role } = untold;
+        let asker = if role == Role::Aside { AskerId([0; 16]) } else { asker_of(&arrival) };
+        let fingerprint = arrival.fingerprint;
+        let slot = self.open_job(now, key, arrival, accepted, role);
+        let home = self.known.begin(key, &fingerprint, &asker, slot, role != Role::Step);
+        let job = self.job(slot);
+        job.home = home;
+        job.outcome = Some(outcome);
+        job.decided = decided;
+        self.unpublished += 1;
+        self.post_outcome(now, slot, fx);
     }
 
     /// Decides a step without running it in this life.

@@ -2,6 +2,7 @@
 //! is no longer ours.
 
 use super::*;
+use crate::event::{Post, Untold};
 
 fn inherited(sequence: u64) -> Origin {
     match delivery(sequence, 1) {
@@ -26,7 +27,8 @@ impl Bench {
         self.shard.restore(restored, &[], self.now);
         for one in unfinished {
             assert!(one.owned.streamed && one.owned.epoch == EPOCH, "{:?}", one.owned);
-            self.apply(Event::Superseded { key: one.key, partition: one.owned.partition });
+            let untold = one.result.map(|decided| Untold { accepted: one.message, decided, role: one.role });
+            self.apply(Event::Superseded { key: one.key, partition: one.owned.partition, untold });
         }
     }
 
@@ -79,34 +81,69 @@ fn what_the_journal_knows_is_answered_however_it_comes() {
 }
 
 #[test]
-fn a_superseded_step_is_neither_run_nor_told_of_again() {
+fn a_superseded_step_is_not_run() {
     let mut bench = Bench::new();
-    let (open, told) = (step("open"), step("told").by("b").from(delivery(2, 1)));
-    bench.send(&open);
-    bench.send(&told);
-    let runs = bench.runs();
-    bench.done(runs[1].0);
+    let one = step("k");
+    bench.send(&one);
+    bench.run();
     bench.sync();
-    let (before, outcomes) = (bench.frames.len(), bench.outcomes());
+    let before = bench.frames.len();
     bench.superseded();
     bench.sync();
     bench.wait_ms(20_000);
     assert!(bench.look().iter().all(|effect| !matches!(effect, Effect::Run { .. } | Effect::Post(_))));
-    assert!(bench.is_released(open.key) && bench.is_released(told.key));
-    assert_eq!((bench.frames.len(), bench.shard.is_idle()), (before + 2, true));
+    assert!(bench.is_released(one.key));
+    assert_eq!((bench.frames.len(), bench.shard.is_idle()), (before + 1, true));
+    // Released once is released for good.
+    bench.superseded();
+    assert_eq!(bench.frames.len(), before + 1);
 
-    // Who asks again under this owner: the outcome that is known is told, the open step is a step as any other.
-    bench.send(&told.clone().from(inherited(2)));
-    assert_eq!(bench.settle().0[0].1.as_ref(), &outcomes[0]);
-    bench.send(&open.clone().from(inherited(1)));
+    // Who asks for it under this owner starts it as any other.
+    bench.send(&one.from(inherited(1)));
     bench.sync();
     let ticket = bench.run();
     bench.done(ticket);
     assert_eq!(bench.settle().0.len(), 1);
+}
 
-    // Released once is released for good.
+#[test]
+fn a_superseded_outcome_is_told_with_all_its_letters_once_the_stream_asks_for_it() {
+    let mut bench = Bench::new();
+    let one = step("k");
+    bench.send(&one);
+    let ticket = bench.run();
+    bench.fail(ticket, Code::ExecutionFailed, Effected::None);
+    let outcome = bench.outcomes().remove(0);
+    for _ in 0..2 {
+        bench.superseded();
+        bench.sync();
+        bench.wait_ms(20_000);
+        assert!(bench.look().is_empty(), "nobody has asked");
+        assert!(!bench.is_released(one.key) && bench.shard.is_idle());
+    }
+    bench.send(&one.clone().from(inherited(1)));
+    let probes = bench.look();
+    let [Effect::Probe { key, lsn }] = probes[..] else { panic!("{probes:?}") };
+    let found = outcome_of(&bench.frame(lsn)).map(Rc::new);
+    bench.apply(Event::Probed { key, found });
+    let letters = |bench: &mut Bench| {
+        let name = |effect: &Effect| match effect {
+            Effect::Post(Post { letter: Letter::Result { outcome, .. }, .. }) => Some(("result", Some(outcome.as_ref().clone()))),
+            Effect::Post(Post { letter: Letter::DeadLetter { .. }, .. }) => Some(("dead letter", None)),
+            _ => None,
+        };
+        bench.did.iter().filter_map(name).collect::<Vec<_>>()
+    };
+    assert_eq!(letters(&mut bench), [("result", Some(outcome.clone())), ("dead letter", None)]);
+    assert_eq!(bench.settle().1, [(1, Settle::Ack)]);
+    assert_eq!(bench.shard.unpublished(), 0);
+
+    // Now it is published, and no longer untold.
     bench.superseded();
-    assert_eq!(bench.look().len(), 0);
+    assert_eq!(bench.shard.tally().superseded, 0);
+    bench.send(&one.from(inherited(1)));
+    let (told, _) = bench.settle();
+    assert_eq!((told.len(), told[0].1.as_ref()), (1, &outcome));
 }
 
 #[test]
