@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use crate::ids::{Key, Lsn, Partition, Ticket};
+use crate::ids::{Fingerprint, Key, Lsn, Partition, Ticket};
 use crate::journal::Log;
 use crate::outcome::{Fault, Outcome, Status};
 use crate::step::{Arrival, Settle, StreamToken};
@@ -41,6 +41,8 @@ pub enum Event {
     Superseded {
         /// Its key.
         key: Key,
+        /// F, as it was accepted.
+        fingerprint: Fingerprint,
         /// The key's partition.
         partition: Partition,
         /// Its outcome, where it has one that nobody is known to have been told.

@@ -19,6 +19,7 @@ pub struct Fold {
     open: HashMap<Key, Open>,
     tenants: HashMap<Text, u64>,
     strikes: Strikes,
+    released: HashMap<Key, Released>,
     owner_epoch: u32,
     wall_ms: u64,
     floor: Lsn,
@@ -40,6 +41,15 @@ struct Open {
     result: Option<Lsn>,
     role: Role,
     owned: Owned,
+}
+
+/// A step that another owner has had. Lives on its core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Released {
+    /// F, as it was accepted here.
+    pub fingerprint: Fingerprint,
+    /// The frame that says so.
+    pub lsn: Lsn,
 }
 
 /// Under whose eyes a key came. Lives on its core.
@@ -64,6 +74,8 @@ pub struct Restored {
     pub tenants: Vec<(Text, u64)>,
     /// The strikes of keys without an outcome; such a key may be unknown otherwise.
     pub strikes: Strikes,
+    /// Steps that another owner has had, and that have no outcome here.
+    pub released: HashMap<Key, Released>,
     /// The newest epoch of ownership that the journal has seen.
     pub owner_epoch: u32,
     /// The newest moment the journal has seen, Unix ms.
@@ -111,8 +123,11 @@ impl Fold {
     pub fn frame(&mut self, lsn: Lsn, frame: &FrameView<'_>) -> Result<(), CodecError> {
         let key = frame.key();
         self.owner_epoch = self.owner_epoch.max(frame.owner_epoch());
-        let owned =
-            |source| Owned { partition: frame.partition(), epoch: frame.owner_epoch(), streamed: source == SOURCE_STREAM };
+        let owned = |source| Owned {
+            partition: frame.partition(),
+            epoch: frame.owner_epoch(),
+            streamed: source == SOURCE_STREAM && !planted(Bug::KeepSuperseded),
+        };
         match frame.peek()? {
             Peek::Accepted(fact) => {
                 self.stamp(lsn, fact.received_ms, (fact.source == SOURCE_STREAM).then_some(fact.since_ms));
@@ -150,6 +165,7 @@ impl Fold {
                 self.audited(fact.tenant, fact.tenant_seq, fact.ended_ms);
                 self.known.finish(key, &fact.fingerprint, &fact.asker, lsn, false, Home::UNKNOWN);
                 self.strikes.forget(&key);
+                self.released.remove(&key);
                 if let Some(open) = self.open.get_mut(&key) {
                     open.result = Some(lsn);
                 }
@@ -184,7 +200,9 @@ impl Fold {
             }
             Peek::Released { at_ms } => {
                 self.wall_ms = self.wall_ms.max(at_ms);
-                self.open.remove(&key);
+                if let Some(open) = self.open.remove(&key) {
+                    self.released.insert(key, Released { fingerprint: open.fingerprint, lsn });
+                }
             }
             Peek::Mark { wall_ms, floor, watermark_ms } => {
                 self.wall_ms = self.wall_ms.max(wall_ms);
@@ -225,6 +243,7 @@ impl Fold {
     pub fn finish(mut self) -> Restored {
         while self.known.forget_below(self.floor, 4096) {}
         self.strikes.forget_below(self.floor);
+        self.released.retain(|_, released| released.lsn >= self.floor);
         let mut unfinished: Vec<Unfinished> = self
             .open
             .drain()
@@ -251,6 +270,7 @@ impl Fold {
             unfinished,
             tenants: self.tenants.into_iter().collect(),
             strikes: self.strikes,
+            released: self.released,
             owner_epoch: self.owner_epoch,
             wall_ms: self.wall_ms,
             floor: self.floor,

@@ -38,6 +38,9 @@ bugs! {
     RunExpired = "A message past its time is run.",
     StrikeInFlight = "A step that was merely in flight at a death of the process gets a strike for it.",
     NoStrike = "A step that ends the process gets no strike.",
+    RunInherited = "A step that must never run twice is run although an earlier owner may have run it.",
+    KeepSuperseded = "What another owner has had since is finished as if it were still ours.",
+    ForgetUntold = "An outcome that was never told is told without its dead letter.",
     StruckFirst = "A step with a strike does not wait for the others that were recovered with it.",
 }
 

@@ -26,6 +26,7 @@ use hashbrown::HashMap;
 use crate::deadlines::Deadlines;
 use crate::dedup::{Home, Known};
 use crate::event::{Effect, Effects, Event, Letter, Overload, Post, Reply, Role, Stage, Untold};
+use crate::fold::Released;
 use crate::ids::{Key, Lsn, Now, Salt, Text, Ticket};
 use crate::lane::Lane;
 use crate::limits::{CLOCK_JUMP_MS_MAX, CLOCK_STEADY_MS, Limits};
@@ -89,6 +90,8 @@ pub struct Shard {
     held: VecDeque<(Lsn, Held)>,
     /// Who waits for an outcome to be read back.
     probing: HashMap<Key, Vec<Rc<Arrival>>>,
+    /// Steps that another owner has had: it may have run them.
+    released: HashMap<Key, Released>,
     /// Outcomes that wait for the stream to ask for them: whether a later owner has told its own, only that shows.
     untold: HashMap<Key, Untold>,
     next_lsn: Lsn,
@@ -213,6 +216,7 @@ impl Shard {
             due: Vec::new(),
             held: VecDeque::new(),
             probing: HashMap::new(),
+            released: HashMap::new(),
             untold: HashMap::new(),
             next_lsn,
             durable: Lsn(next_lsn.0 - 1),
@@ -242,7 +246,9 @@ impl Shard {
             Event::Arrived(arrival) => self.arrived(now, arrival, fx),
             Event::Died { polled, partition, boot } => self.died(now, polled, partition, boot, fx),
             Event::Recovered { key, arrival, past } => self.recovered(now, key, arrival, past, fx),
-            Event::Superseded { key, partition, untold } => self.superseded(now, key, partition, untold, fx),
+            Event::Superseded { key, fingerprint, partition, untold } => {
+                self.superseded(now, key, fingerprint, partition, untold, fx);
+            }
             Event::Ended { ticket, verdict, ran_us } => self.ended(now, ticket, verdict, ran_us, fx),
             Event::Durable { through } => self.durable(now, through, fx),
             Event::Probed { key, found } => self.probed(now, key, found, fx),

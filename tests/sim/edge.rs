@@ -37,6 +37,7 @@ impl World {
         let credit = worker.seats.iter().map(|seat| seat.shard.free_slots()).min().unwrap_or(0).min(100) as usize;
         if !self.partitioned && credit > 0 {
             for (sequence, delivered) in self.server.pull(now_us, credit) {
+                self.handed_out = self.handed_out.max(sequence);
                 let wait_us = self.rng.range(50, 5_000);
                 self.at(wait_us, Happening::Arrive { boot, sequence, delivered });
                 if !self.quiet && self.rng.chance(self.plan.rates.deliver_twice) {
@@ -57,7 +58,14 @@ impl World {
     pub fn arrive(&mut self, sequence: u64, delivered: u32) {
         let kept = &self.server.stream[sequence as usize - 1];
         let stored_ms = kept.stored_ms;
-        let token = StreamToken { consumer: 0, sequence, stored_ms, delivered, reply: Text::new(), inherited: false };
+        let token = StreamToken {
+            consumer: 0,
+            sequence,
+            stored_ms,
+            delivered,
+            reply: Text::new(),
+            inherited: sequence <= self.inherited,
+        };
         let body = kept.body.clone();
         let arrival = self.arrival(Origin::Stream(token), body);
         self.take(arrival);
@@ -76,6 +84,8 @@ impl World {
         let shard = usize::from(Job::decode(&arrival.delivery.body).shard());
         let sequence = arrival.token().map_or(0, |token| token.sequence);
         self.note("arrived", Some(arrival.key), sequence);
+        self.superseded.remove(&arrival.key);
+        self.sent_anew(arrival.key, arrival.token().is_some_and(|token| token.inherited));
         self.apply(shard, Event::Arrived(Rc::new(arrival)));
     }
 

@@ -70,6 +70,15 @@ impl World {
                 self.count(if fault == Fault::Kill { "kill -9" } else { "power loss" });
                 self.die(fault == Fault::PowerLoss);
             }
+            Fault::TakenOver => {
+                if self.worker.is_none() {
+                    return;
+                }
+                self.count("taken over");
+                let power = self.rng.chance(300);
+                self.die(power);
+                self.another_owns();
+            }
             Fault::DrainRestart => {
                 if self.worker.as_ref().is_none_or(|worker| worker.draining) {
                     return;
@@ -143,7 +152,7 @@ impl World {
                 self.disk_full = false;
                 self.tell_disk();
             }
-            Fault::Kill | Fault::PowerLoss | Fault::DrainRestart | Fault::Burst | Fault::Cancel => {}
+            Fault::Kill | Fault::PowerLoss | Fault::TakenOver | Fault::DrainRestart | Fault::Burst | Fault::Cancel => {}
         }
     }
 

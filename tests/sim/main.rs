@@ -11,6 +11,7 @@ mod edge;
 mod faults;
 mod job;
 mod oracles;
+mod owners;
 mod plan;
 mod rng;
 mod server;

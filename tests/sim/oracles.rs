@@ -135,7 +135,7 @@ pub fn a_struck_step_runs_last(truth: &Truth, key: Key, open: &[Key]) -> Verdict
 /// I5: effects per (K, F) within the bound of their class, counted at their own server.
 pub fn i5_effects_within_their_class(truth: &Truth, ledger: &Ledger) -> Verdict {
     let lives = |key: &Key| truth.stories.get(key).map_or(1, |story| story.lives.max(1));
-    match ledger.all().find(|((key, _), done)| done.applied > lives(key)) {
+    match ledger.all().find(|((key, _), done)| done.applied > lives(key) && !truth.beyond.contains(key)) {
         None => Ok(()),
         Some(((key, _), done)) => Err(format!("I5: {:?} effect of {key} happened {} times", done.class, done.applied)),
     }
@@ -149,7 +149,10 @@ pub fn i6_outcomes_say_what_happened(truth: &Truth, ledger: &Ledger) -> Verdict 
         if result.status == Status::Ok && taken.class != EffectClass::Pure && applied == 0 {
             return Err(format!("I6: {key} is ok and its effect did not happen"));
         }
-        if result.effect == Effected::None && applied > 0 && story.lives == 1 && !truth.ghosts.contains(key) {
+        // What we had decided and could not ack, a later owner decides again: README says so.
+        let before_another = truth.done_elsewhere.get(key).is_some_and(|boot| result.boot <= *boot);
+        let judged = story.lives == 1 && !before_another && !truth.ghosts.contains(key);
+        if result.effect == Effected::None && applied > 0 && judged {
             return Err(format!("I6: {key} ({:?}) says effect none and it happened", taken.class));
         }
     }
@@ -203,12 +206,15 @@ pub fn every_asker_is_answered(truth: &Truth) -> Verdict {
             if decided.code == Some(Code::Expired) {
                 expired.insert(decided.asker);
             }
-            if !silent && !truth.told.contains_key(&decided.asker) {
+            let let_go = truth.untold.contains(key) && decided.lsn < truth.floors[story.shard];
+            let told = truth.told.contains_key(&decided.asker) || truth.elsewhere.contains(&decided.asker);
+            if !silent && !told && !let_go {
                 return Err(format!("unanswered: the outcome of {key} at {:?} never reached its asker", decided.lsn));
             }
         }
     }
-    match truth.promised.iter().find(|(asker, _)| !truth.told.contains_key(*asker) && !expired.contains(*asker)) {
+    let answered = |asker: &AskerId| truth.told.contains_key(asker) || truth.elsewhere.contains(asker) || expired.contains(asker);
+    match truth.promised.iter().find(|(asker, _)| !answered(asker)) {
         None => Ok(()),
         Some((_, key)) => Err(format!("unanswered: an asker of {key} was told accepted and never the outcome")),
     }
@@ -233,7 +239,10 @@ pub fn core_askers_of_this_life_are_answered(truth: &Truth) -> Verdict {
 pub fn i21_failures_leave_dead_letters(truth: &Truth) -> Verdict {
     for (key, story) in &truth.stories {
         for decided in [story.result, story.answer].into_iter().flatten() {
-            if decided.dead_letter.is_some_and(|id| !truth.dead_letters.contains(&id)) {
+            // An outcome that another owner's may have come before keeps no message in the journal.
+            let floor = truth.floors[story.shard];
+            let let_go = truth.untold.contains(key) && story.taken.is_none_or(|taken| taken.lsn < floor);
+            if decided.dead_letter.is_some_and(|id| !truth.dead_letters.contains(&id)) && !let_go {
                 return Err(format!("I21: {key} ended as {:?} and left no dead letter", decided.status));
             }
         }
@@ -252,7 +261,7 @@ pub fn fold<'a>(frames: impl Iterator<Item = (Lsn, &'a [u8])>) -> Result<Restore
 }
 
 /// I16: recover(recover(x)) = recover(x): what recovery itself writes changes nothing but what it decided.
-pub fn i16_recovery_is_idempotent(disk: &Disk, before: &Restored, log: &[u8]) -> Verdict {
+pub fn i16_recovery_is_idempotent(disk: &Disk, before: &Restored, log: &[u8], since: u32) -> Verdict {
     let next = disk.durable.0 + 1;
     let written = Frames::new(log).map(|frame| frame.expect("just written"));
     let written = written.enumerate().map(|(index, raw)| (Lsn(next + index as u64), raw));
@@ -264,6 +273,7 @@ pub fn i16_recovery_is_idempotent(disk: &Disk, before: &Restored, log: &[u8]) ->
     for old in &before.unfinished {
         let new = after.unfinished.iter().find(|new| new.key == old.key);
         let kept = match new {
+            None if old.owned.streamed && old.owned.epoch < since => true,
             None => after.known.get(&old.key).is_some(),
             Some(new) if new.result.is_some() => true,
             Some(new) => new.message == old.message && new.deadline_ms == old.deadline_ms && new.tries >= old.tries,

@@ -18,10 +18,11 @@ pub enum Fault {
     DiskFull,
     Burst,
     Cancel,
+    TakenOver,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 11] = [
+    pub const ALL: [Fault; 12] = [
         Fault::Kill,
         Fault::PowerLoss,
         Fault::DrainRestart,
@@ -33,6 +34,7 @@ impl Fault {
         Fault::DiskFull,
         Fault::Burst,
         Fault::Cancel,
+        Fault::TakenOver,
     ];
 }
 

@@ -137,6 +137,11 @@ impl Server {
         self.seen.retain(|_, _| rng.chance(700));
     }
 
+    /// Whether a message is not settled.
+    pub fn is_open(&self, sequence: u64) -> bool {
+        self.stream[sequence as usize - 1].state != KeptState::Acked
+    }
+
     /// Sequences that are not settled.
     pub fn open(&self) -> usize {
         self.stream.iter().filter(|kept| kept.state != KeptState::Acked).count()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shards::audit::outcome_digest;
 use shards::ids::{AskerId, Fingerprint, Key, Lsn};
-use shards::journal::{Fact, Frame};
+use shards::journal::{Fact, Frame, SOURCE_STREAM};
 use shards::limits::STRIKES_MAX;
 use shards::outcome::{Code, Effected, Outcome, Status};
 use shards::step::EffectClass;
@@ -22,6 +22,8 @@ pub struct Taken {
     pub deadline_ms: u64,
     pub dead_letter: MessageId,
     pub boot: u32,
+    /// Under which owner's epoch, where a stream holds the message.
+    pub streamed_in: Option<u32>,
 }
 
 /// A durable outcome or answer.
@@ -34,6 +36,8 @@ pub struct Decided {
     pub status: Status,
     pub effect: Effected,
     pub code: Option<Code>,
+    /// Which life of ours decided it.
+    pub boot: u32,
     /// Its dead letter's id, where it owes one.
     pub dead_letter: Option<MessageId>,
 }
@@ -54,6 +58,8 @@ pub struct Story {
     pub retry: u32,
     /// The frames of its strikes, as long as it has no outcome.
     pub strikes: Vec<Lsn>,
+    /// It is another's to finish, unless it comes again.
+    pub released: bool,
 }
 
 /// A result as the server stored it.
@@ -84,6 +90,14 @@ pub struct Truth {
     pub watermarks: [u64; 2],
     /// Effects of lives that left no trace of the step: nobody can know of them.
     pub ghosts: BTreeSet<Key>,
+    /// Askers that another owner has answered.
+    pub elsewhere: BTreeSet<AskerId>,
+    /// Steps that another owner has done, and our newest life before that.
+    pub done_elsewhere: BTreeMap<Key, u32>,
+    /// Outcomes that another owner's may have come before: told only if the stream asks, and forgotten as any other.
+    pub untold: BTreeSet<Key>,
+    /// Steps that were sent anew after another owner had had them: no promise holds over that.
+    pub beyond: BTreeSet<Key>,
     pub frames: u64,
 }
 
@@ -122,7 +136,7 @@ impl Truth {
                 }
                 *story = Story {
                     shard,
-                    lives: story.lives + 1,
+                    lives: story.lives + u32::from(!story.released),
                     strikes: std::mem::take(&mut story.strikes),
                     answer: story.answer,
                     taken: Some(Taken {
@@ -133,6 +147,7 @@ impl Truth {
                         deadline_ms: fact.deadline_ms,
                         dead_letter,
                         boot,
+                        streamed_in: (fact.message.source == SOURCE_STREAM).then_some(frame.owner_epoch),
                     }),
                     ..Story::default()
                 };
@@ -167,8 +182,11 @@ impl Truth {
                 let dead_letter = fact.of.is_none().then(|| dead_letter_id(&fact.message.subject, &fact.message.body));
                 story.answer = Some(decided(lsn, fact.fingerprint, fact.asker, &fact.outcome, dead_letter));
             }
-            // Nobody else owns anything in these worlds.
-            Fact::Released { .. } => return Err(format!("ownership: {} is released, and nobody took over", frame.key)),
+            Fact::Released { .. } => {
+                if !story.released || story.result.is_some() {
+                    return Err(format!("ownership: {} is released and was not open", frame.key));
+                }
+            }
             Fact::Mark { watermark_ms, .. } => {
                 self.watermarks[shard] = self.watermarks[shard].max(*watermark_ms);
             }
@@ -191,6 +209,12 @@ impl Truth {
             Fact::Published { .. } | Fact::Unknown(_) => {}
         }
         Ok(())
+    }
+
+    /// What was open is another's now, before that is durable here: the machine acts on it at once.
+    pub fn released(&mut self, key: Key) {
+        let story = self.stories.entry(key).or_default();
+        (story.taken, story.started, story.retry, story.released) = (None, 0, 0, true);
     }
 
     /// A shard has booted: what it had written and not synced is gone. Gives the strikes that went with their frames.
@@ -246,6 +270,7 @@ fn decided(lsn: Lsn, fingerprint: Fingerprint, asker: AskerId, outcome: &Outcome
         digest: outcome_digest(outcome),
         status: outcome.status,
         effect: outcome.effect,
+        boot: outcome.boot,
         code: outcome.fault.as_ref().map(|fault| fault.code),
         dead_letter,
     }

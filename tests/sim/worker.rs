@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use shards::event::{DiskNews, Effect, Effects, Event, Past, Verdict};
+use shards::event::{DiskNews, Effect, Effects, Event, Past, Untold, Verdict};
 use shards::ids::{Key, Lsn, Now, Text, Ticket};
 use shards::journal::view::Frames;
 use shards::journal::{Fact, FrameView, Kind, Peek};
@@ -50,6 +50,8 @@ impl World {
     /// Boots: fold, restore, take up what has no end, then connect.
     pub fn start(&mut self) {
         self.boot += 1;
+        self.epoch += 1;
+        self.superseded.clear();
         self.truth.heard.clear();
         self.polled_any = [false; 2];
         let (boot, wall_ms, now_us) = (self.boot, self.wall_ms(), self.now_us);
@@ -75,12 +77,30 @@ impl World {
         }
         for (shard, (before, unfinished)) in pasts.into_iter().enumerate() {
             self.strike(shard);
-            for (key, arrival, past) in unfinished {
-                self.apply(shard, Event::Recovered { key, arrival, past });
+            for (one, arrival, past) in unfinished {
+                let key = one.key;
+                let taken = self.truth.stories.get(&key).and_then(|story| story.taken.filter(|_| story.result.is_none()));
+                if taken.and_then(|taken| taken.streamed_in).is_some_and(|epoch| epoch < self.since) {
+                    self.superseded.insert(key);
+                }
+                if one.owned.streamed && one.owned.epoch < self.since {
+                    match one.result {
+                        None => self.truth.released(key),
+                        Some(_) => _ = self.truth.untold.insert(key),
+                    }
+                    let untold = one.result.map(|decided| Untold { accepted: one.message, decided, role: one.role });
+                    self.note("superseded", Some(key), u64::from(untold.is_some()));
+                    self.apply(
+                        shard,
+                        Event::Superseded { key, fingerprint: one.fingerprint, partition: one.owned.partition, untold },
+                    );
+                } else {
+                    self.apply(shard, Event::Recovered { key, arrival, past });
+                }
             }
             let Some(seat) = self.seat_of(shard) else { return };
             let log = seat.recovery_log.take().unwrap_or_default();
-            let verdict = oracles::i16_recovery_is_idempotent(&self.disks[shard], &before, &log);
+            let verdict = oracles::i16_recovery_is_idempotent(&self.disks[shard], &before, &log, self.since);
             self.check(verdict);
         }
         if self.disk_full {
@@ -138,7 +158,7 @@ impl World {
                 outcome,
                 role: one.role,
             };
-            list.push((one.key, Rc::new(arrival), past));
+            list.push((one.clone(), Rc::new(arrival), past));
         }
         let blocks = ["pure", "idempotent", "transactional", "conditional", "unsafe"].map(Text::from_static).to_vec();
         let settings = ShardSettings {
@@ -150,13 +170,15 @@ impl World {
             events: self.plan.events,
             progress_us: self.plan.ack_wait_us / 3,
             config_epoch: 1,
-            owner_epoch: 0,
+            owner_epoch: self.epoch,
             shared: false,
         };
         let mut machine = Shard::new(settings, disk.next_lsn());
         machine.restore(restored, &spans, Now { mono_us: 0, wall_ms });
         let recovered = list.len() as u32;
-        let open = list.iter().filter(|(_, _, past)| past.outcome.is_none()).map(|(key, ..)| *key).collect();
+        let open =
+            list.iter().filter(|(one, _, past)| past.outcome.is_none() && !(one.owned.streamed && one.owned.epoch < self.since));
+        let open = open.map(|(one, ..)| one.key).collect();
         let seat = Seat {
             shard: machine,
             fx: Effects::default(),
@@ -329,6 +351,8 @@ impl World {
         let open = self.seat_of(shard).map(|seat| seat.open.clone()).unwrap_or_default();
         let verdict = oracles::a_struck_step_runs_last(&self.truth, key, &open);
         self.check(verdict);
+        let verdict = self.may_run(key);
+        self.check(verdict);
         self.ran.insert(key);
         self.polled_any[shard] = true;
         let polled = Polled { key, partition: arrival.partition };
@@ -401,7 +425,7 @@ impl World {
 }
 
 /// What recovery has to take up, and the fold it comes from.
-type Unfinished = (shards::fold::Restored, Vec<(Key, Rc<Arrival>, Past)>);
+type Unfinished = (shards::fold::Restored, Vec<(shards::fold::Unfinished, Rc<Arrival>, Past)>);
 
 fn work_number(shard: usize, ticket: Ticket) -> u64 {
     1 << 63 | (shard as u64) << 62 | u64::from(ticket.slot) << 32 | u64::from(ticket.generation)

@@ -130,6 +130,18 @@ pub struct World {
     pub truth: Truth,
     pub worker: Option<Worker>,
     pub boot: u32,
+    /// The epoch of the present owner, ours or another.
+    pub epoch: u32,
+    /// What was accepted under an earlier epoch has been another's since.
+    pub since: u32,
+    /// The newest message that anybody was handed.
+    pub handed_out: u64,
+    /// The same when the last other owner ended.
+    pub inherited: u64,
+    /// Steps that another owner has had, with their content.
+    pub elsewhere: BTreeMap<Key, Fingerprint>,
+    /// Steps that were open in our journal when we came after another, and that nobody has asked for since.
+    pub superseded: std::collections::BTreeSet<Key>,
     pub partitioned: bool,
     pub quiet: bool,
     /// Tries really at work in this life, by work number.
@@ -169,6 +181,12 @@ impl World {
             truth: Truth::default(),
             worker: None,
             boot: 0,
+            epoch: 0,
+            since: 0,
+            handed_out: 0,
+            inherited: 0,
+            elsewhere: BTreeMap::new(),
+            superseded: std::collections::BTreeSet::new(),
             partitioned: false,
             quiet: false,
             works: BTreeMap::new(),

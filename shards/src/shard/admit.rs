@@ -23,6 +23,12 @@ impl Shard {
                 if let Some(answered) = self.answered(&arrival) {
                     return self.answered_before(now, answered, arrival, fx);
                 }
+                // Another owner has had it with its first content.
+                if self.released.get(&arrival.key).is_some_and(|released| released.fingerprint != arrival.fingerprint) {
+                    self.tally.conflicts += 1;
+                    let key = self.answer_key(&arrival);
+                    return self.answer(now, key, arrival, conflict_fault(), fx);
+                }
                 self.admit(now, arrival, work, fx);
             }
             (Content::Work(_), Some(memory)) => {
@@ -171,7 +177,9 @@ impl Shard {
         let answer_key = self.answer_key(&arrival);
         let silent = arrival.asker.is_none() || outcome.status == Status::Quarantined;
         if first || silent || key == answer_key {
-            if let Some(untold) = self.untold.remove(&key) {
+            // Not one that was forgotten meanwhile, under a key that has another outcome now.
+            let stands = |lsn| self.known.get(&key).is_some_and(|memory| matches!(memory.place, Place::Journal(at) if at == lsn));
+            if let Some(untold) = self.untold.remove(&key).filter(|untold| stands(untold.decided)) {
                 return self.tell_now(now, key, arrival, untold, outcome, fx);
             }
             let slot = self.open_job(now, key, arrival, Lsn(0), Role::Replay);
@@ -247,7 +255,8 @@ impl Shard {
             Ok(charge) => {
                 let lsn = self.log_accepted(now, &arrival, work, fx);
                 self.tally.accepted += 1;
-                let (delivered, inherited) = arrival.token().map_or((0, false), |token| (token.delivered, token.inherited));
+                let (delivered, handed_on) = arrival.token().map_or((0, false), |token| (token.delivered, token.inherited));
+                let inherited = handed_on || self.released.remove(&arrival.key).is_some();
                 // It has ended the process before it could be recorded.
                 let struck = self.strikes.of(&arrival.key) > 0;
                 let slot = self.open_job(now, arrival.key, arrival.clone(), lsn, Role::Step);
@@ -269,7 +278,7 @@ impl Shard {
                 self.deadlines.arm(slot, deadline_us);
                 self.unfinished.push_back((lsn, slot));
                 self.held.push_back((lsn, Held::Accepted(slot)));
-                if inherited && work.effect == EffectClass::Unsafe {
+                if inherited && work.effect == EffectClass::Unsafe && !planted(Bug::RunInherited) {
                     let fault = Fault::new(Code::Indeterminate, "Another worker had the step; it may have happened.")
                         .with_effect(Effected::Unknown);
                     return self.end_untried(now, slot, Status::Error, fault, fx);
@@ -298,7 +307,8 @@ impl Shard {
     pub(super) fn expired(&self, arrival: &Arrival, forgotten: bool) -> Fault {
         let effect = match arrival.work().map(|work| work.effect) {
             None | Some(EffectClass::Pure) => Effected::None,
-            Some(_) if forgotten => Effected::Unknown,
+            Some(_) if forgotten || self.released.contains_key(&arrival.key) => Effected::Unknown,
+            Some(_) if arrival.token().is_some_and(|token| token.inherited) => Effected::Unknown,
             Some(EffectClass::Unsafe) => Effected::None,
             Some(_) if arrival.token().is_some_and(|token| token.delivered > 1) => Effected::Unknown,
             Some(_) if self.strikes.of(&arrival.key) > 0 => Effected::Unknown,

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use super::record::asker_of;
 use super::{Shard, Span, State};
 use crate::event::{Effects, Past, Role, Untold};
-use crate::fold::Restored;
-use crate::ids::{AskerId, Key, Now, Partition};
+use crate::fold::{Released, Restored};
+use crate::ids::{AskerId, Fingerprint, Key, Now, Partition};
 use crate::outcome::{Code, Effected, Fault, Outcome, Status};
 use crate::planted::{Bug, planted};
 use crate::step::{Arrival, Content, EffectClass};
@@ -16,6 +16,7 @@ impl Shard {
     pub fn restore(&mut self, restored: Restored, segments: &[Span], now: Now) {
         self.known = restored.known;
         self.strikes = restored.strikes;
+        self.released = restored.released;
         self.wall_floor_ms = restored.wall_ms;
         for (name, seq) in restored.tenants {
             let index = self.tenants.find(&name);
@@ -104,14 +105,24 @@ impl Shard {
 
     /// Another worker has had the message since: what is left to do of it is that one's, and this life does not run it. An outcome
     /// is told again only if the stream still holds the message, and so asks for it.
-    pub(super) fn superseded(&mut self, now: Now, key: Key, partition: Partition, untold: Option<Untold>, fx: &mut Effects) {
+    pub(super) fn superseded(
+        &mut self,
+        now: Now,
+        key: Key,
+        fingerprint: Fingerprint,
+        partition: Partition,
+        untold: Option<Untold>,
+        fx: &mut Effects,
+    ) {
         self.tally.superseded += 1;
         match untold {
+            Some(_) if planted(Bug::ForgetUntold) => {}
             Some(untold) => {
                 self.untold.insert(key, untold);
             }
             None => {
-                self.log_released(now, key, partition, fx);
+                let lsn = self.log_released(now, key, partition, fx);
+                self.released.insert(key, Released { fingerprint, lsn });
             }
         }
     }

@@ -121,10 +121,11 @@ impl Recovered {
 
     /// All that was read and what it means.
     pub fn summary(&self) -> impl PartialEq + std::fmt::Debug + use<> {
-        let Restored { known, unfinished, tenants, wall_ms, floor, watermark_ms, newest, strikes, owner_epoch } = &self.restored;
+        let Restored { known, unfinished, tenants, wall_ms, floor, watermark_ms, newest, strikes, owner_epoch, released } =
+            &self.restored;
         let mut tenants: Vec<_> = tenants.clone();
         tenants.sort();
-        let known: Vec<_> = self.keys.iter().map(|key| (known.get(key), strikes.of(key))).collect();
+        let known: Vec<_> = self.keys.iter().map(|key| (known.get(key), strikes.of(key), released.get(key).copied())).collect();
         let lengths: Vec<u32> = self.frames.iter().map(|(_, _, length)| *length).collect();
         (
             lengths,

@@ -28,7 +28,7 @@ impl Bench {
         for one in unfinished {
             assert!(one.owned.streamed && one.owned.epoch == EPOCH, "{:?}", one.owned);
             let untold = one.result.map(|decided| Untold { accepted: one.message, decided, role: one.role });
-            self.apply(Event::Superseded { key: one.key, partition: one.owned.partition, untold });
+            self.apply(Event::Superseded { key: one.key, fingerprint: one.fingerprint, partition: one.owned.partition, untold });
         }
     }
 
@@ -104,6 +104,29 @@ fn a_superseded_step_is_not_run() {
     let ticket = bench.run();
     bench.done(ticket);
     assert_eq!(bench.settle().0.len(), 1);
+}
+
+#[test]
+fn a_superseded_step_stays_known_as_one_that_another_may_have_run() {
+    let mut bench = Bench::new();
+    let (once, other) = (step("once").effect(EffectClass::Unsafe), step("other").by("b").from(delivery(2, 1)));
+    bench.send(&once);
+    bench.send(&other);
+    bench.superseded();
+    bench.sync();
+    for later in 0..2 {
+        if later == 1 {
+            bench.superseded();
+        }
+        // A new message, which nobody can have had.
+        bench.send(&other.clone().by("c").content(2).from(delivery(10 + later, 1)));
+        let (told, _) = bench.settle();
+        assert_eq!(told[0].1.fault.as_ref().map(|fault| fault.code), Some(Code::KeyConflict), "{later}");
+    }
+    bench.send(&once.by("d").from(delivery(20, 1)));
+    let (told, _) = bench.settle();
+    let fault = told[0].1.fault.as_ref().expect("why");
+    assert_eq!((fault.code, fault.effect), (Code::Indeterminate, Effected::Unknown));
 }
 
 #[test]
