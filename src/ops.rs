@@ -41,6 +41,14 @@ pub struct EdgeFigures {
     pub unsendable: u64,
     /// Results that a create-only subject refused: another was there first.
     pub fenced: u64,
+    /// Requests that came by gRPC.
+    pub calls: u64,
+    /// Those that the edge itself had no room for.
+    pub calls_refused: u64,
+    /// Those that wait for their answer, now.
+    pub calls_waiting: u32,
+    /// Events that were not kept for NATS.
+    pub events_dropped: u64,
     /// Messages waiting at the edge for a full inbox, now.
     pub backlog: u32,
     /// Letters sent and not yet confirmed, now.
@@ -61,6 +69,10 @@ impl EdgeFigures {
             duplicates: status.duplicates.load(Relaxed),
             unsendable: status.unsendable.load(Relaxed),
             fenced: status.fenced.load(Relaxed),
+            calls: status.calls.load(Relaxed),
+            calls_refused: status.calls_refused.load(Relaxed),
+            calls_waiting: status.calls_waiting.load(Relaxed),
+            events_dropped: status.events_dropped.load(Relaxed),
             backlog: status.backlog.load(Relaxed),
             unconfirmed: status.unconfirmed.load(Relaxed),
         }

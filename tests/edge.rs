@@ -133,7 +133,7 @@ impl Bench {
         }
         let (halt, phase) = watch::channel(Halt::Run);
         let status = Arc::new(EdgeStatus::default());
-        let edge = thread::spawn(settings, Links { shards: links, outbound }, phase, status.clone())?;
+        let edge = thread::spawn(settings, Links { shards: links, outbound }, None, phase, status.clone())?;
         Ok(Bench { status, halt, edge, shards, stop, stranger })
     }
 
@@ -208,7 +208,7 @@ impl StandIn {
             self.stranger.fetch_add(1, Relaxed);
         }
         let replayed = !self.seen.insert(id.clone());
-        let about = About { line: 0, key: Key([0; 16]), status: None, replayed, boot: 1, tries: 1 };
+        let about = About { line: 0, call: 0, key: Key([0; 16]), status: None, replayed, boot: 1, tries: 1 };
         let parcel = |outlet, subject: &str, kind: &str, confirm| Parcel {
             outlet,
             subject: subject.into(),

@@ -1,4 +1,5 @@
-//! The edge's own thread: pinned, one tokio runtime on it, four tasks — intake, outbox, heartbeat, micro.
+//! The edge's own thread: pinned, one tokio runtime on it, four tasks — intake, outbox, heartbeat, micro — and beside them gRPC,
+//! which needs no NATS server.
 //!
 //! It begins by waiting for a server and settling where work comes from, and ends when told to, with everything flushed that
 //! a connection would take. Nothing here is durable: what is lost with this thread, the server or a journal still has.
@@ -14,6 +15,7 @@ use std::time::Duration;
 use shards::runtime::ports::{Gauge, Inbound, Outbound};
 use tokio::sync::watch;
 
+use super::grpc::{self, Door};
 use super::heartbeat::Heart;
 use super::intake::Intake;
 use super::micro::Micro;
@@ -144,17 +146,19 @@ impl Phase {
     }
 }
 
-/// Starts the edge. `halt` says when to end; `status` is written from here on.
+/// Starts the edge; calls are taken at the door, if there is one. `halt` says when to end; `status` is written from here on.
 pub fn spawn(
     settings: EdgeSettings,
     links: Links,
+    door: Option<Door>,
     halt: watch::Receiver<Halt>,
     status: Arc<EdgeStatus>,
 ) -> std::io::Result<JoinHandle<Result<(), EdgeError>>> {
     std::thread::Builder::new().name("edge".into()).spawn(move || {
         pin(&settings.cores);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let ended = runtime.block_on(run(settings, links, Phase(halt), status.clone()));
+        let local = tokio::task::LocalSet::new();
+        let ended = runtime.block_on(local.run_until(run(settings, links, door, Phase(halt), status.clone())));
         status.ready.store(false, Ordering::Relaxed);
         status.connected.store(false, Ordering::Relaxed);
         ended
@@ -173,19 +177,41 @@ fn pin(cores: &[usize]) {
     }
 }
 
-async fn run(settings: EdgeSettings, links: Links, mut phase: Phase, status: Arc<EdgeStatus>) -> Result<(), EdgeError> {
-    let settings = Rc::new(settings);
+/// Serves NATS and, beside it, whoever comes in at the door.
+async fn run(
+    settings: EdgeSettings,
+    links: Links,
+    door: Option<Door>,
+    phase: Phase,
+    status: Arc<EdgeStatus>,
+) -> Result<(), EdgeError> {
     let gauges: Vec<Arc<Gauge>> = links.shards.iter().map(|shard| shard.gauge.clone()).collect();
     let ports = Rc::new(RefCell::new(Ports::new(links.shards)));
+    let Some(door) = door else { return sessions(settings, gauges, ports, links.outbound, phase, status).await };
+    let served = grpc::serve(door, links.outbound, ports.clone(), gauges.clone(), phase.clone(), status.clone());
+    let (outbound, front) = served.map_err(EdgeError::Thread)?;
+    let ended = sessions(settings, gauges, ports, outbound, phase, status).await;
+    front.close().await;
+    ended
+}
+
+/// One NATS session after the other, until the stop signal.
+async fn sessions(
+    settings: EdgeSettings,
+    gauges: Vec<Arc<Gauge>>,
+    ports: Rc<RefCell<Ports>>,
+    outbound: flume::Receiver<Outbound>,
+    mut phase: Phase,
+    status: Arc<EdgeStatus>,
+) -> Result<(), EdgeError> {
+    let settings = Rc::new(settings);
     let mut kept: Option<Outbox> = None;
     for generation in 0.. {
         let connected = nats::connect(&settings.nats, &settings.worker_id, &status, &mut phase, generation).await?;
         let Some(link) = connected else { break };
         let outbox = match kept.take() {
             Some(outbox) => outbox.relinked(link.clone()),
-            None => {
-                Outbox::new(settings.clone(), link.clone(), ports.clone(), links.outbound.clone(), phase.clone(), status.clone())
-            }
+            None => Outbox::new(settings.clone(), link.clone(), ports.clone(), outbound.clone(), phase.clone(), status.clone()),
         };
         let heart = Heart::new(settings.clone(), link.clone(), gauges.clone(), phase.clone(), status.clone());
         let micro = Micro::new(settings.clone(), link.clone(), status.clone());
