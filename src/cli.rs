@@ -203,6 +203,18 @@ pub struct SendArgs {
     /// As --native, in protobuf
     #[arg(long)]
     pub protobuf: bool,
+    /// Send steps by gRPC: http:// or https://, host and port
+    #[arg(long, value_name = "URL", conflicts_with_all = ["nats", "subject", "native", "protobuf"])]
+    pub grpc: Option<String>,
+    /// Who signs the worker's certificate (PEM), for https://
+    #[arg(long, value_name = "FILE", requires = "grpc")]
+    pub ca: Option<PathBuf>,
+    /// A certificate of our own (PEM)
+    #[arg(long, value_name = "FILE", requires_all = ["grpc", "key"])]
+    pub cert: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, value_name = "FILE", requires_all = ["grpc", "cert"])]
+    pub key: Option<PathBuf>,
     /// How long to wait for the results
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub timeout: Duration,
@@ -302,12 +314,15 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Dev => with_settings(global, &[("nats.provision", "true", "dev")], dev::main),
         Command::Send(args) => {
             let flags: Vec<_> = args.nats.iter().map(|url| ("nats.url", url.as_str(), "--nats")).collect();
-            let native = match (args.protobuf, args.native) {
+            let native = match (args.protobuf || args.grpc.is_some(), args.native) {
                 (true, _) => Some(Encoding::Protobuf),
                 (false, true) => Some(Encoding::Json),
                 (false, false) => None,
             };
-            let send = send::Send { file: args.file.clone(), subject: args.subject.clone(), native, timeout: args.timeout };
+            let (ca, cert, key) = (args.ca.clone(), args.cert.clone(), args.key.clone());
+            let call = args.grpc.clone().map(|url| send::Call { url, ca, cert, key });
+            let (file, subject) = (args.file.clone(), args.subject.clone());
+            let send = send::Send { file, subject, native, call, timeout: args.timeout };
             with_settings(global, &flags, |settings| send::main(&send, settings))
         }
         Command::Demo => with_settings(global, &[], demo::main),

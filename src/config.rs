@@ -40,6 +40,7 @@ pub(crate) struct Written {
     pub(crate) nats: Nats,
     pub(crate) limits: Limits,
     pub(crate) cores: Cores,
+    pub(crate) grpc: Grpc,
     pub(crate) ops: Ops,
     pub(crate) worker: Worker,
     pub(crate) shutdown: Shutdown,
@@ -129,6 +130,23 @@ pub(crate) struct Limits {
 pub(crate) struct Cores {
     pub(crate) shards: Leaf,
     pub(crate) edge: Leaf,
+}
+
+/// `[grpc]`: who may call.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Grpc {
+    pub(crate) bind: Leaf,
+    pub(crate) tls: GrpcTls,
+}
+
+/// `[grpc.tls]`: transport security towards callers.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct GrpcTls {
+    pub(crate) cert: Leaf,
+    pub(crate) key: Leaf,
+    pub(crate) client_ca: Leaf,
 }
 
 /// `[ops]`: what operators see.

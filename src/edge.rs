@@ -1,4 +1,4 @@
-//! The edge: what stands between the shards and NATS. tokio lives here.
+//! The edge: what stands between the shards and NATS, and those who call by gRPC. tokio lives here.
 
 mod answer;
 pub mod beamline;
@@ -7,6 +7,7 @@ mod coverage;
 mod event;
 pub mod fingerprint;
 mod frames;
+pub mod grpc;
 mod heartbeat;
 mod inflight;
 pub mod intake;

@@ -45,6 +45,14 @@ pub struct EdgeFigures {
     pub owner_epoch: u32,
     /// Another worker owns it and we stand by, now.
     pub standby: bool,
+    /// Requests that came by gRPC.
+    pub calls: u64,
+    /// Those that the edge itself had no room for.
+    pub calls_refused: u64,
+    /// Those that wait for their answer, now.
+    pub calls_waiting: u32,
+    /// Events that were not kept for NATS.
+    pub events_dropped: u64,
     /// Messages waiting at the edge for a full inbox, now.
     pub backlog: u32,
     /// Letters sent and not yet confirmed, now.
@@ -67,6 +75,10 @@ impl EdgeFigures {
             fenced: status.fenced.load(Relaxed),
             owner_epoch: status.owner_epoch.load(Relaxed),
             standby: status.stands_by_for().is_some(),
+            calls: status.calls.load(Relaxed),
+            calls_refused: status.calls_refused.load(Relaxed),
+            calls_waiting: status.calls_waiting.load(Relaxed),
+            events_dropped: status.events_dropped.load(Relaxed),
             backlog: status.backlog.load(Relaxed),
             unconfirmed: status.unconfirmed.load(Relaxed),
         }

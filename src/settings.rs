@@ -38,6 +38,8 @@ pub struct Settings {
     pub running_max_process: Option<u32>,
     /// Whether observers get lifecycle events.
     pub events: bool,
+    /// How calls are served, if they are.
+    pub grpc: Option<GrpcSettings>,
     /// Where health and metrics are served.
     pub ops_bind: SocketAddr,
     /// How long a stopping worker lets running steps end, in milliseconds.
@@ -258,4 +260,28 @@ pub struct NatsTls {
     pub cert: Option<PathBuf>,
     /// Its key (PEM).
     pub key: Option<PathBuf>,
+}
+
+/// How calls are served. Shared, never changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrpcSettings {
+    /// Where.
+    pub bind: SocketAddr,
+    /// Transport security; none: whoever reaches the address may call.
+    pub tls: Option<GrpcTls>,
+    /// The largest message that is taken, in bytes.
+    pub message_bytes_max: usize,
+    /// Whether there are events to watch.
+    pub events: bool,
+}
+
+/// Transport security towards those who call. Shared, never changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrpcTls {
+    /// Our certificate, with those between it and its root (PEM).
+    pub cert: PathBuf,
+    /// Its key (PEM).
+    pub key: PathBuf,
+    /// Who signs callers' certificates (PEM); none: callers need no certificate.
+    pub client_ca: Option<PathBuf>,
 }

@@ -144,7 +144,7 @@ impl Bench {
             knows: false,
             done: Arc::default(),
         };
-        let edge = thread::spawn(settings, Links { shards: links, outbound, estate }, phase, status.clone())?;
+        let edge = thread::spawn(settings, Links { shards: links, outbound, estate }, None, phase, status.clone())?;
         Ok(Bench { status, halt, edge, shards, stop, stranger })
     }
 
@@ -219,7 +219,7 @@ impl StandIn {
             self.stranger.fetch_add(1, Relaxed);
         }
         let replayed = !self.seen.insert(id.clone());
-        let about = About { line: 0, key: Key([0; 16]), status: None, replayed, boot: 1, tries: 1 };
+        let about = About { line: 0, call: 0, key: Key([0; 16]), status: None, replayed, boot: 1, tries: 1 };
         let parcel = |outlet, subject: &str, kind: &str, confirm| Parcel {
             outlet,
             subject: subject.into(),

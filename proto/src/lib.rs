@@ -1,12 +1,12 @@
 //! The native wire messages: what a step, its outcome, and everything said on the way look like to other programs.
 //!
-//! The sources are `beamline/worker/v1/*.proto` beside this crate. The Rust code under `src/generated/` is made from them
+//! The sources are `beamline/worker/v1/*.proto` beside this crate. What lies under `src/generated/` is made from them
 //! and committed, so that building needs no protobuf compiler; `tests/generated.rs` fails where the two differ.
 //! Field comments in the sources say units and defaults; they are this crate's documentation too.
 //!
 //! This is wire form only. What the messages mean, and which of their values are valid, is decided in the root crate
-//! (`edge/native.rs`, `edge/protobuf.rs`), which reads and writes them as protobuf and as JSON. The gRPC service
-//! is described in `service.proto`, its messages are here, its Rust traits are not generated.
+//! (`edge/native.rs`, `edge/protobuf.rs`), which reads and writes them as protobuf and as JSON, and serves the gRPC
+//! service of `service.proto` (`edge/grpc.rs`).
 
 /// Everything under the protobuf package `beamline`.
 pub mod beamline {
@@ -22,3 +22,6 @@ pub mod beamline {
 }
 
 pub use beamline::worker::v1;
+
+/// The messages and the service as protobuf describes them, with everything that they import: what reflection serves.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/beamline.worker.v1.bin");

@@ -54,12 +54,32 @@ fn enum_names_in_json_are_those_of_the_contract() {
     assert_eq!(v1::step_error::Effect::Applied.as_str_name(), "APPLIED");
 }
 
-/// Compiles every source, in order of name, into `out`.
+#[test]
+fn the_descriptors_describe_the_service_and_all_that_it_names() -> Result<()> {
+    let set = prost_types::FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET)?;
+    let here: BTreeSet<&str> = set.file.iter().map(|file| file.name()).collect();
+    for file in &set.file {
+        ensure!(file.source_code_info.is_none(), "{} carries its comments", file.name());
+        for import in &file.dependency {
+            ensure!(here.contains(import.as_str()), "{} imports {import}, which is not there", file.name());
+        }
+    }
+    let services = set.file.iter().flat_map(|file| &file.service);
+    let methods: Vec<&str> = services.flat_map(|service| &service.method).map(|method| method.name()).collect();
+    assert_eq!(methods, ["Submit", "SubmitStream", "Cancel", "Signal", "Watch"]);
+    Ok(())
+}
+
+/// Compiles every source, in order of name, into `out`: messages and service as Rust, and their description for reflection.
 fn generate(root: &Path, out: &Path) -> Result<()> {
     let folder = root.join("beamline/worker/v1");
     let sources: Vec<PathBuf> = names(&folder)?.iter().map(|name| folder.join(name)).collect();
-    let descriptors = protox::compile(&sources, [root]).context("the sources do not compile")?;
-    prost_build::Config::new().out_dir(out).compile_fds(descriptors)?;
+    let mut descriptors = protox::compile(&sources, [root]).context("the sources do not compile")?;
+    tonic_prost_build::configure().build_transport(false).out_dir(out).compile_fds(descriptors.clone())?;
+    for file in &mut descriptors.file {
+        file.source_code_info = None;
+    }
+    fs::write(out.join("beamline.worker.v1.bin"), descriptors.encode_to_vec())?;
     Ok(())
 }
 

@@ -255,7 +255,7 @@ pub enum Letter {
         /// What it came to.
         outcome: Rc<Outcome>,
     },
-    /// What became of a notice, to the one who waits for that.
+    /// What became of a notice, to the one who waits for that; or why what a call brought is not taken.
     Reply(Reply),
 }
 
@@ -268,7 +268,7 @@ pub enum Reply {
     Ended(Status),
     /// No such step is known here.
     Unknown,
-    /// The notice was of no use.
+    /// The notice was of no use, or the call's step is not taken.
     Refused(Fault),
 }
 

@@ -349,6 +349,8 @@ pub const SOURCE_LINE: u8 = 1;
 pub const SOURCE_CORE: u8 = 2;
 /// [`Message::source`]: a stream, which delivers it again until it is settled.
 pub const SOURCE_STREAM: u8 = 3;
+/// [`Message::source`]: a call, which is gone when this is read back.
+pub const SOURCE_CALL: u8 = 4;
 
 impl Message {
     /// The message as it is handed to the machine again at boot.
@@ -356,6 +358,7 @@ impl Message {
         let source = match self.source {
             SOURCE_LINE => Source::Line,
             SOURCE_STREAM => Source::Stream,
+            SOURCE_CALL => Source::Call,
             _ => Source::Core,
         };
         Delivery {

@@ -11,6 +11,10 @@ pub const ID_BYTES_MAX: usize = 256;
 pub const JSON_DEPTH_MAX: usize = 64;
 /// How many stream deliveries of one key are kept waiting for its outcome; more are handed back with a delay.
 pub const DELIVERIES_PER_KEY_MAX: usize = 8;
+/// How many calls ride along with one key's step; the oldest makes way for one more.
+pub const CALLS_PER_KEY_MAX: usize = 32;
+/// A call that is turned away for load is asked to come again after this, in milliseconds.
+pub const CALL_AGAIN_MS: u64 = 1_000;
 /// Largest body of one message the journal takes, in bytes: a NATS server's own ceiling.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// A batch is closed at this size even if more is waiting, in bytes; one larger frame may exceed it alone.

@@ -8,6 +8,7 @@
 //! (`known`); a charge returns exactly when the work has ended; every number a caller can grow is bounded by `limits`.
 
 mod admit;
+mod call;
 mod notice;
 mod record;
 mod recover;

@@ -35,6 +35,9 @@ pub enum Origin {
     Core,
     /// A JetStream delivery: the server holds it until it is settled.
     Stream(StreamToken),
+    /// A call that waits for its answer, by the edge's own number for it: nothing to settle, and nobody else is answered. No
+    /// message can name one, and no call outlives the process.
+    Call(u64),
     /// Read back from the journal at boot: its old delivery, if it had one, is no longer ours to settle.
     Journal {
         /// Where it first came from; a stream will deliver it again.
@@ -53,6 +56,8 @@ pub enum Source {
     Core,
     /// A stream.
     Stream,
+    /// A call.
+    Call,
 }
 
 /// A JetStream delivery's identity and the subject that settles it. Crosses cores.
@@ -252,8 +257,18 @@ impl Arrival {
         match &self.delivery.origin {
             Origin::Stream(token) => token.stored_ms,
             Origin::Journal { since_ms, .. } => *since_ms,
-            Origin::Line(_) | Origin::Core => self.received_ms,
+            Origin::Line(_) | Origin::Core | Origin::Call(_) => self.received_ms,
         }
+    }
+
+    /// Whether a call waits for its answer.
+    pub fn is_call(&self) -> bool {
+        matches!(self.delivery.origin, Origin::Call(_))
+    }
+
+    /// Whether it came by a call, now or before a restart: its outcome is told to calls, and on no subject.
+    pub fn by_call(&self) -> bool {
+        matches!(self.delivery.origin, Origin::Call(_) | Origin::Journal { source: Source::Call, .. })
     }
 
     /// The work to do, if there is any.

@@ -1,9 +1,12 @@
 //! `endstation send`: hands the assignments of a file to a worker over NATS, as the platform's router would, and shows what
 //! comes back: the ack, lifecycle events and the result of each. Steps go as assignments too, or natively, in either encoding.
 //!
+//! With `--grpc` the steps go by a call instead.
+//!
 //! It listens before it sends, and ends when every assignment has its result or the time is up.
 
 mod assignment;
+mod call;
 mod heard;
 
 use std::collections::BTreeMap;
@@ -22,6 +25,7 @@ use crate::edge::nats::{options, servers};
 use crate::edge::thread::EdgeError;
 use crate::settings::{NatsMode, NatsSettings, Settings};
 use assignment::{Assignment, Unusable};
+pub use call::Call;
 use heard::{Heard, Kind};
 
 /// Publishes to a stream that wait for their confirmation at once.
@@ -39,6 +43,8 @@ pub struct Send {
     pub subject: Option<String>,
     /// How steps are written that go to the native subjects; none: they go as assignments.
     pub native: Option<Encoding>,
+    /// Whom to call instead, if anybody.
+    pub call: Option<Call>,
     /// How long to wait for the results after the last assignment is sent.
     pub timeout: Duration,
 }
@@ -57,6 +63,10 @@ enum SendError {
     #[error("{0}: {1} (is a server running there? `endstation dev` starts one)")]
     Connect(String, async_nats::ConnectError),
     #[error("{0}: {1}")]
+    Call(String, String),
+    #[error("{0} is an assignment: only steps go by gRPC")]
+    NoStep(String),
+    #[error("{0}: {1}")]
     Nats(&'static str, async_nats::Error),
     #[error("writing: {0}")]
     Write(#[from] io::Error),
@@ -71,15 +81,21 @@ pub fn main(send: &Send, settings: &Settings) -> u8 {
             return EXIT_FAILED;
         }
     };
-    let said =
-        read(&send.file, send.native).and_then(|assignments| runtime.block_on(exchange(send, &settings.nats, &assignments)));
+    let said = read(&send.file, send.native).and_then(|assignments| {
+        runtime.block_on(async {
+            match &send.call {
+                Some(call) => call::exchange(call, send.timeout, &assignments).await,
+                None => exchange(send, &settings.nats, &assignments).await,
+            }
+        })
+    });
     match said {
         Ok(true) => EXIT_OK,
         Ok(false) => EXIT_FAILED,
         Err(error) => {
             eprintln!("endstation send: {error}");
             match error {
-                SendError::File(..) | SendError::Line(..) | SendError::Wildcard(_) => EXIT_USAGE,
+                SendError::File(..) | SendError::Line(..) | SendError::Wildcard(_) | SendError::NoStep(_) => EXIT_USAGE,
                 _ => EXIT_FAILED,
             }
         }
@@ -132,7 +148,9 @@ async fn exchange(send: &Send, nats: &NatsSettings, assignments: &[Assignment]) 
         posts.push((subject.as_str(), assignment));
     }
     let mut told = Told::new(assignments, io::stdout().is_terminal());
-    told.start(&streams)?;
+    let how =
+        |stream: &Option<String>| stream.as_ref().map_or_else(|| "core NATS".to_owned(), |stream| format!("stream {stream}"));
+    told.start(streams.iter().map(|(subject, stream)| (subject.as_str(), how(stream))))?;
     let sending = publish(&client, &streams, &posts);
     tokio::pin!(sending);
     let mut sent = false;
@@ -219,7 +237,8 @@ impl<'a> Told<'a> {
         Told { assignments, results: BTreeMap::new(), people, began: Instant::now(), out: io::stdout() }
     }
 
-    fn start(&mut self, streams: &Streams) -> io::Result<()> {
+    /// Says where it all goes: to what, and how.
+    fn start<'b>(&mut self, to: impl IntoIterator<Item = (&'b str, String)>) -> io::Result<()> {
         let made = |native| self.assignments.values().filter(|one| one.made && one.native.is_some() == native).count();
         for (count, how) in [(made(false), "as an assignment"), (made(true), "as a step")] {
             if count > 0 {
@@ -227,23 +246,25 @@ impl<'a> Told<'a> {
             }
         }
         if self.people {
-            for (subject, stream) in streams {
-                let how = stream.as_ref().map_or_else(|| "core NATS".to_owned(), |stream| format!("stream {stream}"));
-                writeln!(self.out, "to {subject} ({how})")?;
+            for (whom, how) in to {
+                writeln!(self.out, "to {whom} ({how})")?;
             }
         }
         Ok(())
     }
 
     fn hear(&mut self, kind: Kind, message: &Message) -> io::Result<()> {
-        let Some(heard) = Heard::read(kind, message) else { return Ok(()) };
+        Heard::read(kind, message).map_or(Ok(()), |heard| self.take(heard))
+    }
+
+    fn take(&mut self, heard: Heard) -> io::Result<()> {
         let Some(assignment) = self.assignments.get(&*heard.assignment_id) else { return Ok(()) };
         if self.people {
             writeln!(self.out, "{:>8.1} ms  {}", self.began.elapsed().as_secs_f64() * 1e3, heard.row(&assignment.job_type))?;
         } else {
             writeln!(self.out, "{}", heard.object())?;
         }
-        if kind == Kind::Result {
+        if heard.kind == Kind::Result {
             let success = heard.success();
             self.results.entry(heard.assignment_id).or_insert(success);
         }

@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK};
+use crate::edge::grpc::{DoorError, DoorFrame};
 use crate::edge::salt::{self, Shared};
 use crate::edge::status::EdgeStatus;
 use crate::edge::tenancy::Estate;
@@ -29,6 +30,9 @@ pub enum ServeError {
     /// The edge.
     #[error(transparent)]
     Edge(#[from] EdgeError),
+    /// Calls.
+    #[error(transparent)]
+    Grpc(#[from] DoorError),
     /// The ops port.
     #[error("ops.bind {0}: {1}")]
     Ops(std::net::SocketAddr, std::io::Error),
@@ -139,6 +143,7 @@ impl Serving {
     /// # Errors
     /// Whatever keeps one of them from starting.
     pub async fn start(settings: &Settings, dev: bool) -> Result<Serving, ServeError> {
+        let frame = settings.grpc.as_ref().map(DoorFrame::of).transpose()?;
         let identity = identity(settings).await?;
         let mut worker = Worker::start(settings, &Plan { identity: identity.clone(), dev })?;
         for found in &worker.found {
@@ -189,7 +194,8 @@ impl Serving {
             running_max,
             queued_max,
         };
-        let edge = edge::spawn(edge_settings, links, phase, status.clone())
+        let door = frame.map(DoorFrame::open).transpose()?;
+        let edge = edge::spawn(edge_settings, links, door, phase, status.clone())
             .map_err(|error| ServeError::System("the edge's thread", error))?;
         let grace = Duration::from_millis(settings.grace_ms);
         Ok(Serving { worker, edge, halt, status, ops, _admin: admin, draining, drain, done, grace })

@@ -74,3 +74,36 @@ pub(crate) const LEASE_TAKE_MS: u64 = 3_000;
 pub(crate) const LEASE_LOOK_MS: u64 = 200;
 /// Confirmations that no delivery takes along are handed on after this, in milliseconds.
 pub(crate) const CONFIRM_AFTER_MS: u64 = 1;
+
+/// gRPC connections at once; more wait to be let in.
+pub(crate) const CALL_CONNECTIONS_MAX: usize = 256;
+/// Calls at once on one connection; the client's library holds further ones back.
+pub(crate) const CALL_STREAMS_MAX: u32 = 512;
+/// Metadata of one call, in bytes.
+pub(crate) const CALL_HEADERS_BYTES_MAX: u32 = 16 << 10;
+/// A connection that says nothing at all, or does not end its TLS handshake, is closed after this, in milliseconds.
+pub(crate) const CALL_SILENCE_MS: u64 = 10_000;
+/// A connection is asked this often whether it is still there, in milliseconds.
+pub(crate) const CALL_PING_EVERY_MS: u64 = 20_000;
+/// And closed if it does not answer that within this, in milliseconds.
+pub(crate) const CALL_PONG_WITHIN_MS: u64 = 10_000;
+/// Requests that wait for their answers, over all connections; more are refused.
+pub(crate) const CALLS_MAX: usize = 16_384;
+/// Bytes of those requests.
+pub(crate) const CALLS_BYTES_MAX: usize = 256 << 20;
+/// Requests between the calls and their shards' ports; further ones wait.
+pub(crate) const REQUESTS_WAITING_MAX: usize = 1_024;
+/// Steps of one SubmitStream that are under way; it is read no further meanwhile.
+pub(crate) const STEPS_IN_FLIGHT_MAX: usize = 256;
+/// Updates of one SubmitStream that wait for the connection.
+pub(crate) const UPDATES_MAX: usize = 16;
+/// Watches at once.
+pub(crate) const WATCHES_MAX: usize = 64;
+/// Events that wait for one watch's connection; with more it is ended.
+pub(crate) const WATCH_EVENTS_MAX: usize = 1_024;
+/// Events that wait for a connection to NATS, where gRPC is served; more are dropped and counted.
+pub(crate) const STRANDED_EVENTS_MAX: usize = 16_384;
+/// Between two looks at whether calls are served, in milliseconds.
+pub(crate) const HEALTH_EVERY_MS: u64 = 100;
+/// How long the end of the process waits for connections to take in their last answers, in milliseconds.
+pub(crate) const CALL_FAREWELL_MS: u64 = 500;

@@ -9,7 +9,9 @@
 //! What JSON cannot say (a number that is none, a Value without a kind) is a fault of the message with a pointer to it. Nesting
 //! beyond a hundred protobuf messages, about thirty objects in each other, does not decode.
 
+mod event;
 mod request;
+mod shown;
 
 use bytes::Bytes;
 use prost::{DecodeError, Message};
@@ -25,7 +27,9 @@ use shards::step::Arrival;
 use super::pen::Pen;
 use super::reading::wrong_form;
 
+pub(super) use event::lifecycle;
 pub use request::request;
+pub(crate) use shown::{error_json, result_json};
 
 /// The JSON form of a binary StepRequest, and what in it JSON cannot say.
 ///
@@ -77,6 +81,16 @@ pub(super) fn cancel_reply(reply: &Reply) -> Bytes {
 /// A binary SignalReply. Signals are only ever refused.
 pub(super) fn signal_reply(fault: &Fault) -> Bytes {
     v1::SignalReply { disposition: 0, error: Some(error(fault, fault.effect)) }.encode_to_vec().into()
+}
+
+/// A binary StepAccepted.
+pub(super) fn accepted(at_ms: u64) -> Bytes {
+    v1::StepAccepted { at: Some(moment(at_ms)) }.encode_to_vec().into()
+}
+
+/// A binary StepError.
+pub(super) fn step_error(fault: &Fault) -> Bytes {
+    error(fault, fault.effect).encode_to_vec().into()
 }
 
 /// A JSON text being made of protobuf messages. Lives on its core.
@@ -315,42 +329,6 @@ pub(super) fn step_result(arrival: &Arrival, outcome: &Outcome) -> Bytes {
     result.encode_to_vec().into()
 }
 
-/// A binary StepResult as JSON, for people and programs that read one: what it says of the step and how it ended.
-pub(crate) fn result_json(body: &[u8]) -> Option<Json> {
-    let result = v1::StepResult::decode(body).ok()?;
-    let mut said = serde_json::json!({
-        "status": result.status().as_str_name(),
-        "latency_ms": result.latency_ms,
-        "retries_used": result.retries_used,
-        "assignment_id": result.assignment_id,
-        "type": result.r#type,
-    });
-    if let Some(outputs) = &result.outputs {
-        said["outputs"] = json(&Kind::StructValue(outputs.clone()));
-    }
-    if let Some(there) = &result.outputs_ref {
-        said["outputs_ref"] = serde_json::json!({ "uri": there.uri, "size_bytes": there.size_bytes });
-    }
-    if let Some(error) = &result.error {
-        let details = error.details.as_ref().map(|details| json(&Kind::StructValue(details.clone())));
-        let effect = error.effect().as_str_name();
-        said["error"] = serde_json::json!({ "code": error.code, "message": error.message, "effect": effect, "details": details });
-    }
-    Some(said)
-}
-
-fn json(kind: &Kind) -> Json {
-    let of = |value: &Value| value.kind.as_ref().map_or(Json::Null, json);
-    match kind {
-        Kind::NullValue(_) => Json::Null,
-        Kind::BoolValue(value) => (*value).into(),
-        Kind::NumberValue(value) => serde_json::from_str(&number(*value)).unwrap_or_default(),
-        Kind::StringValue(value) => value.as_str().into(),
-        Kind::ListValue(list) => list.values.iter().map(of).collect(),
-        Kind::StructValue(value) => Json::Object(value.fields.iter().map(|(name, value)| (name.clone(), of(value))).collect()),
-    }
-}
-
 fn status(status: Status) -> v1::step_result::Status {
     match status {
         Status::Ok => v1::step_result::Status::Ok,
@@ -360,7 +338,7 @@ fn status(status: Status) -> v1::step_result::Status {
     }
 }
 
-fn error(fault: &Fault, effect: Effected) -> v1::StepError {
+pub(super) fn error(fault: &Fault, effect: Effected) -> v1::StepError {
     let effect = match effect {
         Effected::None => v1::step_error::Effect::None,
         Effected::Applied => v1::step_error::Effect::Applied,

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::limits::LOSS_SHOWS_MS;
 
-/// The edge as seen from outside. Everything grows but the flags and the gauges (`outstanding`, `unconfirmed`, `backlog`).
+/// The edge as seen from outside. Everything grows but the flags and the gauges (`outstanding`, `unconfirmed`, `backlog`,
+/// `calls_waiting`).
 #[derive(Debug, Default)]
 pub struct EdgeStatus {
     /// There is a connection to a NATS server.
@@ -52,6 +53,14 @@ pub struct EdgeStatus {
     pub fenced: AtomicU64,
     /// Parcels that could not be published at all as they are (too large, say): they are tried again for ever.
     pub unsendable: AtomicU64,
+    /// Requests that came by gRPC.
+    pub calls: AtomicU64,
+    /// Those of them that the edge itself had no room for.
+    pub calls_refused: AtomicU64,
+    /// Those of them that wait for their answer.
+    pub calls_waiting: AtomicU32,
+    /// Events that were not kept for NATS, where gRPC is served and there was no connection for long.
+    pub events_dropped: AtomicU64,
     /// Tenants could not be read from this many messages; they went to shard 0.
     pub unrouted: AtomicU64,
 }

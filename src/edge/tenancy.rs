@@ -77,6 +77,11 @@ impl Tenancy {
         }
     }
 
+    /// What says whether what is owned still is.
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
     /// Nothing that could be owned: the shards may begin.
     pub(crate) fn free(&mut self) {
         self.lease.extend(u64::MAX);

@@ -1,4 +1,5 @@
-//! The edge's own thread: pinned, one tokio runtime on it, four tasks — intake, outbox, heartbeat, micro.
+//! The edge's own thread: pinned, one tokio runtime on it, four tasks — intake, outbox, heartbeat, micro — and beside them gRPC,
+//! which needs no NATS server.
 //!
 //! It begins by waiting for a server and settling where work comes from, and ends when told to, with everything flushed that
 //! a connection would take. Nothing here is durable: what is lost with this thread, the server or a journal still has.
@@ -14,6 +15,7 @@ use std::time::Duration;
 use shards::runtime::ports::{Gauge, Inbound, Outbound};
 use tokio::sync::watch;
 
+use super::grpc::{self, Door};
 use super::heartbeat::Heart;
 use super::intake::Intake;
 use super::micro::Micro;
@@ -161,17 +163,19 @@ impl Phase {
     }
 }
 
-/// Starts the edge. `halt` says when to end; `status` is written from here on.
+/// Starts the edge; calls are taken at the door, if there is one. `halt` says when to end; `status` is written from here on.
 pub fn spawn(
     settings: EdgeSettings,
     links: Links,
+    door: Option<Door>,
     halt: watch::Receiver<Halt>,
     status: Arc<EdgeStatus>,
 ) -> std::io::Result<JoinHandle<Result<(), EdgeError>>> {
     std::thread::Builder::new().name("edge".into()).spawn(move || {
         pin(&settings.cores);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let ended = runtime.block_on(run(settings, links, Phase(halt), status.clone()));
+        let local = tokio::task::LocalSet::new();
+        let ended = runtime.block_on(local.run_until(run(settings, links, door, Phase(halt), status.clone())));
         status.ready.store(false, Ordering::Relaxed);
         status.connected.store(false, Ordering::Relaxed);
         ended
@@ -190,12 +194,37 @@ fn pin(cores: &[usize]) {
     }
 }
 
-async fn run(settings: EdgeSettings, links: Links, mut phase: Phase, status: Arc<EdgeStatus>) -> Result<(), EdgeError> {
-    let settings = Rc::new(settings);
+/// Serves NATS and, beside it, whoever comes in at the door.
+async fn run(
+    settings: EdgeSettings,
+    links: Links,
+    door: Option<Door>,
+    phase: Phase,
+    status: Arc<EdgeStatus>,
+) -> Result<(), EdgeError> {
     let gauges: Vec<Arc<Gauge>> = links.shards.iter().map(|shard| shard.gauge.clone()).collect();
     let ports = Rc::new(RefCell::new(Ports::new(links.shards)));
-    let lease = links.estate.lease.clone();
-    let mut tenancy = Tenancy::new(&settings, links.estate, status.clone());
+    let tenancy = Tenancy::new(&settings, links.estate, status.clone());
+    let Some(door) = door else { return sessions(settings, gauges, ports, links.outbound, tenancy, phase, status).await };
+    let served = grpc::serve(door, links.outbound, ports.clone(), gauges.clone(), phase.clone(), status.clone());
+    let (outbound, front) = served.map_err(EdgeError::Thread)?;
+    let ended = sessions(settings, gauges, ports, outbound, tenancy, phase, status).await;
+    front.close().await;
+    ended
+}
+
+/// One NATS session after the other, until the stop signal.
+async fn sessions(
+    settings: EdgeSettings,
+    gauges: Vec<Arc<Gauge>>,
+    ports: Rc<RefCell<Ports>>,
+    outbound: flume::Receiver<Outbound>,
+    mut tenancy: Tenancy,
+    mut phase: Phase,
+    status: Arc<EdgeStatus>,
+) -> Result<(), EdgeError> {
+    let settings = Rc::new(settings);
+    let lease = tenancy.lease().clone();
     if settings.nats.mode == NatsMode::Core {
         tenancy.free();
     }
@@ -206,7 +235,7 @@ async fn run(settings: EdgeSettings, links: Links, mut phase: Phase, status: Arc
         let outbox = match kept.take() {
             Some(outbox) => outbox.relinked(link.clone()),
             None => {
-                let (ports, outbound) = (ports.clone(), links.outbound.clone());
+                let (ports, outbound) = (ports.clone(), outbound.clone());
                 Outbox::new(settings.clone(), link.clone(), ports, outbound, lease.clone(), phase.clone(), status.clone())
             }
         };

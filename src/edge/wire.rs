@@ -120,7 +120,7 @@ fn is_line(delivery: &Delivery) -> bool {
     match delivery.origin {
         Origin::Line(_) => true,
         Origin::Journal { source, .. } => source == Source::Line,
-        Origin::Core | Origin::Stream(_) => false,
+        Origin::Core | Origin::Stream(_) | Origin::Call(_) => false,
     }
 }
 
@@ -414,7 +414,7 @@ impl Wire for EdgeWire {
         let (received_ms, since_ms) = match &delivery.origin {
             Origin::Journal { since_ms, .. } => (*since_ms, *since_ms),
             Origin::Stream(token) => (now.wall_ms, token.stored_ms),
-            Origin::Line(_) | Origin::Core => (now.wall_ms, now.wall_ms),
+            Origin::Line(_) | Origin::Core | Origin::Call(_) => (now.wall_ms, now.wall_ms),
         };
         let Read { tenant, key, fingerprint, asker, content } = self.read(&delivery, since_ms);
         Arrival { partition: partition(&tenant), delivery, tenant, key, fingerprint, asker, content, received_ms }
@@ -422,8 +422,14 @@ impl Wire for EdgeWire {
 
     fn render(&self, post: &Post) -> Option<Parcel> {
         let arrival = &*post.arrival;
-        let line = is_line(&arrival.delivery);
-        let rendered = if line { self.render_line(arrival, &post.letter) } else { self.render_message(arrival, &post.letter) };
+        let answers = !matches!(post.letter, Letter::Lifecycle { .. } | Letter::DeadLetter { .. });
+        let rendered = if is_line(&arrival.delivery) {
+            self.render_line(arrival, &post.letter)
+        } else if answers && arrival.by_call() {
+            self.render_call(arrival, &post.letter)
+        } else {
+            self.render_message(arrival, &post.letter)
+        };
         let (outlet, subject, headers, body) = rendered?;
         let (outcome, replayed) = match &post.letter {
             Letter::Result { outcome, replayed } => (Some(outcome), *replayed),
@@ -432,6 +438,7 @@ impl Wire for EdgeWire {
         };
         let about = About {
             line: if let Origin::Line(line) = arrival.delivery.origin { line } else { 0 },
+            call: if let (true, Origin::Call(call)) = (answers, &arrival.delivery.origin) { *call } else { 0 },
             key: arrival.key,
             status: outcome.map(|outcome| outcome.status),
             replayed,
@@ -473,6 +480,9 @@ fn raw_fingerprint(body: &[u8]) -> Fingerprint {
     Fingerprint(Sha256::digest(body).into())
 }
 
+mod call;
+#[cfg(test)]
+mod call_tests;
 #[cfg(test)]
 mod decode_tests;
 #[cfg(test)]

@@ -103,7 +103,8 @@ pub fn spawn(bind: SocketAddr, sources: Sources) -> io::Result<OpsHandle> {
     Ok(OpsHandle { address, stop: Some(stop), thread: Some(thread) })
 }
 
-fn patient_bind(bind: SocketAddr) -> io::Result<TcpListener> {
+/// Binds, for up to two seconds: a killed predecessor's socket closes late.
+pub(crate) fn patient_bind(bind: SocketAddr) -> io::Result<TcpListener> {
     let start = Instant::now();
     loop {
         match TcpListener::bind(bind) {

@@ -152,6 +152,9 @@ impl Page {
         count("endstation_edge_handed_back_total", "Deliveries the edge handed back.", edge.handed_back);
         count("endstation_edge_lost_total", "Core NATS messages lost: too slow.", edge.lost);
         count("endstation_edge_reconnects_total", "Connections lost and found again.", edge.reconnects);
+        count("endstation_edge_calls_total", "Requests that came by gRPC.", edge.calls);
+        count("endstation_edge_calls_refused_total", "Requests by gRPC that the edge had no room for.", edge.calls_refused);
+        count("endstation_edge_events_dropped_total", "Events not kept for NATS while it was away.", edge.events_dropped);
         count("endstation_outbox_fenced_total", "Results refused because another was there first.", edge.fenced);
         count("endstation_outbox_unsendable_total", "Letters that no server takes as they are, by try.", edge.unsendable);
         count("endstation_outbox_published_total", "Letters published, resends included.", edge.published);
@@ -162,6 +165,7 @@ impl Page {
         now("endstation_owner_epoch", "The epoch of this worker's ownership; 0 where nobody owns the work.", edge.owner_epoch);
         now("endstation_standby", "1 where another worker owns the work.", u32::from(edge.standby));
         now("endstation_outbox_unconfirmed", "Letters sent and not yet confirmed.", edge.unconfirmed);
+        now("endstation_edge_calls_waiting", "Requests by gRPC that wait for their answer.", edge.calls_waiting);
         now("endstation_edge_backlog", "Messages that wait for a full inbox.", edge.backlog);
     }
 

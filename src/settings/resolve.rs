@@ -6,7 +6,7 @@ use shards::limits::{BUDGET_MS_MAX, Limits, MESSAGE_BYTES_MAX, OnOverload, RUNNI
 use toml::Value;
 use tracing::Level;
 
-use super::{CoreSettings, NatsAuth, NatsMode, NatsSettings, NatsTls, Ownership, Row, Settings};
+use super::{CoreSettings, GrpcSettings, GrpcTls, NatsAuth, NatsMode, NatsSettings, NatsTls, Ownership, Row, Settings};
 use crate::config::{
     self, ConfigError, ConfigFault, Layer, Leaf, Origin, Rule, Written, bytes_text, choice, core_list, duration, duration_text,
     flag, name, number, overlap, path, servers, size, socket, subject, subjects, text,
@@ -63,6 +63,7 @@ pub(super) fn settings(
     let nats = desk.nats();
     let cores =
         CoreSettings { shards: desk.take(key!(cores.shards), "", core_list), edge: desk.take(key!(cores.edge), "", core_list) };
+    let grpc = desk.grpc(&limits, events);
     let ops_bind = desk.take(key!(ops.bind), "127.0.0.1:9091", socket);
     let worker_id = desk.take(key!(worker.id), "", |value| match value.as_str() {
         Some("") => Ok(host_name()),
@@ -86,6 +87,7 @@ pub(super) fn settings(
         cores,
         running_max_process,
         events,
+        grpc,
         ops_bind,
         grace_ms,
         log_level,
@@ -290,6 +292,27 @@ impl Desk {
         auth
     }
 
+    fn grpc(&mut self, limits: &Limits, events: bool) -> Option<GrpcSettings> {
+        let bind = self.take(key!(grpc.bind), "", |value| match value.as_str() {
+            Some("") => Ok(None),
+            _ => socket(value).map(Some),
+        });
+        let cert = self.take(key!(grpc.tls.cert), "", path);
+        let key = self.take(key!(grpc.tls.key), "", path);
+        let client_ca = self.take(key!(grpc.tls.client_ca), "", path);
+        match (&cert, &key) {
+            (Some(_), None) => self.fault("grpc.tls.cert", "needs grpc.tls.key beside it".to_owned()),
+            (None, Some(_)) => self.fault("grpc.tls.key", "needs grpc.tls.cert beside it".to_owned()),
+            (None, None) if client_ca.is_some() => {
+                self.fault("grpc.tls.client_ca", "needs grpc.tls.cert and grpc.tls.key beside it".to_owned());
+            }
+            _ => {}
+        }
+        let tls = cert.zip(key).map(|(cert, key)| GrpcTls { cert, key, client_ca });
+        let message_bytes_max = usize::try_from(limits.payload_bytes_max).unwrap_or(MESSAGE_BYTES_MAX);
+        Some(GrpcSettings { bind: bind?, tls, message_bytes_max, events })
+    }
+
     fn tls(&mut self) -> NatsTls {
         let required = self.take(key!(nats.tls.required), "false", flag);
         let ca = self.take(key!(nats.tls.ca), "", path);
@@ -304,11 +327,13 @@ impl Desk {
     }
 }
 
-/// A value as it may be shown: texts without quotes, lists with commas, secrets hidden.
+/// A value as it may be shown: texts without quotes, lists with commas, secrets hidden. A table where none belongs is not looked
+/// into: its keys may be anything, secrets in the wrong place among them.
 fn shown(key: &str, value: &Value) -> String {
     let plain = match value {
         Value::String(text) => text.clone(),
         Value::Array(parts) => parts.iter().map(|part| shown("", part)).collect::<Vec<_>>().join(", "),
+        Value::Table(_) => "a table".to_owned(),
         other => other.to_string(),
     };
     match key {

@@ -188,7 +188,7 @@ fn unknown_keys_are_errors_that_say_where() {
     );
     refuse(
         file("[tenants.default]\nrunning = 1\n"),
-        &["tenants: no such key (file e.toml:1); known here: storage, journal, events, nats, limits, cores, ops, worker, \
+        &["tenants: no such key (file e.toml:1); known here: storage, journal, events, nats, limits, cores, grpc, ops, worker, \
            shutdown, log"],
     );
     refuse(file("[events]\n\"\" = 1\n"), &["events.\"\": no such key (file e.toml:2); known here: enabled"]);
@@ -366,10 +366,41 @@ fn secrets_are_in_no_row_and_no_debug_output() {
 }
 
 #[test]
+fn a_table_in_the_place_of_a_value_is_not_looked_into() {
+    refuse(file("[nats.creds]\nkey_salt = \"hush\"\n"), &["nats.creds = a table: must be a path (file e.toml:1)"]);
+    let error = settle(&file("[nats]\nassign_subjects = [{ password = \"hush\" }]\n")).expect_err("no list of subjects");
+    assert!(error.to_string().starts_with("nats.assign_subjects = a table: must be a list"), "{error}");
+}
+
+#[test]
 fn a_salt_is_64_hexadecimal_digits_or_the_hash_of_a_text() {
     let salt = |text: &str| settle(&flags(&[("worker.key_salt", text, "--salt")])).expect("any text will do").salt();
     assert_eq!(salt(&"0f".repeat(32)), Some(Salt([15; 32])));
     assert_eq!(salt(&"0F".repeat(32)), Some(Salt([15; 32])));
     assert_eq!(salt("a phrase"), Some(Salt(Sha256::digest(b"a phrase").into())));
     assert_eq!(salt(""), None);
+}
+
+#[test]
+fn calls_are_off_until_an_address_is_named_and_certificates_come_together() {
+    assert_eq!(Settings::default().grpc, None);
+    check(Case::default(), &["grpc.bind =  (default)", "grpc.tls.client_ca =  (default)"]);
+    let tls = "[grpc]\nbind = \"127.0.0.1:7443\"\n[grpc.tls]\ncert = \"c\"\nkey = \"k\"\nclient_ca = \"a\"\n[limits]\npayload_bytes = \"2MiB\"";
+    let settings = settle(&file(tls)).expect("usable");
+    let path = |name: &str| PathBuf::from(name);
+    let tls = GrpcTls { cert: path("c"), key: path("k"), client_ca: Some(path("a")) };
+    let bind = "127.0.0.1:7443".parse().expect("an address");
+    assert_eq!(settings.grpc, Some(GrpcSettings { bind, tls: Some(tls), message_bytes_max: 2 << 20, events: true }));
+    let plain = settle(&env(&[("ENDSTATION__GRPC__BIND", "[::1]:1"), ("ENDSTATION__EVENTS__ENABLED", "false")]));
+    assert_eq!(plain.expect("usable").grpc.map(|grpc| (grpc.tls, grpc.events)), Some((None, false)));
+    refuse(file("[grpc.tls]\ncert = \"c\""), &["grpc.tls.cert = c: needs grpc.tls.key beside it (file e.toml:2)"]);
+    refuse(file("[grpc.tls]\nkey = \"k\""), &["grpc.tls.key = k: needs grpc.tls.cert beside it (file e.toml:2)"]);
+    refuse(
+        file("[grpc.tls]\nclient_ca = \"a\""),
+        &["grpc.tls.client_ca = a: needs grpc.tls.cert and grpc.tls.key beside it (file e.toml:2)"],
+    );
+    refuse(
+        file("[grpc]\nbind = \"7443\""),
+        &["grpc.bind = 7443: must be an address and a port, such as \"127.0.0.1:9091\" or \"[::1]:9091\" (file e.toml:2)"],
+    );
 }

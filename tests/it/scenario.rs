@@ -8,6 +8,7 @@ mod conflict;
 mod core_nats;
 mod crash;
 mod drain;
+mod grpc;
 mod happy;
 mod health;
 mod journal;

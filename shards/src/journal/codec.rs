@@ -3,7 +3,8 @@
 //! The way back is [`super::decode()`] for whole frames and [`super::view`] for a little of many.
 
 use super::{
-    Accepted, Answer, Fact, Frame, Kind, Log, Message, ResultFact, SOURCE_CORE, SOURCE_LINE, SOURCE_STREAM, audit_tag, tag,
+    Accepted, Answer, Fact, Frame, Kind, Log, Message, ResultFact, SOURCE_CALL, SOURCE_CORE, SOURCE_LINE, SOURCE_STREAM,
+    audit_tag, tag,
 };
 use crate::audit::AuditItem;
 use crate::ids::{AskerId, Fingerprint, Key, Lsn, Partition, Text};
@@ -129,10 +130,12 @@ impl<'a> MessageRef<'a> {
             Origin::Line(line) => (SOURCE_LINE, *line),
             Origin::Core => (SOURCE_CORE, 0),
             Origin::Stream(token) => (SOURCE_STREAM, token.sequence),
+            Origin::Call(_) => (SOURCE_CALL, 0),
             Origin::Journal { source, .. } => match source {
                 crate::step::Source::Line => (SOURCE_LINE, 0),
                 crate::step::Source::Core => (SOURCE_CORE, 0),
                 crate::step::Source::Stream => (SOURCE_STREAM, 0),
+                crate::step::Source::Call => (SOURCE_CALL, 0),
             },
         };
         MessageRef {

@@ -57,9 +57,9 @@ pub enum Outgoing {
 pub struct Parcel {
     /// Which kind of letter: decides the subject and whether a stream covers it.
     pub outlet: Outlet,
-    /// The subject to publish on.
+    /// The subject to publish on; empty in the answer to a call.
     pub subject: Text,
-    /// Its headers, `Nats-Msg-Id` among them wherever there are any, but in the reply to a notice.
+    /// Its headers, `Nats-Msg-Id` among them wherever there are any, but in the reply to a notice. None in the answer to a call.
     pub headers: Headers,
     /// Its body.
     pub body: Bytes,
@@ -93,6 +93,8 @@ pub enum Outlet {
 pub struct About {
     /// The line it came from, for steps from a file; 0 otherwise.
     pub line: u64,
+    /// The call that it answers, and nobody but that: it is not published. 0 otherwise.
+    pub call: u64,
     /// The key.
     pub key: Key,
     /// How it ended; `None` unless this is a result.

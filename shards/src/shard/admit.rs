@@ -14,11 +14,15 @@ use crate::planted::{Bug, planted};
 use crate::quota::Refusal;
 use crate::step::{Arrival, Content, EffectClass, Origin, Settle, Work};
 
+pub(super) const SHUTTING_DOWN: &str = "The worker is shutting down.";
+pub(super) const NO_ROOM: &str = "The worker has no room for more.";
+
 impl Shard {
     pub(super) fn arrived(&mut self, now: Now, arrival: Rc<Arrival>, fx: &mut Effects) {
         let memory = self.known.get(&arrival.key);
         let shared = arrival.clone();
         match (&shared.content, memory) {
+            (Content::Refusal(fault) | Content::Garbage(fault), _) if arrival.is_call() => self.decline(now, arrival, fault, fx),
             (Content::Work(work), None) => {
                 if let Some(answered) = self.answered(&arrival) {
                     return self.answered_before(now, answered, arrival, fx);
@@ -130,12 +134,12 @@ impl Shard {
             (Origin::Stream(old), Origin::Stream(new)) => old.consumer == new.consumer && old.sequence == new.sequence,
             _ => false,
         };
-        // A recovered step has no delivery of its own to settle, so the next one is its; but letters that are out already did
-        // not go to a line, or an inbox, that comes only now.
-        let told = job.state == State::Posting
-            && (matches!(arrival.delivery.origin, Origin::Line(_)) || arrival.delivery.reply.is_some());
+        // A recovered step has no delivery of its own to settle, so the next one is its, but for a call, whose letters are its
+        // own; and letters that are out already did not go to a line, an inbox or a subject that comes only now.
+        let line = matches!(arrival.delivery.origin, Origin::Line(_));
+        let told = job.state == State::Posting && (line || waits_elsewhere(&job.arrival, &arrival));
         let recovered = matches!(job.arrival.delivery.origin, Origin::Journal { .. });
-        let adopts = recovered && !told && asker(&job.arrival) == asker(&arrival);
+        let adopts = recovered && !told && !arrival.is_call() && asker(&job.arrival) == asker(&arrival);
         if adopts || same_message(&job.arrival) {
             self.held_bytes = self.held_bytes - job.arrival.held_bytes() + arrival.held_bytes();
             job.arrival = arrival;
@@ -145,13 +149,14 @@ impl Shard {
             *old = arrival;
             return;
         }
+        let riding = job.others.iter().filter(|other| !other.is_call()).count();
         match &arrival.delivery.origin {
-            Origin::Stream(token) if job.others.len() >= DELIVERIES_PER_KEY_MAX => {
+            Origin::Stream(token) if riding >= DELIVERIES_PER_KEY_MAX => {
                 let token = token.clone();
                 self.hand_back(&token, fx);
             }
             // Nobody holds it for us and its asker is answered already: there is nothing more to owe, unless it waits elsewhere.
-            Origin::Core if job.others.len() >= DELIVERIES_PER_KEY_MAX => {}
+            Origin::Core if riding >= DELIVERIES_PER_KEY_MAX => {}
             Origin::Core if asker(&job.arrival) == asker(&arrival) && !waits_elsewhere(&job.arrival, &arrival) => {}
             // Too late to ride along: its letters are out already.
             _ if job.state == State::Posting => {
@@ -160,6 +165,7 @@ impl Shard {
                     self.reply(now, key, arrival, outcome, fx);
                 }
             }
+            Origin::Call(_) => self.ride(now, slot, arrival, fx),
             _ => {
                 let tell = job.acked && asker(&job.arrival) != asker(&arrival) && arrival.token().is_some();
                 job.others.push(arrival.clone());
@@ -218,7 +224,7 @@ impl Shard {
         }
     }
 
-    fn own_hash(&self, arrival: &Arrival) -> Key {
+    pub(super) fn own_hash(&self, arrival: &Arrival) -> Key {
         let delivery = &arrival.delivery;
         self.settings.salt.quarantine_key(&delivery.subject, &delivery.headers, &delivery.body)
     }
@@ -295,6 +301,7 @@ impl Shard {
                     }
                     self.hand_back(&token, fx);
                 }
+                Origin::Call(_) => self.turn_away(arrival, queue_is_full(limit), fx),
                 Origin::Core if self.settings.limits.on_overload == crate::limits::OnOverload::Reject => {
                     self.refuse_over_quota(now, arrival, limit, fx);
                 }
@@ -324,8 +331,12 @@ impl Shard {
                 let token = token.clone();
                 self.hand_back(&token, fx);
             }
+            Origin::Call(_) => {
+                let why = if self.draining { SHUTTING_DOWN } else { NO_ROOM };
+                self.turn_away(arrival, Fault::new(Code::SystemOverload, why), fx);
+            }
             Origin::Core if self.draining => {
-                let fault = Fault::new(Code::SystemOverload, "The worker is shutting down.");
+                let fault = Fault::new(Code::SystemOverload, SHUTTING_DOWN);
                 self.tally.refused += 1;
                 let key = self.answer_key(&arrival);
                 self.answer(now, key, arrival, fault, fx);
@@ -394,8 +405,7 @@ impl Shard {
 
     fn refuse_over_quota(&mut self, now: Now, arrival: Rc<Arrival>, limit: u32, fx: &mut Effects) {
         self.tally.refused += 1;
-        let details = format!("{{\"limit\":\"limits.tenant_queued\",\"value\":{limit}}}");
-        let fault = Fault::new(Code::QuotaExceeded, "The tenant's queue is full.").with_details(details);
+        let fault = queue_is_full(limit);
         let key = self.answer_key(&arrival);
         match self.known.get(&key) {
             Some(memory) => self.again(now, key, memory, arrival, fx),
@@ -425,7 +435,7 @@ impl Shard {
     }
 
     /// A message put aside: durable first, then a dead letter; nobody is answered.
-    fn quarantine(&mut self, now: Now, key: Key, arrival: Rc<Arrival>, fault: Fault, fx: &mut Effects) {
+    pub(super) fn quarantine(&mut self, now: Now, key: Key, arrival: Rc<Arrival>, fault: Fault, fx: &mut Effects) {
         self.tally.quarantined += 1;
         self.tally.fault(fault.code);
         let outcome = Rc::new(self.instant(now, &arrival, Status::Quarantined, fault));
@@ -466,6 +476,11 @@ impl Shard {
             owner_epoch: self.settings.owner_epoch,
         }
     }
+}
+
+fn queue_is_full(limit: u32) -> Fault {
+    let details = format!("{{\"limit\":\"limits.tenant_queued\",\"value\":{limit}}}");
+    Fault::new(Code::QuotaExceeded, "The tenant's queue is full.").with_details(details)
 }
 
 fn conflict_fault() -> Fault {

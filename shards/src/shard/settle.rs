@@ -112,8 +112,9 @@ impl Shard {
         job.acked = true;
         let arrival = job.arrival.clone();
         let first = asker_of(&arrival);
-        // Only those that a stream holds for us: nothing else would remember after a crash that these were told, too.
-        let held = |other: &&Rc<Arrival>| asker_of(other) != first && other.token().is_some();
+        // Only those that a stream holds for us: nothing else would remember after a crash that these were told, too. A call
+        // is told that the step is here, and asks again after a crash.
+        let held = |other: &&Rc<Arrival>| (asker_of(other) != first && other.token().is_some()) || other.is_call();
         let others: Vec<_> = job.others.iter().filter(held).cloned().collect();
         self.tell_accepted(now, &arrival, fx);
         for other in &others {
@@ -142,6 +143,8 @@ impl Shard {
         let (same, different): (Vec<_>, Vec<_>) =
             std::mem::take(&mut job.others).into_iter().partition(|other| shares_letter(&arrival, other));
         job.others = same;
+        self.held_bytes -= different.iter().filter(|other| other.is_call()).map(|other| other.held_bytes()).sum::<u64>();
+        let job = &self.jobs[slot as usize];
         let tenant = job.tenant;
         let key = job.key;
         let mut letters = 0;
@@ -158,6 +161,9 @@ impl Shard {
             let letter = Letter::Result { outcome: outcome.clone(), replayed };
             letters += 1;
             fx.list.push(Effect::Post(Post { confirm: Some(ticket), arrival: arrival.clone(), letter }));
+        }
+        if let Some(fault) = outcome.fault.as_ref().filter(|_| outcome.status == Status::Quarantined && arrival.is_call()) {
+            self.reply_to(arrival.clone(), Reply::Refused(fault.clone()), fx);
         }
         let bad = !matches!(outcome.status, Status::Ok | Status::Cancelled);
         if bad && !matches!(role, Role::Replay | Role::Shared) && !planted(Bug::NoDeadLetter) {
@@ -266,14 +272,15 @@ impl Shard {
     }
 }
 
-/// Whether one letter serves both: the same asker, on a subject. A line's reader wants a line for each, and who waits under an
-/// inbox of its own a copy there.
+/// Whether one letter serves both: the same asker, on a subject. A line's reader wants a line for each, every call its own
+/// answer, and who waits under an inbox of its own a copy there.
 fn shares_letter(first: &Arrival, other: &Arrival) -> bool {
-    let line = matches!(other.delivery.origin, Origin::Line(_));
-    !line && asker_of(first) == asker_of(other) && !waits_elsewhere(first, other)
+    let own = matches!(other.delivery.origin, Origin::Line(_) | Origin::Call(_));
+    !own && asker_of(first) == asker_of(other) && !waits_elsewhere(first, other)
 }
 
-/// Whether `other` is to be answered on a subject of its own that `first` does not name.
+/// Whether `other` is to be answered where the answer to `first` does not go: under an inbox of its own, or on a subject at all.
 pub(super) fn waits_elsewhere(first: &Arrival, other: &Arrival) -> bool {
-    other.delivery.reply.is_some() && other.delivery.reply != first.delivery.reply
+    let inbox = other.delivery.reply.is_some() && other.delivery.reply != first.delivery.reply;
+    inbox || first.by_call() != other.by_call()
 }

@@ -27,6 +27,8 @@ struct Bench {
     now: Now,
     frames: Vec<Vec<u8>>,
     did: Vec<Effect>,
+    /// Where recovered steps first came from.
+    source: crate::step::Source,
 }
 
 /// A step that a test sends.
@@ -119,7 +121,15 @@ impl Bench {
 
     fn with(limits: Limits) -> Bench {
         let now = Now { mono_us: 0, wall_ms: START_MS };
-        Bench { shard: shard(&limits, Lsn(1), 1), boot: 1, limits, now, frames: Vec::new(), did: Vec::new() }
+        Bench {
+            shard: shard(&limits, Lsn(1), 1),
+            boot: 1,
+            limits,
+            now,
+            frames: Vec::new(),
+            did: Vec::new(),
+            source: crate::step::Source::Stream,
+        }
     }
 
     fn apply(&mut self, event: Event) {
@@ -217,6 +227,12 @@ impl Bench {
         self.restart_after(kept, None, steps);
     }
 
+    /// The same, and the steps first came so.
+    fn restart_by(&mut self, kept: usize, source: crate::step::Source, steps: &[&Step]) {
+        self.source = source;
+        self.restart(kept, steps);
+    }
+
     /// The same, and the page says that this step was being polled by the life with this number.
     fn restart_after(&mut self, kept: usize, polled: Option<(&Step, u32)>, steps: &[&Step]) {
         self.frames.truncate(kept);
@@ -236,7 +252,7 @@ impl Bench {
         }
         for one in unfinished {
             let step = steps.iter().find(|step| step.key == one.key).expect("a step of the test");
-            let origin = Origin::Journal { source: crate::step::Source::Stream, since_ms: START_MS };
+            let origin = Origin::Journal { source: self.source, since_ms: START_MS };
             let arrival = (*step).clone().from(origin).arrival(self.now);
             let outcome = one.result.and_then(|lsn| Some((lsn, Rc::new(outcome_of(&self.frame(lsn))?))));
             let past = Past {
@@ -283,6 +299,7 @@ fn outcome_of(frame: &Frame) -> Option<Outcome> {
 }
 
 mod answers;
+mod calls;
 mod notices;
 mod ownership;
 mod strikes;

@@ -1,6 +1,8 @@
 //! One message of a worker's, as it is shown.
 
 use async_nats::Message;
+use prost::Message as _;
+use proto::v1;
 use serde_json::{Value, json};
 
 use crate::cli::step::visible;
@@ -24,7 +26,8 @@ pub(super) enum Kind {
 /// A message about an assignment.
 #[derive(Debug)]
 pub(super) struct Heard {
-    kind: Kind,
+    /// What kind of message.
+    pub(super) kind: Kind,
     /// Which assignment it is about.
     pub(super) assignment_id: String,
     message: Value,
@@ -35,7 +38,9 @@ impl Heard {
     pub(super) fn read(kind: Kind, message: &Message) -> Option<Heard> {
         let said = message.headers.as_ref().and_then(|headers| headers.get("Content-Type"));
         let message: Value = match said {
-            Some(said) if said.as_str() == Encoding::Protobuf.media_type() => protobuf::result_json(&message.payload)?,
+            Some(said) if said.as_str() == Encoding::Protobuf.media_type() => {
+                protobuf::result_json(&v1::StepResult::decode(message.payload.clone()).ok()?)
+            }
             _ => serde_json::from_slice(&message.payload).ok()?,
         };
         let id = match kind {
@@ -44,6 +49,11 @@ impl Heard {
         };
         let assignment_id = id.as_str()?.to_owned();
         Some(Heard { kind, assignment_id, message })
+    }
+
+    /// What is said of an assignment in a call.
+    pub(super) fn of(kind: Kind, assignment_id: String, message: Value) -> Heard {
+        Heard { kind, assignment_id, message }
     }
 
     /// Whether it is a result that says so.

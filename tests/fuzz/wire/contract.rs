@@ -10,9 +10,11 @@ mod rules;
 #[path = "../../it/router/violation.rs"]
 mod violation;
 
+use prost::Message;
+use proto::v1;
 use serde_json::{Map, Value};
 use shards::runtime::ports::{Outlet, Parcel};
-use shards::step::{Arrival, Asker, Profile};
+use shards::step::{Arrival, Asker, Origin, Profile};
 
 pub(crate) use rules::is_tenant;
 use violation::{Rule, Violation, broken};
@@ -23,6 +25,9 @@ type Object = Map<String, Value>;
 
 /// A letter keeps every rule for its kind.
 pub fn check(arrival: &Arrival, parcel: &Parcel) {
+    if parcel.about.call != 0 {
+        return told(arrival, parcel);
+    }
     let headers: Headers = parcel.headers.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     for (name, value) in &headers {
         assert!(!value.contains(['\r', '\n']), "header {name} with a line break: {value:?}");
@@ -45,6 +50,29 @@ pub fn check(arrival: &Arrival, parcel: &Parcel) {
     };
     if let Err(violation) = judged {
         panic!("{violation}\n  {:?} on {} {headers:?}\n  {}", parcel.outlet, parcel.subject, parcel.body.escape_ascii());
+    }
+}
+
+/// What a call is told: its own, in protobuf, for no subject.
+fn told(arrival: &Arrival, parcel: &Parcel) {
+    let own = matches!(arrival.delivery.origin, Origin::Call(call) if call == parcel.about.call);
+    assert!(own && parcel.subject.is_empty() && parcel.headers.is_empty() && parcel.reply.is_none(), "{parcel:?}");
+    let body = &parcel.body[..];
+    match parcel.outlet {
+        Outlet::Ack => assert!(v1::StepAccepted::decode(body).is_ok(), "{parcel:?}"),
+        Outlet::Result => {
+            // Outputs nested more deeply than protobuf reads are the one thing that cannot be told.
+            let Ok(result) = v1::StepResult::decode(body) else { return };
+            assert_eq!(result.assignment_id.as_deref(), arrival.asker.as_ref().map(|asker| &*asker.assignment_id));
+        }
+        Outlet::Reply => {
+            let error = v1::StepError::decode(body).is_ok();
+            assert!(
+                error || v1::StepCancelReply::decode(body).is_ok() || serde_json::from_slice::<Value>(body).is_ok(),
+                "{parcel:?}"
+            );
+        }
+        outlet => panic!("a call is told of {outlet:?}"),
     }
 }
 

@@ -58,8 +58,9 @@ pub fn read(input: &[u8]) -> Delivery {
     }
     let number = u64::from(origin) << 3 | body.len() as u64 & 7;
     let origin = match origin % 4 {
-        // 'l' and 'h'; 's' and 'w'; the others.
+        // 'l' and 'h'; 'q' and 'u'; 's' and 'w'; the others.
         0 => Origin::Line(number),
+        1 => Origin::Call(number),
         3 => {
             let stored_ms = super::NOW.wall_ms - number;
             Origin::Stream(StreamToken {
@@ -126,6 +127,8 @@ pub fn steps() -> Vec<Vec<u8>> {
         (format!("s{subject}"), "\x1etenant_id\x1facme", FULL),
         (format!("s{subject}"), "\x1eendstation-assignment-id\x1fx", CAMEL),
         (format!("c{subject}"), "\x1etraceparent\x1f00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", FAIL),
+        (format!("q{subject}"), "\x1etenant_id\x1facme", FULL),
+        (format!("q{subject}"), "", CAMEL),
         ("lsteps.jsonl".to_owned(), "\x1eendstation-assignment-id\x1fline-1", STEP),
         ("l".to_owned(), "\x1eendstation-assignment-id\x1fline-2#3\x1eendstation-attempt\x1f2", FULL),
         ("l".to_owned(), "", r#"{"type":"echo"}"#),
