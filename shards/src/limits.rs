@@ -19,6 +19,10 @@ pub const BATCH_BYTES_MAX: usize = 1 << 20;
 pub const RUNNING_PER_SHARD_MAX: u32 = 30_000;
 /// Shortest and longest delay of a delivery that is handed back for load, in milliseconds.
 pub const NAK_DELAY_MS: std::ops::RangeInclusive<u32> = 1_000..=30_000;
+/// Delay of a delivery that is handed back because the journal's disk is full, in milliseconds.
+pub const FULL_NAK_MS: u32 = 1_000;
+/// While the journal's disk is full, so many deliveries are looked at every second in case their key is known.
+pub const FULL_LOOKS_PER_S: u32 = 256;
 /// One level of priority is worth this much waiting time, in milliseconds: that is the aging of a tenant's queue.
 pub const PRIORITY_STEP_MS: u64 = 100;
 /// A clock that jumps forward by more than this is not believed at once, in milliseconds.

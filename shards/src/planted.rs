@@ -38,6 +38,8 @@ bugs! {
     RunExpired = "A message past its time is run.",
     StrikeInFlight = "A step that was merely in flight at a death of the process gets a strike for it.",
     NoStrike = "A step that ends the process gets no strike.",
+    AcceptWhileFull = "New work is accepted though the journal's disk is full.",
+    TimeoutWhileWriting = "A step whose outcome waits for the disk still times out.",
     StruckFirst = "A step with a strike does not wait for the others that were recovered with it.",
 }
 

@@ -58,7 +58,10 @@ impl Checks {
         let (disks, seats) = (gauges.to_vec(), gauges.to_vec());
         let journal = move || match disks.iter().filter(|gauge| gauge.disk_full.load(Relaxed)).count() {
             0 => Check::ok("has room"),
-            full => Check::fail(format!("the disk is full for {full} of {} shards: nothing new is accepted", disks.len())),
+            full => Check::fail(format!(
+                "the disk is full for {full} of {} shards: new steps wait, known ones are answered",
+                disks.len()
+            )),
         };
         let shards = move || {
             let ready = seats.iter().filter(|gauge| gauge.ready.load(Relaxed)).count();

@@ -7,6 +7,7 @@ mod cli;
 mod conflict;
 mod core_nats;
 mod crash;
+mod disk_full;
 mod drain;
 mod happy;
 mod health;

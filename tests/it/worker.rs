@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::server::free_port;
+use crate::volume::Volume;
 
 /// How long a worker may take to be ready, recovery included.
 const READY_MS_MAX: u64 = 20_000;
@@ -54,6 +55,8 @@ pub(crate) struct Worker {
     url: String,
     settings: Settings,
     id: String,
+    /// Goes before the folder that it is mounted in.
+    volume: Option<Volume>,
     dir: tempfile::TempDir,
 }
 
@@ -69,7 +72,18 @@ impl Worker {
     pub(crate) fn stopped(url: &str, settings: Settings) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("endstation-it-").tempdir()?;
         let ops_port = free_port();
-        Ok(Worker { child: None, ops_port, url: url.to_owned(), settings, id: format!("it-{ops_port}"), dir })
+        Ok(Worker { child: None, ops_port, url: url.to_owned(), settings, id: format!("it-{ops_port}"), volume: None, dir })
+    }
+
+    /// Gives it a disk of so many MiB for its storage; false, and said aloud, where nothing may be mounted.
+    pub(crate) fn mount(&mut self, mib: u64) -> Result<bool> {
+        self.volume = Volume::mount(&self.storage(), mib)?;
+        Ok(self.volume.is_some())
+    }
+
+    /// The disk it was given.
+    pub(crate) fn volume(&self) -> Result<&Volume> {
+        self.volume.as_ref().context("a disk of its own")
     }
 
     /// Starts it on its folder and waits until it is ready.

@@ -112,8 +112,19 @@ impl World {
             Fault::DiskFull => {
                 self.count("disk full");
                 self.disk_full = true;
+                // What is left of a segment, and the reserve: mostly enough for what runs.
+                for disk in &mut self.disks {
+                    disk.room = Some(self.rng.below(64 << 10) as usize);
+                }
                 self.tell_disk();
                 self.at(lasts_us, Happening::Mend(fault));
+            }
+            Fault::DiskDies => {
+                if self.worker.is_some() && self.disks.iter().any(crate::disk::Disk::is_writing) {
+                    self.count("a sync fails");
+                    // The driver ends the process at once, and nobody is told of that batch.
+                    self.die(true);
+                }
             }
             Fault::Burst => {
                 self.count("burst");
@@ -141,9 +152,10 @@ impl World {
             Fault::SlowDisk => self.slow_disk = 1,
             Fault::DiskFull => {
                 self.disk_full = false;
+                self.disks.iter_mut().for_each(|disk| disk.room = None);
                 self.tell_disk();
             }
-            Fault::Kill | Fault::PowerLoss | Fault::DrainRestart | Fault::Burst | Fault::Cancel => {}
+            Fault::Kill | Fault::PowerLoss | Fault::DrainRestart | Fault::DiskDies | Fault::Burst | Fault::Cancel => {}
         }
     }
 

@@ -9,7 +9,7 @@ use shards::audit::outcome_digest;
 use shards::event::Letter;
 use shards::fold::{Fold, Restored};
 use shards::ids::{AskerId, Key, Lsn, Text};
-use shards::journal::FrameView;
+use shards::journal::{FrameView, Kind};
 use shards::journal::batch::BATCH_HEAD_BYTES;
 use shards::journal::scan::Scan;
 use shards::journal::segment::SEGMENT_HEAD_BYTES;
@@ -154,6 +154,15 @@ pub fn i6_outcomes_say_what_happened(truth: &Truth, ledger: &Ledger) -> Verdict 
         }
     }
     Ok(())
+}
+
+/// What a machine that knows its disk to be full writes is only of steps that it has.
+pub fn nothing_new_on_a_full_disk(full: bool, frames: &[u8]) -> Verdict {
+    let views = Frames::new(frames).flatten().filter_map(|frame| FrameView::parse(frame).ok());
+    match views.filter(|_| full).find(|view| view.kind() == Some(Kind::Accepted)) {
+        Some(view) => Err(format!("full disk: {} is accepted", view.key())),
+        None => Ok(()),
+    }
 }
 
 /// I10 (and I12): no tenant and no shard runs more than it may; queues are bounded.

@@ -16,12 +16,13 @@ pub enum Fault {
     ClockForward,
     SlowDisk,
     DiskFull,
+    DiskDies,
     Burst,
     Cancel,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 11] = [
+    pub const ALL: [Fault; 12] = [
         Fault::Kill,
         Fault::PowerLoss,
         Fault::DrainRestart,
@@ -31,6 +32,7 @@ impl Fault {
         Fault::ClockForward,
         Fault::SlowDisk,
         Fault::DiskFull,
+        Fault::DiskDies,
         Fault::Burst,
         Fault::Cancel,
     ];

@@ -203,6 +203,7 @@ impl World {
         let Some(worker) = self.worker.as_mut() else { return };
         let now = Now { mono_us: self.now_us - worker.started_us, wall_ms };
         let Some(seat) = worker.seats.get_mut(shard) else { return };
+        let full = self.disk_full && seat.shard.disk_full();
         seat.shard.apply(now, event, &mut seat.fx);
         // Never sooner than the wheel's resolution, as the driver does it.
         seat.tick_us = seat.shard.next_tick_us().map(|tick_us| tick_us.max(now.mono_us + 1_000));
@@ -212,6 +213,7 @@ impl World {
         if let Some(kept) = &mut seat.recovery_log {
             kept.extend_from_slice(&log.bytes);
         }
+        let verdict = verdict.and_then(|()| oracles::nothing_new_on_a_full_disk(full, &log.bytes));
         for frame in Frames::new(&log.bytes).flatten() {
             if let Ok(view) = FrameView::parse(frame)
                 && view.kind() == Some(Kind::Mark)

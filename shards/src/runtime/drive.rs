@@ -167,9 +167,12 @@ impl<W: Wire> Driver<W> {
                 News::Disk(disk::News::Disk(news)) => {
                     match news {
                         DiskNews::Full => {
-                            tracing::error!(shard = self.index, "the journal's disk is full: nothing new is accepted")
+                            let (folder, reserve_bytes) = (self.disk.folder().display(), self.disk.reserve_bytes());
+                            tracing::error!(shard = self.index, %folder, reserve_bytes, "the journal's disk is full: new steps wait, what runs ends in the reserve; free space on it");
                         }
-                        DiskNews::Room => tracing::info!(shard = self.index, "the journal's disk has room again"),
+                        DiskNews::Room => {
+                            tracing::info!(shard = self.index, "the journal's disk has room again: new steps are accepted");
+                        }
                         DiskNews::Closed { .. } => {}
                     }
                     self.apply(now, Event::Disk(news));
@@ -326,6 +329,7 @@ impl<W: Wire> Driver<W> {
         let settled = self.out.is_empty() && self.disk.next_lsn().0 == self.disk.durable().0 + 1;
         self.gauge.idle.store(self.shard.is_idle() && settled, Relaxed);
         self.gauge.disk_full.store(self.shard.disk_full(), Relaxed);
+        self.gauge.reserve_bytes.store(self.disk.reserve_bytes(), Relaxed);
         if now.mono_us >= self.tally_due_us {
             self.tally_due_us = now.mono_us + TALLY_EVERY_US;
             self.untold = false;

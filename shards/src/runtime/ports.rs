@@ -120,6 +120,8 @@ pub struct Gauge {
     pub turns: AtomicU64,
     /// The journal's disk is full: nothing new is accepted.
     pub disk_full: AtomicBool,
+    /// Space that is kept for when the disk is full, in bytes; 0 while it is used.
+    pub reserve_bytes: AtomicU64,
     /// Nothing is running, waiting or on its way out, and nothing waits for the disk.
     pub idle: AtomicBool,
     /// Wakes the shard's loop from another thread.

@@ -23,7 +23,9 @@ impl Shard {
                 if let Some(answered) = self.answered(&arrival) {
                     return self.answered_before(now, answered, arrival, fx);
                 }
-                self.admit(now, arrival, work, fx);
+                if !self.back_for_room(&arrival, fx) {
+                    self.admit(now, arrival, work, fx);
+                }
             }
             (Content::Work(_), Some(memory)) => {
                 let same = memory.fingerprint == short_fingerprint(&arrival.fingerprint) || planted(Bug::IgnoreFingerprint);
@@ -45,6 +47,7 @@ impl Shard {
                 self.tally.conflicts += 1;
                 self.put_aside(now, arrival, fx);
             }
+            (Content::Refusal(_) | Content::Garbage(_), None) if self.back_for_room(&arrival, fx) => {}
             (Content::Refusal(fault), None) => {
                 self.tally.refused += 1;
                 let fault = fault.clone();
@@ -87,6 +90,7 @@ impl Shard {
         let key = self.own_hash(&arrival);
         match self.known.get(&key) {
             Some(memory) => self.again(now, key, memory, arrival, fx),
+            None if self.back_for_room(&arrival, fx) => {}
             None => self.quarantine(now, key, arrival, conflict_fault(), fx),
         }
     }
@@ -179,6 +183,9 @@ impl Shard {
         if let Some(answered) = self.known.get(&answer_key) {
             return self.answered_before(now, answered, arrival, fx);
         }
+        if self.back_for_room(&arrival, fx) {
+            return;
+        }
         let lsn = self.log_answer(now, answer_key, &arrival, &outcome, Some(key), fx);
         self.hold_answer(now, answer_key, arrival, outcome, lsn, Role::Shared);
     }
@@ -202,6 +209,7 @@ impl Shard {
             let key = self.answer_key(&arrival);
             match answered {
                 Some(memory) => self.again(now, key, memory, arrival, fx),
+                None if self.back_for_room(&arrival, fx) => {}
                 None => self.answer(now, key, arrival, conflict_fault(), fx),
             }
         }
@@ -341,8 +349,7 @@ impl Shard {
                 self.held_bytes -= arrival.held_bytes();
                 // What became known while it waited, by a stream's copy of the same assignment say, has or gets its outcome.
                 if overdue && self.known.get(&arrival.key).is_none() {
-                    let limit = self.settings.limits.tenant_queued_max;
-                    self.refuse_over_quota(now, arrival, limit, fx);
+                    self.waited_too_long(now, arrival, fx);
                 } else {
                     // From the start: the key may have become known while it waited.
                     self.arrived(now, arrival, fx);
@@ -364,10 +371,24 @@ impl Shard {
         }
     }
 
+    /// Its budget is over, and there was no room for it.
+    fn waited_too_long(&mut self, now: Now, arrival: Rc<Arrival>, fx: &mut Effects) {
+        if self.disk_full() {
+            let fault = Fault::new(Code::SystemOverload, "The disk of the worker's journal is full.");
+            return self.refuse(now, arrival, fault, fx);
+        }
+        let limit = self.settings.limits.tenant_queued_max;
+        self.refuse_over_quota(now, arrival, limit, fx);
+    }
+
     fn refuse_over_quota(&mut self, now: Now, arrival: Rc<Arrival>, limit: u32, fx: &mut Effects) {
-        self.tally.refused += 1;
         let details = format!("{{\"limit\":\"limits.tenant_queued\",\"value\":{limit}}}");
         let fault = Fault::new(Code::QuotaExceeded, "The tenant's queue is full.").with_details(details);
+        self.refuse(now, arrival, fault, fx);
+    }
+
+    fn refuse(&mut self, now: Now, arrival: Rc<Arrival>, fault: Fault, fx: &mut Effects) {
+        self.tally.refused += 1;
         let key = self.answer_key(&arrival);
         match self.known.get(&key) {
             Some(memory) => self.again(now, key, memory, arrival, fx),

@@ -186,7 +186,8 @@ impl Shard {
     /// Decides a step now; its work, if it is at work, is told to stop and keeps its slot until it has.
     pub(super) fn cut(&mut self, now: Now, slot: u32, status: Status, fx: &mut Effects) {
         let job = &self.jobs[slot as usize];
-        if !matches!(job.state, State::Queued | State::Running | State::Backoff) {
+        let late = job.state == State::Decided && planted(Bug::TimeoutWhileWriting);
+        if !late && !matches!(job.state, State::Queued | State::Running | State::Backoff) {
             return;
         }
         let ran_us = if job.at_work { now.mono_us.saturating_sub(job.started_us) } else { 0 };
@@ -214,6 +215,7 @@ impl Shard {
             }
         }
         self.due = due;
+        self.renew_looks(now);
         if now.mono_us >= self.waiting_due_us {
             self.look_at_waiting(now, fx);
         }

@@ -280,6 +280,7 @@ fn outcome_of(frame: &Frame) -> Option<Outcome> {
 
 mod answers;
 mod notices;
+mod room;
 mod strikes;
 mod tries;
 
