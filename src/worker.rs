@@ -48,7 +48,7 @@ pub enum WorkerError {
     #[error(transparent)]
     Shard(#[from] ShardError),
     /// The tenants' blobs.
-    #[error("blobs at {path}: {source}", path = .path.display())]
+    #[error("storage.blobs_dir {path}: {source}", path = .path.display())]
     Blobs {
         /// The folder.
         path: PathBuf,
@@ -89,16 +89,29 @@ pub struct Plan {
 }
 
 impl Worker {
-    /// Opens the journals and starts the shards; returns once all of them take work.
+    /// Takes the data directory for this process: what is wrong with it is found out before anything else.
     ///
     /// # Errors
-    /// The data directory is held, a journal is damaged or not ours, a core cannot be used.
+    /// It is held, or cannot be made or written.
+    pub fn hold(settings: &Settings) -> Result<DirLock, WorkerError> {
+        Ok(lock_dir(&absolute(&settings.storage_dir))?)
+    }
+
+    /// [`Worker::hold`] and then [`Worker::start_on`].
+    ///
+    /// # Errors
+    /// Those of both.
     pub fn start(settings: &Settings, plan: &Plan) -> Result<Worker, WorkerError> {
+        Worker::start_on(settings, plan, Worker::hold(settings)?)
+    }
+
+    /// Opens the journals in the directory that is held and starts the shards; returns once all of them take work.
+    ///
+    /// # Errors
+    /// A journal is damaged or not ours, a core cannot be used.
+    pub fn start_on(settings: &Settings, plan: &Plan, lock: DirLock) -> Result<Worker, WorkerError> {
         let layout = Layout::resolve(settings.cores.shards.as_deref(), settings.cores.edge.as_deref(), &Layout::allowed())?;
-        // The ring opens files by path and takes only absolute ones.
-        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let storage_dir = absolute(&settings.storage_dir);
-        let lock = lock_dir(&storage_dir)?;
         let blobs_dir = &absolute(&settings.blobs_dir);
         blocks::local::sweep(blobs_dir).map_err(|source| WorkerError::Blobs { path: blobs_dir.clone(), source })?;
         let count = layout.shards.len();
@@ -265,6 +278,11 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// The ring opens files by path and takes only absolute ones.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn early(exit: Exit) -> WorkerError {

@@ -136,8 +136,9 @@ impl Serving {
     /// # Errors
     /// Whatever keeps one of them from starting.
     pub async fn start(settings: &Settings, dev: bool) -> Result<Serving, ServeError> {
+        let lock = Worker::hold(settings)?;
         let identity = identity(settings).await?;
-        let mut worker = Worker::start(settings, &Plan { identity: identity.clone(), dev })?;
+        let mut worker = Worker::start_on(settings, &Plan { identity: identity.clone(), dev }, lock)?;
         for found in &worker.found {
             tracing::info!(
                 shard = found.shard,

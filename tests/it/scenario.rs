@@ -17,3 +17,4 @@ mod poison;
 mod provision;
 mod redelivery;
 mod rehearsal;
+mod storage;

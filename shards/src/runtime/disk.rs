@@ -24,6 +24,7 @@ use crate::journal::{Kind, Log};
 use crate::limits::BATCH_BYTES_MAX;
 
 mod commit;
+mod cure;
 mod lock;
 mod measure;
 mod open;
@@ -108,7 +109,7 @@ pub struct Counts {
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
     /// The system refused.
-    #[error("{doing} {path}: {source}", path = path.display())]
+    #[error("{doing} {path}: {source}{cure}", path = path.display(), cure = cure::cure(source))]
     Io {
         /// What was tried.
         doing: &'static str,
