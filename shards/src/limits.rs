@@ -54,7 +54,7 @@ pub struct Limits {
     pub shard_running_max: u32,
     /// Steps that may wait at once on this shard, over all tenants.
     pub shard_queued_max: u32,
-    /// Bytes of message bodies that this shard may hold for waiting and running steps.
+    /// Bytes of message bodies that this shard may hold for waiting and running steps, and of outputs that are not yet told.
     pub shard_held_bytes_max: u64,
     /// Largest message body accepted, in bytes.
     pub payload_bytes_max: u64,

@@ -416,6 +416,13 @@ impl Shard {
         }
     }
 
+    /// What a job holds from now on until it is closed: a slow disk, or nobody to tell, must not fill the memory.
+    fn hold_outcome(&mut self, slot: u32, outcome: Rc<Outcome>) {
+        self.held_bytes += outcome.outputs.len() as u64;
+        let before = self.jobs[slot as usize].outcome.replace(outcome);
+        self.held_bytes -= before.map_or(0, |before| before.outputs.len() as u64);
+    }
+
     /// Gives a slot back once nothing refers to it any more: letters confirmed, work ended.
     fn close_job(&mut self, slot: u32) {
         let job = &mut self.jobs[slot as usize];
@@ -426,7 +433,7 @@ impl Shard {
         job.generation += 1;
         self.held_bytes -= job.arrival.held_bytes();
         job.others = Vec::new();
-        job.outcome = None;
+        self.held_bytes -= job.outcome.take().map_or(0, |outcome| outcome.outputs.len() as u64);
         job.stopped_by = None;
         self.deadlines.disarm(slot);
         self.live -= 1;

@@ -24,34 +24,65 @@ const NO_LOG_FLUSH: u32 = 2;
 pub(crate) struct Volume {
     at: PathBuf,
     root: Option<File>,
-    _image: tempfile::NamedTempFile,
+    /// Where its bytes really are; of a thin one, a file system that is too small for them.
+    image: PathBuf,
+    store: tempfile::TempDir,
+    thin: bool,
 }
 
 impl Volume {
     /// Makes a file system of so many MiB and mounts it at this folder; `None`, said aloud, where that is not permitted.
     pub(crate) fn mount(at: &Path, mib: u64) -> Result<Option<Volume>> {
-        let image = tempfile::Builder::new().prefix("endstation-disk-").tempfile()?;
-        image.as_file().set_len(mib << 20)?;
+        let store = tempfile::Builder::new().prefix("endstation-disk-").tempdir()?;
+        Volume::mount_from(store, false, at, mib)
+    }
+
+    /// The same on a device that only has so many MiB of what it claims; see [`Volume::starve`].
+    pub(crate) fn mount_thin(at: &Path, mib: u64, really_mib: u64) -> Result<Option<Volume>> {
+        let store = tempfile::Builder::new().prefix("endstation-disk-").tempdir()?;
+        let size = format!("size={really_mib}m");
+        let made = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(store.path()).output();
+        if !made.as_ref().is_ok_and(|output| output.status.success()) {
+            eprintln!("SKIPPED: this test mounts a disk of its own, and that is not possible here: {made:?}");
+            return Ok(None);
+        }
+        Volume::mount_from(store, true, at, mib)
+    }
+
+    fn mount_from(store: tempfile::TempDir, thin: bool, at: &Path, mib: u64) -> Result<Option<Volume>> {
+        let image = store.path().join("image");
+        File::create(&image)?.set_len(mib << 20)?;
         std::fs::create_dir_all(at)?;
         let run = |program: &str, args: &[&str], path: &Path| {
-            let output = Command::new(program).args(args).arg(image.path()).arg(path).output();
+            let output = Command::new(program).args(args).arg(&image).arg(path).output();
             output.map_err(|error| error.to_string()).and_then(|output| {
                 if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
             })
         };
-        let made = Command::new("mkfs.ext4").args(["-q", "-m", "0", "-E", "lazy_itable_init=0"]).arg(image.path()).output();
+        let made = Command::new("mkfs.ext4").args(["-q", "-m", "0", "-E", "lazy_itable_init=0"]).arg(&image).output();
         ensure!(made.as_ref().is_ok_and(|output| output.status.success()) || !is_root(), "mkfs.ext4: {made:?}");
         if let Err(why) = run("mount", &["-o", "loop"], at) {
             eprintln!("SKIPPED: this test mounts a disk of its own, and that is not possible here: {}", why.trim());
             return Ok(None);
         }
         let root = Some(File::open(at)?);
-        Ok(Some(Volume { at: at.to_owned(), root, _image: image }))
+        Ok(Some(Volume { at: at.to_owned(), root, image, store, thin }))
     }
 
     /// Takes all the room there is.
     pub(crate) fn fill(&self) -> Result<()> {
-        let file = OpenOptions::new().create(true).append(false).write(true).open(self.ballast())?;
+        Volume::fill_at(&self.ballast())
+    }
+
+    /// From now on a thin device has nothing for what it has not been given yet: the file system takes writes and cannot keep
+    /// them, as their sync finds out.
+    pub(crate) fn starve(&self) -> Result<()> {
+        ensure!(self.thin, "only a thin one can be starved");
+        Volume::fill_at(&self.store.path().join("ballast"))
+    }
+
+    fn fill_at(ballast: &Path) -> Result<()> {
+        let file = OpenOptions::new().create(true).append(false).write(true).open(ballast)?;
         let mut at = file.metadata()?.len();
         for piece in [1 << 20, 4096] {
             let zeros = vec![1; piece];
@@ -83,6 +114,20 @@ impl Volume {
         self.ioctl(SHUTDOWN, NO_LOG_FLUSH).context("shutting the file system down")
     }
 
+    /// Mounts it anew, as after a start of the machine: what its log has is there again. Nobody may be using it.
+    pub(crate) fn revive(&mut self) -> Result<()> {
+        self.root = None;
+        let run = |command: &mut Command| -> Result<()> {
+            let output = command.output()?;
+            ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+            Ok(())
+        };
+        run(Command::new("umount").arg(&self.at))?;
+        run(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.at))?;
+        self.root = Some(File::open(&self.at)?);
+        Ok(())
+    }
+
     fn ioctl(&self, request: libc::Ioctl, mut argument: u32) -> Result<()> {
         let root = self.root.as_ref().context("mounted")?;
         // SAFETY: the descriptor is open, and each of these requests reads at most the one number it is given.
@@ -102,6 +147,9 @@ impl Drop for Volume {
         let _not_frozen = self.thaw();
         self.root = None;
         let _gone = Command::new("umount").arg("-l").arg(&self.at).status();
+        if self.thin {
+            let _gone = Command::new("umount").arg("-l").arg(self.store.path()).status();
+        }
     }
 }
 

@@ -81,6 +81,17 @@ impl Worker {
         Ok(self.volume.is_some())
     }
 
+    /// The same, of which only so many MiB are really there.
+    pub(crate) fn mount_thin(&mut self, mib: u64, really_mib: u64) -> Result<bool> {
+        self.volume = Volume::mount_thin(&self.storage(), mib, really_mib)?;
+        Ok(self.volume.is_some())
+    }
+
+    /// The disk it was given, mounted anew; the worker must not run.
+    pub(crate) fn revive_volume(&mut self) -> Result<()> {
+        self.volume.as_mut().context("a disk of its own")?.revive()
+    }
+
     /// The disk it was given.
     pub(crate) fn volume(&self) -> Result<&Volume> {
         self.volume.as_ref().context("a disk of its own")

@@ -32,6 +32,8 @@ mod probe;
 mod reserve;
 mod segment;
 mod signal;
+#[cfg(feature = "failpoints")]
+mod slow;
 mod tend;
 #[cfg(test)]
 mod tests;

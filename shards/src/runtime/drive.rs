@@ -40,6 +40,11 @@ const SETTLES_MAX: usize = 256;
 const OUTBOUND_STALE: usize = 64;
 /// Outcomes read back from the journal at once: each holds a file and a buffer.
 const PROBES_MAX: usize = 32;
+/// A tick that is late by this, in microseconds, tells of a shard that was kept from turning: its core was taken away, its
+/// machine slept, a page of its was not to be had.
+const STALLED_US: u64 = 50_000;
+/// What came meanwhile is taken in for so long.
+const AFTER_STALL: Duration = Duration::from_millis(1);
 const TALLY_EVERY_US: u64 = 500_000;
 
 /// One core's loop. Lives on its core.
@@ -94,6 +99,7 @@ impl<W: Wire> Driver<W> {
         let mut early = Early::default();
         let mut ring_us = 0;
         loop {
+            self.let_ended_say_so().await;
             match self.turn(&mut early)? {
                 Turn::Stop => return Ok(()),
                 Turn::Busy => {
@@ -130,6 +136,15 @@ impl<W: Wire> Driver<W> {
                 timer.as_mut().poll(cx)
             })
             .await;
+        }
+    }
+
+    /// After a stall, tries that have come to their end meanwhile report it before anybody looks at their deadlines.
+    async fn let_ended_say_so(&self) {
+        let stalled = |now: Now| self.shard.next_tick_us().is_some_and(|due_us| due_us + STALLED_US < now.mono_us);
+        if stalled(self.clock.now()) {
+            // A timer of its own, so that it comes behind all that were due before.
+            rt::sleep(AFTER_STALL).await;
         }
     }
 

@@ -176,7 +176,7 @@ impl Shard {
         let silent = arrival.asker.is_none() || outcome.status == Status::Quarantined;
         if first || silent || key == answer_key {
             let slot = self.open_job(now, key, arrival, Lsn(0), Role::Replay);
-            self.job(slot).outcome = Some(outcome);
+            self.hold_outcome(slot, outcome);
             return self.post_outcome(now, slot, fx);
         }
         // It got its terminal answer while this one was on its way: that one stands.
@@ -434,8 +434,8 @@ impl Shard {
         let job = self.job(slot);
         job.home = home;
         job.state = State::Decided;
-        job.outcome = Some(outcome);
         job.decided = lsn;
+        self.hold_outcome(slot, outcome);
         self.unpublished += 1;
         self.unfinished.push_back((lsn, slot));
         self.held.push_back((lsn, Held::Outcome(slot)));

@@ -32,9 +32,8 @@ impl Shard {
         self.job(slot).home = home;
         self.unfinished.push_back((past.accepted, slot));
         if let Some((lsn, outcome)) = past.outcome {
-            let job = self.job(slot);
-            job.outcome = Some(outcome);
-            job.decided = lsn;
+            self.hold_outcome(slot, outcome);
+            self.job(slot).decided = lsn;
             self.unpublished += 1;
             return self.post_outcome(now, slot, fx);
         }

@@ -41,13 +41,13 @@ impl Shard {
             self.tally.outcome(usize::from(work.block.0), outcome.status, fault, latency_us);
         }
         job.state = State::Decided;
-        job.outcome = Some(Rc::new(outcome));
         job.decided = lsn;
         let at_work = job.at_work;
         self.strikes.forget(&job.key);
         if std::mem::take(&mut job.ahead) {
             self.struck.ahead -= 1;
         }
+        self.hold_outcome(slot, Rc::new(outcome));
         self.unpublished += 1;
         if !planted(Bug::TimeoutWhileWriting) {
             self.deadlines.disarm(slot);

@@ -14,8 +14,8 @@ use crate::world::{PATIENCE, World, alone};
 /// How soon after there is room a worker must be at work again.
 const RESUMES_WITHIN: Duration = Duration::from_secs(2);
 /// So many steps with outputs of [`OUTPUT_BYTES`] need more than what is left of a segment (of 4 MiB) when they have been
-/// accepted, and less than that and the reserve.
-const MANY: usize = 55;
+/// accepted, and less than that and the reserve. They leave it less than half full, however batches fall: there is no next.
+const MANY: usize = 46;
 /// So many have room in the reserve alone: what a life has not used of its segment is gone when the next begins.
 const FEW: usize = 20;
 /// See [`MANY`].

@@ -20,9 +20,7 @@ pub(super) fn cure(error: &io::Error) -> &'static str {
             "; this process may not open more files: raise its limit (ulimit -n, LimitNOFILE= in a systemd unit) to 4096 or more"
         }
         Errno::NFILE => "; the whole system may not open more files: raise fs.file-max",
-        Errno::IO => {
-            "; the disk failed: look into the kernel's log (dmesg) before storage.dir is used again, what was acknowledged is on it"
-        }
+        Errno::IO => "; the disk failed: look into the kernel's log (dmesg) before storage.dir is used again",
         _ => "",
     }
 }

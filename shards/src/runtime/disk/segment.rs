@@ -112,6 +112,8 @@ impl Segment {
     /// Writes what is durable once this returns: the committer's file is opened with `O_DSYNC`, so that a commit passes the
     /// ring once instead of twice.
     pub(super) async fn write(&self, bytes: Vec<u8>, at: u64) -> Result<(), DiskError> {
+        #[cfg(feature = "failpoints")]
+        super::slow::wait().await;
         write(&self.files().commit, &self.path, bytes, at).await
     }
 
