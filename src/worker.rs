@@ -19,7 +19,7 @@ use shards::runtime::layout::{Layout, LayoutError};
 use shards::runtime::ports::{Control, Gauge, Inbound, Outbound};
 use shards::runtime::rt::Clock;
 use shards::runtime::seat::{Furniture, Seat};
-use shards::runtime::watchdog::watch;
+use shards::runtime::watchdog::{Watch, watch};
 use thiserror::Error;
 
 use crate::blocks;
@@ -191,7 +191,11 @@ impl Worker {
             keeper: Some(Keeper::new(envelopes, count)),
             _lock: lock,
         };
-        let watched = worker.gauges.iter().cloned().zip(worker.inboxes.iter().cloned()).collect();
+        let watched = Watch {
+            shards: worker.gauges.iter().cloned().zip(worker.inboxes.iter().cloned()).collect(),
+            block_names: blocks::TABLE.iter().map(|entry| name_and_version(entry.info)).collect(),
+            stall_ms_max: settings.limits.stall_ms_max,
+        };
         if let Err(error) = watch(watched) {
             tracing::warn!(%error, "no watchdog: a shard that stalls is not prodded");
         }

@@ -39,6 +39,9 @@ pub const STRIKES_MAX: u32 = 3;
 /// A step with a strike may keep all others from starting for so long before it starts, and again after, in milliseconds.
 pub const HUSH_MS_MAX: u64 = 1_000;
 
+/// A shard that has not turned for so long is spoken of, in milliseconds.
+pub const STALL_SAID_MS: u64 = 1_000;
+
 const _: () = assert!(RUNNING_PER_SHARD_MAX < i16::MAX as u32);
 const _: () = assert!(BATCH_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(*NAK_DELAY_MS.start() < *NAK_DELAY_MS.end());
@@ -72,6 +75,8 @@ pub struct Limits {
     pub journal_bytes_max: u64,
     /// What happens on core NATS when a tenant's queue is full.
     pub on_overload: OnOverload,
+    /// A step's own code that keeps its core for so long ends the process, in milliseconds.
+    pub stall_ms_max: u64,
 }
 
 /// What a step that came over core NATS meets when its tenant's queue is full.
@@ -99,6 +104,7 @@ impl Default for Limits {
             horizon_min_ms: 10 * 60 * 1000,
             journal_bytes_max: 20 << 30,
             on_overload: OnOverload::Delay,
+            stall_ms_max: 10_000,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::{Map, Value, json};
+use shards::limits::STALL_SAID_MS;
 use shards::runtime::ports::Gauge;
 
 use crate::edge::status::EdgeStatus;
@@ -53,7 +54,7 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// The checks that every worker has: `journal` (its disk is not full) and `shards` (all take work).
+    /// The checks that every worker has: `journal` (its disk is not full) and `shards` (all take work, and turn).
     pub fn of_shards(gauges: &[Arc<Gauge>]) -> Checks {
         let (disks, seats) = (gauges.to_vec(), gauges.to_vec());
         let journal = move || match disks.iter().filter(|gauge| gauge.disk_full.load(Relaxed)).count() {
@@ -65,8 +66,11 @@ impl Checks {
         };
         let shards = move || {
             let ready = seats.iter().filter(|gauge| gauge.ready.load(Relaxed)).count();
-            let message = format!("{ready} of {} ready", seats.len());
-            Check { ok: ready == seats.len(), message }
+            let stalled = seats.iter().filter(|gauge| gauge.stall_ms.load(Relaxed) >= STALL_SAID_MS).count();
+            match stalled {
+                0 => Check { ok: ready == seats.len(), message: format!("{ready} of {} ready", seats.len()) },
+                _ => Check::fail(format!("{stalled} of {} do not turn", seats.len())),
+            }
         };
         Checks::default().with("journal", Scope::Both, Arc::new(journal)).with("shards", Scope::Both, Arc::new(shards))
     }
@@ -152,6 +156,9 @@ mod tests {
         draining.store(true, Relaxed);
         assert_eq!(said(&checks.look()), (true, false));
         draining.store(false, Relaxed);
+        gauges[1].stall_ms.store(STALL_SAID_MS, Relaxed);
+        assert_eq!(said(&checks.look()), (false, false), "one shard does not turn");
+        gauges[1].stall_ms.store(STALL_SAID_MS - 1, Relaxed);
         gauges[1].disk_full.store(true, Relaxed);
         let report = checks.look();
         assert_eq!(said(&report), (false, false));

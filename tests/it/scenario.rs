@@ -19,4 +19,5 @@ mod poison;
 mod provision;
 mod redelivery;
 mod rehearsal;
+mod stall;
 mod storage;

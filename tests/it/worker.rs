@@ -205,6 +205,12 @@ impl Worker {
         }
     }
 
+    /// Its process.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn pid(&self) -> Result<u32> {
+        Ok(self.child.as_ref().context("the worker does not run")?.id())
+    }
+
     /// Asks it to stop, as a service manager does.
     pub(crate) fn terminate(&self) -> Result<()> {
         let child = self.child.as_ref().context("the worker does not run")?;

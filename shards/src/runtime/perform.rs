@@ -61,8 +61,8 @@ impl Perform {
             inputs: work.inputs.clone(),
             blobs: self.blobs.clone(),
         };
-        let (page, key, partition) = (self.page, arrival.key, arrival.partition);
-        let named = page.name(key, partition);
+        let (page, key, partition, id) = (self.page, arrival.key, arrival.partition, work.block);
+        let named = page.name(key, partition, id);
         let instant = std::panic::catch_unwind(AssertUnwindSafe(|| block.instant(&cx)));
         drop(named);
         let instant = match instant {
@@ -104,7 +104,7 @@ impl Perform {
             };
             let mut work = stop.race(caught(work));
             let ended = poll_fn(|cx| {
-                let _named = page.name(key, partition);
+                let _named = page.name(key, partition, id);
                 Pin::new(&mut work).poll(cx)
             });
             let verdict = match ended.await {

@@ -19,6 +19,7 @@ async fn world() -> Result<Option<World>> {
     let server = NatsServer::start(true).await?;
     let router = Router::connect(&server.url(), true, Subjects::default(), Strictness::default()).await?;
     let settings = Settings::default().set("ENDSTATION__LIMITS__DEFAULT_BUDGET", &format!("{BUDGET_MS}ms"));
+    let settings = settings.set("ENDSTATION__LIMITS__STALL", "2s");
     let mut worker = Worker::stopped(&server.url(), settings.set("ENDSTATION__JOURNAL__BYTES_MAX", "16MiB"))?;
     if !worker.mount(48)? {
         return Ok(None);
