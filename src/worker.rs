@@ -2,6 +2,7 @@
 //!
 //! A [`Worker`] is the shards and their ports, whoever feeds them: the edge (`serve`) or a file (`run`).
 
+mod allowance;
 mod identity;
 
 use std::io::Read;
@@ -55,6 +56,18 @@ pub enum WorkerError {
         /// What the system said.
         #[source]
         source: std::io::Error,
+    },
+    /// The system's limit of open files.
+    #[error(
+        "this process may open {limit} files, and {shards} shards need {wanted} at least: raise its limit (ulimit -n, LimitNOFILE= in a systemd unit) to 4096 or more"
+    )]
+    Files {
+        /// How many it may.
+        limit: u64,
+        /// How many it should.
+        wanted: u64,
+        /// For so many shards.
+        shards: usize,
     },
     /// A shard ended though nobody asked it to.
     #[error("shard {0} ended by itself")]
@@ -111,6 +124,7 @@ impl Worker {
     /// A journal is damaged or not ours, a core cannot be used.
     pub fn start_on(settings: &Settings, plan: &Plan, lock: DirLock) -> Result<Worker, WorkerError> {
         let layout = Layout::resolve(settings.cores.shards.as_deref(), settings.cores.edge.as_deref(), &Layout::allowed())?;
+        allowance::raise(layout.shards.len())?;
         let storage_dir = absolute(&settings.storage_dir);
         let blobs_dir = &absolute(&settings.blobs_dir);
         blocks::local::sweep(blobs_dir).map_err(|source| WorkerError::Blobs { path: blobs_dir.clone(), source })?;

@@ -139,7 +139,7 @@ fn executor_error(shard: u16, core: usize, error: &dyn Display) -> ShardError {
     let cause = error.to_string();
     let cure = if cause.contains("Operation not permitted") || cause.contains("os error 1)") {
         "io_uring is forbidden here, often by a container's seccomp profile: allow io_uring_setup, io_uring_enter and io_uring_register, or set the sysctl kernel.io_uring_disabled to 0."
-    } else if cause.contains("emory") || cause.contains("os error 12)") {
+    } else if cause.contains("emory") || cause.contains("MemLock") || cause.contains("os error 12)") {
         "Locked memory is too small for the ring: raise the memlock limit (ulimit -l, LimitMEMLOCK= in a systemd unit) to 8 MiB or more."
     } else if cause.contains("os error 24)") {
         "This process may not open more files: raise its limit (ulimit -n, LimitNOFILE= in a systemd unit) to 4096 or more."

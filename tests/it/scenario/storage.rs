@@ -1,4 +1,5 @@
-//! A data directory that cannot be used: the worker ends at once with exit code 3, and says path, key and cure.
+//! A data directory that cannot be used, or a system that allows too little: the worker ends at once with exit code 3, and says
+//! path, key and cure.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -17,8 +18,14 @@ const SAYS_SO_WITHIN: Duration = Duration::from_secs(5);
 
 /// Starts a worker on this directory, without a server to talk to, until it ends.
 fn serve(dir: &Path, user: Option<u32>) -> Result<Output> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_endstation"));
-    command.arg("serve").current_dir("/").env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    serve_limited(dir, user, "true")
+}
+
+/// The same after a word to the shell.
+fn serve_limited(dir: &Path, user: Option<u32>, limit: &str) -> Result<Output> {
+    let mut command = Command::new("/bin/sh");
+    command.arg("-c").arg(format!("{limit} && exec {} serve", env!("CARGO_BIN_EXE_endstation"))).current_dir("/");
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env("ENDSTATION__STORAGE__DIR", dir).env("ENDSTATION__OPS__BIND", "127.0.0.1:0");
     command.env("NATS_URL", "nats://127.0.0.1:1").env("ENDSTATION__WORKER__KEY_SALT", "it").env("WORKER_ID", "it");
     command.env("ENDSTATION__CORES__SHARDS", "0");
@@ -44,7 +51,10 @@ fn text(bytes: &[u8]) -> String {
 
 /// It ends with code 3 and one line that names all of this.
 fn refused(dir: &Path, user: Option<u32>, named: &[&str]) -> Result<()> {
-    let output = serve(dir, user)?;
+    refuses(&serve(dir, user)?, &[named, &["storage.dir"]].concat())
+}
+
+fn refuses(output: &Output, named: &[&str]) -> Result<()> {
     let said = text(&output.stdout) + &text(&output.stderr);
     ensure!(output.status.code() == Some(3), "{:?}: {said}", output.status);
     ensure!(!said.contains("panicked"), "{said}");
@@ -52,7 +62,7 @@ fn refused(dir: &Path, user: Option<u32>, named: &[&str]) -> Result<()> {
         said.lines().filter_map(|line| serde_json::from_str(line).ok()).filter(|line: &Value| line["level"] == "ERROR").collect();
     ensure!(errors.len() == 1, "one line says it: {said}");
     let error = errors[0]["context"]["error"].as_str().context("the error")?;
-    for part in named.iter().chain(&["storage.dir"]) {
+    for part in named {
         ensure!(error.contains(part), "{part:?} is not in {error:?}");
     }
     Ok(())
@@ -135,4 +145,32 @@ fn a_directory_in_use_is_refused_after_two_seconds_and_its_holder_named() -> Res
     });
     ensure!(serve(dir.path(), None).is_err(), "one that ends in time is waited for");
     soon.join().map_err(|_| anyhow::anyhow!("the thread panicked"))
+}
+
+#[test]
+fn too_few_open_files_are_told_with_the_cure() -> Result<()> {
+    for limit in [10, 14, 18, 24, 40] {
+        let dir = tempfile::tempdir()?;
+        refuses(&serve_limited(dir.path(), None, &format!("ulimit -n {limit}"))?, &["ulimit -n", "LimitNOFILE="])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_soft_limit_of_open_files_is_raised_as_far_as_it_may_be() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let Err(error) = serve_limited(dir.path(), None, "ulimit -S -n 40") else {
+        anyhow::bail!("it serves until it is told to end")
+    };
+    ensure!(error.to_string().contains("it runs"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn too_little_locked_memory_is_told_with_the_cure() -> Result<()> {
+    for kib in [0, 64] {
+        let dir = tempfile::tempdir()?;
+        refuses(&serve_limited(dir.path(), None, &format!("ulimit -l {kib}"))?, &["ulimit -l", "LimitMEMLOCK="])?;
+    }
+    Ok(())
 }

@@ -14,6 +14,9 @@ const LET_GO_BYTES: u64 = 1 << 20;
 /// At most one index entry in so many bytes: that bounds the index at 1/4000 of the journal.
 const INDEX_EVERY_BYTES: u64 = 64 << 10;
 
+/// Where too many files are open to open one more, this often and so many times is tried again: for 3 s.
+const SHORTAGE_LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(50);
+const SHORTAGE_LOOKS: u32 = 60;
 /// Zeros that stand for allocated space are written in pieces of this size, in bytes.
 const FILL_BYTES: u64 = 1 << 20;
 
@@ -180,7 +183,32 @@ pub(super) fn file_name(sequence: u64) -> String {
 async fn open_file(path: &Path, flags: rustix::fs::OFlags, create: bool) -> Result<BufferedFile, DiskError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(create).truncate(create).custom_flags(flags.bits().cast_signed());
-    options.buffered_open(path).await.map_err(DiskError::ring("opening", path))
+    open_when_possible(&options, path).await
+}
+
+/// Opens a segment for a probe.
+pub(super) async fn open_to_read(path: &Path) -> Result<BufferedFile, DiskError> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    open_when_possible(&options, path).await
+}
+
+async fn open_when_possible(options: &OpenOptions, path: &Path) -> Result<BufferedFile, DiskError> {
+    let shortages = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
+    let mut patience = SHORTAGE_LOOKS;
+    loop {
+        match options.buffered_open(path).await {
+            // Steps have files open, too, and close them again.
+            Err(error) if shortages.contains(&error.raw_os_error()) && patience > 0 => {
+                if patience == SHORTAGE_LOOKS {
+                    tracing::warn!(path = %path.display(), "too many files are open to open one of the journal's: waiting");
+                }
+                patience -= 1;
+                glommio::timer::Timer::new(SHORTAGE_LOOK_EVERY).await;
+            }
+            opened => return opened.map_err(DiskError::ring("opening", path)),
+        }
+    }
 }
 
 /// Takes a file's space up to `bytes`, of which it has `from` already.
