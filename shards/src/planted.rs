@@ -39,6 +39,7 @@ bugs! {
     StrikeInFlight = "A step that was merely in flight at a death of the process gets a strike for it.",
     NoStrike = "A step that ends the process gets no strike.",
     AcceptWhileFull = "New work is accepted though the journal's disk is full.",
+    BelieveJump = "A clock that jumped far ahead is believed at once.",
     TimeoutWhileWriting = "A step whose outcome waits for the disk still times out.",
     StruckFirst = "A step with a strike does not wait for the others that were recovered with it.",
 }

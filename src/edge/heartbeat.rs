@@ -113,9 +113,12 @@ impl Heart {
     }
 }
 
-/// It takes work, has room for it, and turns.
+/// It takes work, has room for it, turns, and has a clock that it believes.
 fn is_well(gauge: &Gauge) -> bool {
-    gauge.ready.load(Relaxed) && !gauge.disk_full.load(Relaxed) && gauge.stall_ms.load(Relaxed) < STALL_SAID_MS
+    !gauge.clock_jumped.load(Relaxed)
+        && gauge.ready.load(Relaxed)
+        && !gauge.disk_full.load(Relaxed)
+        && gauge.stall_ms.load(Relaxed) < STALL_SAID_MS
 }
 
 fn share(part: u32, whole: u32) -> f64 {

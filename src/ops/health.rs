@@ -54,7 +54,8 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// The checks that every worker has: `journal` (its disk is not full) and `shards` (all take work, and turn).
+    /// The checks that every worker has: `journal` (its disk is not full), `shards` (all take work, and turn) and
+    /// `clock` (it has not jumped).
     pub fn of_shards(gauges: &[Arc<Gauge>]) -> Checks {
         let (disks, seats) = (gauges.to_vec(), gauges.to_vec());
         let journal = move || match disks.iter().filter(|gauge| gauge.disk_full.load(Relaxed)).count() {
@@ -72,7 +73,13 @@ impl Checks {
                 _ => Check::fail(format!("{stalled} of {} do not turn", seats.len())),
             }
         };
-        Checks::default().with("journal", Scope::Both, Arc::new(journal)).with("shards", Scope::Both, Arc::new(shards))
+        let clocks = gauges.to_vec();
+        let clock = move || {
+            let jumped = clocks.iter().any(|gauge| gauge.clock_jumped.load(Relaxed));
+            Check::unless(jumped.then_some("jumped ahead by more than 5 minutes: nothing new is accepted until it is set right"))
+        };
+        let checks = Checks::default().with("journal", Scope::Both, Arc::new(journal));
+        checks.with("shards", Scope::Both, Arc::new(shards)).with("clock", Scope::Both, Arc::new(clock))
     }
 
     /// The same and `nats`: what the edge has to complain of.
@@ -162,7 +169,9 @@ mod tests {
         gauges[1].disk_full.store(true, Relaxed);
         let report = checks.look();
         assert_eq!(said(&report), (false, false));
-        assert_eq!(report.holds(), [("journal", false), ("shards", true)]);
+        assert_eq!(report.holds(), [("journal", false), ("shards", true), ("clock", true)]);
+        gauges[0].clock_jumped.store(true, Relaxed);
+        assert_eq!(checks.look().holds(), [("journal", false), ("shards", true), ("clock", false)]);
         let body = report.health();
         assert_eq!((&body["status"], &body["checks"]["journal"]["status"]), (&json!("unhealthy"), &json!("fail")));
         assert_eq!(body["checks"]["shards"]["status"], "ok");

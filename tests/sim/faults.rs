@@ -100,6 +100,7 @@ impl World {
                 let by_ms = self.rng.range(100, 600_000) as i64;
                 self.wall_offset_ms += if fault == Fault::ClockBack { -by_ms } else { by_ms };
                 self.wall_offset_ms = self.wall_offset_ms.clamp(-1_200_000, 1_200_000);
+                self.note("clock set", None, self.wall_offset_ms as u64);
                 if self.rng.chance(500) {
                     self.at(lasts_us, Happening::Mend(fault));
                 }
@@ -296,6 +297,9 @@ impl World {
         let mut not_after_ms = 0;
         if rng.chance(rates.expired) {
             not_after_ms = crate::plan::EPOCH_MS + self.now_us / 1000 + rng.range(0, 3_000) - 1_000;
+        }
+        if rng.chance(rates.far) {
+            not_after_ms = crate::plan::EPOCH_MS + self.now_us / 1000 + rng.range(6, 18) * 60_000;
         }
         let poison = match rng.chance(rates.poison) {
             true => rng.pick(&[Poison::AtOnce, Poison::Later]),

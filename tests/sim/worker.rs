@@ -8,6 +8,7 @@ use shards::event::{DiskNews, Effect, Effects, Event, Past, Verdict};
 use shards::ids::{Key, Lsn, Now, Text, Ticket};
 use shards::journal::view::Frames;
 use shards::journal::{Fact, FrameView, Kind, Peek};
+use shards::limits::{CLOCK_JUMP_MS_MAX, Limits};
 use shards::shard::{Shard, ShardSettings};
 use shards::step::{Arrival, Delivery, Origin, Settle, StreamToken};
 
@@ -50,6 +51,8 @@ impl World {
     /// Boots: fold, restore, take up what has no end, then connect.
     pub fn start(&mut self) {
         self.boot += 1;
+        // Nobody can know what the clock did while nothing ran.
+        self.believable_ms = self.believable_ms.max(self.wall_offset_ms);
         self.truth.heard.clear();
         self.polled_any = [false; 2];
         let (boot, wall_ms, now_us) = (self.boot, self.wall_ms(), self.now_us);
@@ -200,6 +203,10 @@ impl World {
     /// One event into one machine, and all that follows from it here and now.
     pub fn apply(&mut self, shard: usize, event: Event) {
         let wall_ms = self.wall_ms();
+        if self.wall_offset_ms <= self.believable_ms + CLOCK_JUMP_MS_MAX as i64 {
+            self.believable_ms = self.believable_ms.max(self.wall_offset_ms);
+        }
+        let latest_ms = self.true_ms() + self.believable_ms as u64;
         let Some(worker) = self.worker.as_mut() else { return };
         let now = Now { mono_us: self.now_us - worker.started_us, wall_ms };
         let Some(seat) = worker.seats.get_mut(shard) else { return };
@@ -214,6 +221,10 @@ impl World {
             kept.extend_from_slice(&log.bytes);
         }
         let verdict = verdict.and_then(|()| oracles::nothing_new_on_a_full_disk(full, &log.bytes));
+        // A tiny journal forgets, and what may be forgotten is late, whatever the clock says.
+        let forgets = self.plan.limits.journal_bytes_max < Limits::default().journal_bytes_max;
+        let verdict =
+            verdict.and_then(|()| if forgets { Ok(()) } else { oracles::nobody_expires_for_a_jump(latest_ms, &log.bytes) });
         for frame in Frames::new(&log.bytes).flatten() {
             if let Ok(view) = FrameView::parse(frame)
                 && view.kind() == Some(Kind::Mark)

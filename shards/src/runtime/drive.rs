@@ -344,11 +344,25 @@ impl<W: Wire> Driver<W> {
         let settled = self.out.is_empty() && self.disk.next_lsn().0 == self.disk.durable().0 + 1;
         self.gauge.idle.store(self.shard.is_idle() && settled, Relaxed);
         self.gauge.disk_full.store(self.shard.disk_full(), Relaxed);
+        self.tell_clock();
         self.gauge.reserve_bytes.store(self.disk.reserve_bytes(), Relaxed);
         if now.mono_us >= self.tally_due_us {
             self.tally_due_us = now.mono_us + TALLY_EVERY_US;
             self.untold = false;
             self.send_tally();
+        }
+    }
+
+    /// Raises the alarm where the clock has jumped, and says when it is over.
+    fn tell_clock(&self) {
+        let jumped = self.shard.clock_jumped();
+        match (self.gauge.clock_jumped.swap(jumped, Relaxed), jumped) {
+            (false, true) => tracing::error!(
+                shard = self.index,
+                "the clock jumped ahead by more than 5 minutes: nothing new is accepted until it is set right, or has gone on steadily for 10 minutes"
+            ),
+            (true, false) => tracing::info!(shard = self.index, "the clock is believed again: new steps are accepted"),
+            _ => {}
         }
     }
 

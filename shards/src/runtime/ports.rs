@@ -133,6 +133,8 @@ pub struct Gauge {
     pub disk_full: AtomicBool,
     /// Space that is kept for when the disk is full, in bytes; 0 while it is used.
     pub reserve_bytes: AtomicU64,
+    /// The clock stands so far ahead that it is not believed: nothing new is accepted.
+    pub clock_jumped: AtomicBool,
     /// Nothing is running, waiting or on its way out, and nothing waits for the disk.
     pub idle: AtomicBool,
     /// Wakes the shard's loop from another thread.

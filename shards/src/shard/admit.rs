@@ -13,6 +13,7 @@ use crate::outcome::{Code, Effected, Fault, Outcome, Status};
 use crate::planted::{Bug, planted};
 use crate::quota::Refusal;
 use crate::step::{Arrival, Content, EffectClass, Origin, Settle, Work};
+use crate::tenant::Waiting;
 
 impl Shard {
     pub(super) fn arrived(&mut self, now: Now, arrival: Rc<Arrival>, fx: &mut Effects) {
@@ -323,7 +324,9 @@ impl Shard {
         }
         let tenant = self.tenants.find(&arrival.tenant);
         self.held_bytes += arrival.held_bytes();
-        self.tenants.get(tenant).waiting.push_back(arrival);
+        let budget_ms = arrival.work().map_or(0, |work| work.budget_ms);
+        let until_us = now.mono_us.saturating_add(budget_ms.saturating_mul(1000));
+        self.tenants.get(tenant).waiting.push_back(Waiting { until_us, arrival });
         self.waiting += 1;
         if self.waiting == 1 {
             self.waiting_due_us = now.mono_us + 100_000;
@@ -337,14 +340,13 @@ impl Shard {
         }
         for tenant in self.tenants.indices() {
             while let Some(first) = self.tenants.peek(tenant).waiting.front() {
-                let budget_ms = first.work().map_or(0, |work| work.budget_ms);
-                let overdue = now.wall_ms > first.received_ms.saturating_add(budget_ms);
+                let overdue = now.mono_us > first.until_us;
                 let account = &self.tenants.peek(tenant).account;
                 let room = self.has_room() && !self.draining && account.queued < account.queued_max;
                 if !overdue && !room {
                     break;
                 }
-                let Some(arrival) = self.tenants.get(tenant).waiting.pop_front() else { break };
+                let Some(Waiting { arrival, .. }) = self.tenants.get(tenant).waiting.pop_front() else { break };
                 self.waiting -= 1;
                 self.held_bytes -= arrival.held_bytes();
                 // What became known while it waited, by a stream's copy of the same assignment say, has or gets its outcome.
@@ -363,7 +365,7 @@ impl Shard {
     pub(super) fn drain(&mut self, now: Now, fx: &mut Effects) {
         self.draining = true;
         for tenant in self.tenants.indices() {
-            for arrival in std::mem::take(&mut self.tenants.get(tenant).waiting) {
+            for Waiting { arrival, .. } in std::mem::take(&mut self.tenants.get(tenant).waiting) {
                 self.waiting -= 1;
                 self.held_bytes -= arrival.held_bytes();
                 self.arrived(now, arrival, fx);
@@ -391,7 +393,7 @@ impl Shard {
         self.tally.refused += 1;
         let key = self.answer_key(&arrival);
         match self.known.get(&key) {
-            Some(memory) => self.again(now, key, memory, arrival, fx),
+            Some(memory) => self.answered_before(now, memory, arrival, fx),
             None => self.answer(now, key, arrival, fault, fx),
         }
     }

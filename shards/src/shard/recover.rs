@@ -17,6 +17,8 @@ impl Shard {
         self.known = restored.known;
         self.strikes = restored.strikes;
         self.wall_floor_ms = restored.wall_ms;
+        // From here on the clock is watched, not only from whatever happens first.
+        self.believed = Some(now);
         for (name, seq) in restored.tenants {
             let index = self.tenants.find(&name);
             self.tenants.get(index).audit_seq = seq;

@@ -68,3 +68,21 @@ fn who_waited_for_a_full_disk_till_the_end_is_told_so() {
     assert_eq!(fault.code, Code::SystemOverload);
     assert!(fault.message.contains("disk"), "{}", fault.message);
 }
+
+#[test]
+fn a_clock_that_jumps_ends_nobody_s_wait() {
+    for by_ms in [-600_000, 240_000_i64] {
+        let mut bench = Bench::new();
+        bench.apply(Event::Disk(DiskNews::Full));
+        bench.wait_ms(1_000);
+        bench.send(&step("k").from(core()));
+        bench.now.wall_ms = bench.now.wall_ms.saturating_add_signed(by_ms);
+        bench.wait_ms(5_000);
+        bench.send(&step("after").by("b").from(core()));
+        bench.wait_ms(1_000);
+        assert!(bench.settle().0.is_empty(), "both have 10 s, whatever the clock says ({by_ms} ms)");
+        bench.apply(Event::Disk(DiskNews::Room));
+        bench.wait_ms(150);
+        assert_eq!(bench.runs().len(), 2);
+    }
+}
