@@ -82,7 +82,7 @@ impl Volume {
     }
 
     fn fill_at(ballast: &Path) -> Result<()> {
-        let file = OpenOptions::new().create(true).append(false).write(true).open(ballast)?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(ballast)?;
         let mut at = file.metadata()?.len();
         for piece in [1 << 20, 4096] {
             let zeros = vec![1; piece];

@@ -356,13 +356,17 @@ impl<W: Wire> Driver<W> {
     /// Raises the alarm where the clock has jumped, and says when it is over.
     fn tell_clock(&self) {
         let jumped = self.shard.clock_jumped();
-        match (self.gauge.clock_jumped.swap(jumped, Relaxed), jumped) {
-            (false, true) => tracing::error!(
+        if jumped == self.gauge.clock_jumped.load(Relaxed) {
+            return;
+        }
+        self.gauge.clock_jumped.store(jumped, Relaxed);
+        if jumped {
+            tracing::error!(
                 shard = self.index,
                 "the clock jumped ahead by more than 5 minutes: nothing new is accepted until it is set right, or has gone on steadily for 10 minutes"
-            ),
-            (true, false) => tracing::info!(shard = self.index, "the clock is believed again: new steps are accepted"),
-            _ => {}
+            );
+        } else {
+            tracing::info!(shard = self.index, "the clock is believed again: new steps are accepted");
         }
     }
 

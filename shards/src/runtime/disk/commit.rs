@@ -96,7 +96,7 @@ impl Inner {
                 break next;
             }
             if self.full.get()
-                && let Some(reserve) = self.from_reserve().await?
+                && let Some(reserve) = self.take_reserve().await?
             {
                 break Rc::new(reserve);
             }

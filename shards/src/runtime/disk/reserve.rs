@@ -70,7 +70,7 @@ impl Inner {
     }
 
     /// The next segment out of the reserve, unless the tender is at work on either of them just now.
-    pub(super) async fn from_reserve(&self) -> Result<Option<Segment>, DiskError> {
+    pub(super) async fn take_reserve(&self) -> Result<Option<Segment>, DiskError> {
         if self.tending.get() || self.reserve.get() == 0 {
             return Ok(None);
         }
