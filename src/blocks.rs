@@ -15,6 +15,7 @@ mod abort;
 mod echo;
 mod fail;
 mod fs;
+mod hang;
 mod hash;
 mod inputs;
 pub mod local;
@@ -55,6 +56,7 @@ pub static TABLE: &[Entry] = &[
     Entry { info: &fs::GET, dev: false, check: fs::check_get, build: || Rc::new(fs::Get) },
     Entry { info: &fail::INFO, dev: true, check: fail::check, build: || Rc::new(fail::Fail) },
     Entry { info: &abort::INFO, dev: true, check: abort::check, build: || Rc::new(abort::Abort) },
+    Entry { info: &hang::INFO, dev: true, check: hang::check, build: || Rc::new(hang::Hang) },
 ];
 
 /// The block that goes by `name`, canonical or alias. `dev` opens the development blocks.

@@ -122,6 +122,7 @@ pub(crate) struct Limits {
     pub(crate) unpublished: Leaf,
     pub(crate) default_budget: Leaf,
     pub(crate) on_overload: Leaf,
+    pub(crate) stall: Leaf,
 }
 
 /// `[cores]`: who runs where.

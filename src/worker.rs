@@ -2,6 +2,7 @@
 //!
 //! A [`Worker`] is the shards and their ports, whoever feeds them: the edge (`serve`) or a file (`run`).
 
+mod allowance;
 mod identity;
 
 use std::io::Read;
@@ -20,7 +21,7 @@ use shards::runtime::ports::{Control, Gauge, Inbound, Outbound};
 use shards::runtime::rt::Clock;
 use shards::runtime::seat::{Furniture, Seat};
 use shards::runtime::tenure::{Grant, Lease};
-use shards::runtime::watchdog::watch;
+use shards::runtime::watchdog::{Watch, watch};
 use thiserror::Error;
 
 use crate::blocks;
@@ -49,13 +50,25 @@ pub enum WorkerError {
     #[error(transparent)]
     Shard(#[from] ShardError),
     /// The tenants' blobs.
-    #[error("blobs at {path}: {source}", path = .path.display())]
+    #[error("storage.blobs_dir {path}: {source}", path = .path.display())]
     Blobs {
         /// The folder.
         path: PathBuf,
         /// What the system said.
         #[source]
         source: std::io::Error,
+    },
+    /// The system's limit of open files.
+    #[error(
+        "this process may open {limit} files, and {shards} shards need {wanted} at least: raise its limit (ulimit -n, LimitNOFILE= in a systemd unit) to 4096 or more"
+    )]
+    Files {
+        /// How many it may.
+        limit: u64,
+        /// How many it should.
+        wanted: u64,
+        /// For so many shards.
+        shards: usize,
     },
     /// A shard ended though nobody asked it to.
     #[error("shard {0} ended by itself")]
@@ -95,16 +108,31 @@ pub struct Plan {
 }
 
 impl Worker {
-    /// Starts the shards; returns once all of them have read their journals. They wait for a [`Grant`] then.
+    /// Takes the data directory for this process: what is wrong with it is found out before anything else.
     ///
     /// # Errors
-    /// The data directory is held, a journal is damaged or not ours, a core cannot be used.
+    /// It is held, or cannot be made or written.
+    pub fn hold(settings: &Settings) -> Result<DirLock, WorkerError> {
+        Ok(lock_dir(&absolute(&settings.storage_dir))?)
+    }
+
+    /// [`Worker::hold`] and then [`Worker::start_on`].
+    ///
+    /// # Errors
+    /// Those of both.
     pub fn start(settings: &Settings, plan: &Plan) -> Result<Worker, WorkerError> {
+        Worker::start_on(settings, plan, Worker::hold(settings)?)
+    }
+
+    /// Starts the shards on the directory that is held; returns once all of them have read their journals. They wait for a
+    /// [`Grant`] then.
+    ///
+    /// # Errors
+    /// A journal is damaged or not ours, a core cannot be used.
+    pub fn start_on(settings: &Settings, plan: &Plan, lock: DirLock) -> Result<Worker, WorkerError> {
         let layout = Layout::resolve(settings.cores.shards.as_deref(), settings.cores.edge.as_deref(), &Layout::allowed())?;
-        // The ring opens files by path and takes only absolute ones.
-        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        allowance::raise(layout.shards.len())?;
         let storage_dir = absolute(&settings.storage_dir);
-        let lock = lock_dir(&storage_dir)?;
         let blobs_dir = &absolute(&settings.blobs_dir);
         blocks::local::sweep(blobs_dir).map_err(|source| WorkerError::Blobs { path: blobs_dir.clone(), source })?;
         let count = layout.shards.len();
@@ -194,7 +222,11 @@ impl Worker {
             keeper: Some(Keeper::new(envelopes, count)),
             _lock: lock,
         };
-        let watched = worker.gauges.iter().cloned().zip(worker.inboxes.iter().cloned()).collect();
+        let watched = Watch {
+            shards: worker.gauges.iter().cloned().zip(worker.inboxes.iter().cloned()).collect(),
+            block_names: blocks::TABLE.iter().map(|entry| name_and_version(entry.info)).collect(),
+            stall_ms_max: settings.limits.stall_ms_max,
+        };
         if let Err(error) = watch(watched) {
             tracing::warn!(%error, "no watchdog: a shard that stalls is not prodded");
         }
@@ -307,6 +339,11 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// The ring opens files by path and takes only absolute ones.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn early(exit: Exit) -> WorkerError {

@@ -23,6 +23,10 @@ pub const BATCH_BYTES_MAX: usize = 1 << 20;
 pub const RUNNING_PER_SHARD_MAX: u32 = 30_000;
 /// Shortest and longest delay of a delivery that is handed back for load, in milliseconds.
 pub const NAK_DELAY_MS: std::ops::RangeInclusive<u32> = 1_000..=30_000;
+/// Delay of a delivery that is handed back because the journal's disk is full, in milliseconds.
+pub const FULL_NAK_MS: u32 = 1_000;
+/// While the journal's disk is full, so many deliveries are looked at every second in case their key is known.
+pub const FULL_LOOKS_PER_S: u32 = 256;
 /// One level of priority is worth this much waiting time, in milliseconds: that is the aging of a tenant's queue.
 pub const PRIORITY_STEP_MS: u64 = 100;
 /// A clock that jumps forward by more than this is not believed at once, in milliseconds.
@@ -39,6 +43,9 @@ pub const STRIKES_MAX: u32 = 3;
 /// A step with a strike may keep all others from starting for so long before it starts, and again after, in milliseconds.
 pub const HUSH_MS_MAX: u64 = 1_000;
 
+/// A shard that has not turned for so long is spoken of, in milliseconds.
+pub const STALL_SAID_MS: u64 = 1_000;
+
 const _: () = assert!(RUNNING_PER_SHARD_MAX < i16::MAX as u32);
 const _: () = assert!(BATCH_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(*NAK_DELAY_MS.start() < *NAK_DELAY_MS.end());
@@ -54,7 +61,7 @@ pub struct Limits {
     pub shard_running_max: u32,
     /// Steps that may wait at once on this shard, over all tenants.
     pub shard_queued_max: u32,
-    /// Bytes of message bodies that this shard may hold for waiting and running steps.
+    /// Bytes of message bodies that this shard may hold for waiting and running steps, and of outputs that are not yet told.
     pub shard_held_bytes_max: u64,
     /// Largest message body accepted, in bytes.
     pub payload_bytes_max: u64,
@@ -72,6 +79,8 @@ pub struct Limits {
     pub journal_bytes_max: u64,
     /// What happens on core NATS when a tenant's queue is full.
     pub on_overload: OnOverload,
+    /// A step's own code that keeps its core for so long ends the process, in milliseconds.
+    pub stall_ms_max: u64,
 }
 
 /// What a step that came over core NATS meets when its tenant's queue is full.
@@ -99,6 +108,7 @@ impl Default for Limits {
             horizon_min_ms: 10 * 60 * 1000,
             journal_bytes_max: 20 << 30,
             on_overload: OnOverload::Delay,
+            stall_ms_max: 10_000,
         }
     }
 }

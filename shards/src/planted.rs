@@ -41,6 +41,9 @@ bugs! {
     RunInherited = "A step that must never run twice is run although an earlier owner may have run it.",
     KeepSuperseded = "What another owner has had since is finished as if it were still ours.",
     ForgetUntold = "An outcome that was never told is told without its dead letter.",
+    AcceptWhileFull = "New work is accepted though the journal's disk is full.",
+    BelieveJump = "A clock that jumped far ahead is believed at once.",
+    TimeoutWhileWriting = "A step whose outcome waits for the disk still times out.",
     StruckFirst = "A step with a strike does not wait for the others that were recovered with it.",
 }
 

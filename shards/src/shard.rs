@@ -13,6 +13,7 @@ mod notice;
 mod record;
 mod recover;
 mod retain;
+mod room;
 mod run;
 mod settle;
 mod struck;
@@ -32,6 +33,7 @@ use crate::ids::{Key, Lsn, Now, Salt, Text, Ticket};
 use crate::lane::Lane;
 use crate::limits::{CLOCK_JUMP_MS_MAX, CLOCK_STEADY_MS, Limits};
 use crate::outcome::Outcome;
+use crate::planted::{Bug, planted};
 use crate::quota::Charge;
 use crate::step::Arrival;
 use crate::strike::Strikes;
@@ -114,7 +116,8 @@ pub struct Shard {
     progress_due_us: u64,
     waiting_due_us: u64,
     draining: bool,
-    disk_full: bool,
+    /// The journal's disk is full.
+    full: Option<room::Looks>,
     tally: Tally,
 }
 
@@ -233,7 +236,7 @@ impl Shard {
             progress_due_us: 0,
             waiting_due_us: 0,
             draining: false,
-            disk_full: false,
+            full: None,
             tally,
             settings,
         }
@@ -270,19 +273,20 @@ impl Shard {
         let retain = self.retain.next_look_us();
         // While nothing is accepted, nothing else would come and let the clock be looked at again.
         let steady = self.jumped.map(|_| self.clock_look_us);
-        [timers, progress, waiting, retain, steady, self.struck.look_us].into_iter().flatten().min()
+        let looks = self.looks_due_us();
+        [timers, progress, waiting, retain, steady, looks, self.struck.look_us].into_iter().flatten().min()
     }
 
     /// How many more deliveries this shard would take now: what the edge may pull for it.
     pub fn free_slots(&self) -> u32 {
         let limits = &self.settings.limits;
-        if self.draining || !self.has_room() || self.held_bytes >= limits.shard_held_bytes_max {
+        if self.draining || !self.has_places() {
             return 0;
         }
         let queue = limits.shard_queued_max.saturating_sub(self.queued + self.waiting);
         let unpublished = limits.unpublished_max.saturating_sub(self.unpublished);
         // Those that ask again for a finished key take no place in a queue, but somebody has to read for them.
-        queue.min(unpublished).saturating_sub(self.probing.len() as u32)
+        queue.min(unpublished).min(self.looks_left()).saturating_sub(self.probing.len() as u32)
     }
 
     /// Nothing is running, waiting or on its way out.
@@ -303,11 +307,6 @@ impl Shard {
     /// Outcomes not yet known as published.
     pub fn unpublished(&self) -> u32 {
         self.unpublished
-    }
-
-    /// Whether the disk has no room for new work.
-    pub fn disk_full(&self) -> bool {
-        self.disk_full
     }
 
     /// What was counted so far, with the current levels filled in.
@@ -341,7 +340,7 @@ impl Shard {
     fn clock(&mut self, mut now: Now) -> Now {
         let believed = *self.believed.get_or_insert(now);
         let expected_ms = should_be(believed, now);
-        let ahead = now.wall_ms > expected_ms + CLOCK_JUMP_MS_MAX;
+        let ahead = now.wall_ms > expected_ms + CLOCK_JUMP_MS_MAX && !planted(Bug::BelieveJump);
         self.jumped = match self.jumped {
             _ if !ahead => None,
             Some(since) if should_be(since, now).abs_diff(now.wall_ms) <= CLOCK_JUMP_MS_MAX => Some(since),
@@ -359,8 +358,12 @@ impl Shard {
     }
 
     fn has_room(&self) -> bool {
-        !self.disk_full
-            && self.jumped.is_none()
+        (self.full.is_none() || planted(Bug::AcceptWhileFull)) && self.has_places()
+    }
+
+    /// The same, whatever its disk says.
+    fn has_places(&self) -> bool {
+        self.jumped.is_none()
             && !self.retain.at_floor()
             && self.unpublished < self.settings.limits.unpublished_max
             && self.queued < self.settings.limits.shard_queued_max
@@ -374,8 +377,7 @@ impl Shard {
     /// The slot of a ticket that is still good.
     fn current(&self, ticket: Ticket) -> Option<u32> {
         let job = self.jobs.get(ticket.slot as usize)?;
-        let good = job.state != State::Free
-            && (job.generation == ticket.generation || crate::planted::planted(crate::planted::Bug::StaleTicket));
+        let good = job.state != State::Free && (job.generation == ticket.generation || planted(Bug::StaleTicket));
         good.then_some(ticket.slot)
     }
 
@@ -429,6 +431,13 @@ impl Shard {
         }
     }
 
+    /// What a job holds from now on until it is closed: a slow disk, or nobody to tell, must not fill the memory.
+    fn hold_outcome(&mut self, slot: u32, outcome: Rc<Outcome>) {
+        self.held_bytes += outcome.outputs.len() as u64;
+        let before = self.jobs[slot as usize].outcome.replace(outcome);
+        self.held_bytes -= before.map_or(0, |before| before.outputs.len() as u64);
+    }
+
     /// Gives a slot back once nothing refers to it any more: letters confirmed, work ended.
     fn close_job(&mut self, slot: u32) {
         let job = &mut self.jobs[slot as usize];
@@ -439,7 +448,7 @@ impl Shard {
         job.generation += 1;
         self.held_bytes -= job.arrival.held_bytes();
         job.others = Vec::new();
-        job.outcome = None;
+        self.held_bytes -= job.outcome.take().map_or(0, |outcome| outcome.outputs.len() as u64);
         job.stopped_by = None;
         self.deadlines.disarm(slot);
         self.live -= 1;

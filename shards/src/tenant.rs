@@ -24,7 +24,16 @@ pub struct Tenant {
     /// The number of its newest audit item.
     pub audit_seq: u64,
     /// Arrivals that no server keeps for us, waiting for a place in the queue; not accepted yet.
-    pub waiting: VecDeque<Rc<Arrival>>,
+    pub waiting: VecDeque<Waiting>,
+}
+
+/// An arrival that waits unaccepted. Lives on its core.
+#[derive(Debug)]
+pub struct Waiting {
+    /// Its budget is over then, monotonic: what is done to the clock meanwhile must not end its wait.
+    pub until_us: u64,
+    /// Itself.
+    pub arrival: Rc<Arrival>,
 }
 
 /// All tenants of one shard. Lives on its core.

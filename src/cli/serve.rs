@@ -144,8 +144,9 @@ impl Serving {
     /// Whatever keeps one of them from starting.
     pub async fn start(settings: &Settings, dev: bool) -> Result<Serving, ServeError> {
         let frame = settings.grpc.as_ref().map(DoorFrame::of).transpose()?;
+        let lock = Worker::hold(settings)?;
         let identity = identity(settings).await?;
-        let mut worker = Worker::start(settings, &Plan { identity: identity.clone(), dev })?;
+        let mut worker = Worker::start_on(settings, &Plan { identity: identity.clone(), dev }, lock)?;
         for found in &worker.found {
             tracing::info!(
                 shard = found.shard,

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use shards::limits::STALL_SAID_MS;
 use shards::runtime::ports::Gauge;
 
 use super::nats::Link;
@@ -78,8 +79,7 @@ impl Heart {
         let sum = |of: fn(&Gauge) -> u32| self.gauges.iter().map(|gauge| of(gauge)).fold(0, u32::saturating_add);
         let running = sum(|gauge| gauge.running.load(Relaxed));
         let queued = sum(|gauge| gauge.queued.load(Relaxed));
-        let well = self.status.complaint().is_none()
-            && self.gauges.iter().all(|gauge| gauge.ready.load(Relaxed) && !gauge.disk_full.load(Relaxed));
+        let well = self.status.complaint().is_none() && self.gauges.iter().all(|gauge| is_well(gauge));
         let status = if self.phase.now() != Halt::Run {
             "draining"
         } else if !well {
@@ -112,6 +112,14 @@ impl Heart {
         let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
         if wall_ms < 1.0 { 0.0 } else { round((now.1.saturating_sub(used) as f64 / wall_ms / cores * 100.0).min(100.0)) }
     }
+}
+
+/// It takes work, has room for it, turns, and has a clock that it believes.
+fn is_well(gauge: &Gauge) -> bool {
+    !gauge.clock_jumped.load(Relaxed)
+        && gauge.ready.load(Relaxed)
+        && !gauge.disk_full.load(Relaxed)
+        && gauge.stall_ms.load(Relaxed) < STALL_SAID_MS
 }
 
 fn share(part: u32, whole: u32) -> f64 {

@@ -138,7 +138,7 @@ impl Port {
         while self.sizes.len() > self.inbox.len() {
             self.in_inbox -= self.sizes.pop_front().unwrap_or(0);
         }
-        if !self.gauge.ready.load(Ordering::Relaxed) || self.gauge.disk_full.load(Ordering::Relaxed) {
+        if !self.gauge.ready.load(Ordering::Relaxed) {
             return 0;
         }
         let free = self.gauge.free.load(Ordering::Relaxed);

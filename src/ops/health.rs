@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::{Map, Value, json};
+use shards::limits::STALL_SAID_MS;
 use shards::runtime::ports::Gauge;
 
 use crate::edge::status::EdgeStatus;
@@ -53,20 +54,33 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// The checks that every worker has: `journal` (its disk is not full) and `shards` (all take work).
+    /// The checks that every worker has: `journal` (its disk is not full), `shards` (all take work, and turn) and
+    /// `clock` (it has not jumped).
     pub fn of_shards(gauges: &[Arc<Gauge>]) -> Checks {
         let (disks, seats) = (gauges.to_vec(), gauges.to_vec());
         let journal = move || match disks.iter().filter(|gauge| gauge.disk_full.load(Relaxed)).count() {
             0 => Check::ok("has room"),
-            full => Check::fail(format!("the disk is full for {full} of {} shards: nothing new is accepted", disks.len())),
+            full => Check::fail(format!(
+                "the disk is full for {full} of {} shards: new steps wait, known ones are answered",
+                disks.len()
+            )),
         };
         let shards = move || {
             let count = |of: fn(&Gauge) -> bool| seats.iter().filter(|gauge| of(gauge)).count();
             let (ready, waits) = (count(|gauge| gauge.ready.load(Relaxed)), count(|gauge| gauge.waits.load(Relaxed)));
             let waiting = if waits > 0 { format!(", {waits} may not begin yet") } else { String::new() };
-            Check { ok: ready + waits == seats.len(), message: format!("{ready} of {} ready{waiting}", seats.len()) }
+            match count(|gauge| gauge.stall_ms.load(Relaxed) >= STALL_SAID_MS) {
+                0 => Check { ok: ready + waits == seats.len(), message: format!("{ready} of {} ready{waiting}", seats.len()) },
+                stalled => Check::fail(format!("{stalled} of {} do not turn", seats.len())),
+            }
         };
-        Checks::default().with("journal", Scope::Both, Arc::new(journal)).with("shards", Scope::Both, Arc::new(shards))
+        let clocks = gauges.to_vec();
+        let clock = move || {
+            let jumped = clocks.iter().any(|gauge| gauge.clock_jumped.load(Relaxed));
+            Check::unless(jumped.then_some("jumped ahead by more than 5 minutes: nothing new is accepted until it is set right"))
+        };
+        let checks = Checks::default().with("journal", Scope::Both, Arc::new(journal));
+        checks.with("shards", Scope::Both, Arc::new(shards)).with("clock", Scope::Both, Arc::new(clock))
     }
 
     /// The same and `nats`: what the edge has to complain of.
@@ -161,10 +175,15 @@ mod tests {
         draining.store(true, Relaxed);
         assert_eq!(said(&checks.look()), (true, false));
         draining.store(false, Relaxed);
+        gauges[1].stall_ms.store(STALL_SAID_MS, Relaxed);
+        assert_eq!(said(&checks.look()), (false, false), "one shard does not turn");
+        gauges[1].stall_ms.store(STALL_SAID_MS - 1, Relaxed);
         gauges[1].disk_full.store(true, Relaxed);
         let report = checks.look();
         assert_eq!(said(&report), (false, false));
-        assert_eq!(report.holds(), [("journal", false), ("shards", true)]);
+        assert_eq!(report.holds(), [("journal", false), ("shards", true), ("clock", true)]);
+        gauges[0].clock_jumped.store(true, Relaxed);
+        assert_eq!(checks.look().holds(), [("journal", false), ("shards", true), ("clock", false)]);
         let body = report.health();
         assert_eq!((&body["status"], &body["checks"]["journal"]["status"]), (&json!("unhealthy"), &json!("fail")));
         assert_eq!(body["checks"]["shards"]["status"], "ok");

@@ -142,6 +142,15 @@ impl Page {
         shown("endstation_queued", "Steps that wait.", |g| f64::from(g.queued.load(Relaxed)));
         shown("endstation_running", "Steps that run.", |g| f64::from(g.running.load(Relaxed)));
         shown("endstation_free", "Deliveries that would be taken now.", |g| f64::from(g.free.load(Relaxed)));
+        shown("endstation_journal_disk_full", "1 while the journal's disk is full and new steps wait.", |g| {
+            f64::from(u8::from(g.disk_full.load(Relaxed)))
+        });
+        shown("endstation_journal_reserve_bytes", "Space kept for when the disk is full; 0 while it is used.", |g| {
+            g.reserve_bytes.load(Relaxed) as f64
+        });
+        shown("worker_shard_stall_seconds", "How long the shard has not turned though it has work; 0 while it turns.", |g| {
+            g.stall_ms.load(Relaxed) as f64 / 1e3
+        });
         shown("endstation_shard_ready", "1 where the shard takes work.", |g| f64::from(u8::from(g.ready.load(Relaxed))));
     }
 
@@ -287,6 +296,9 @@ mod tests {
         let gauges = [Arc::new(Gauge::default()), Arc::new(Gauge::default())];
         gauges[0].queued.store(2, Relaxed);
         gauges[1].queued.store(3, Relaxed);
+        gauges[1].disk_full.store(true, Relaxed);
+        gauges[0].stall_ms.store(2_500, Relaxed);
+        gauges[0].reserve_bytes.store(4096, Relaxed);
         let blocks = ["echo".to_owned(), "sleep".to_owned()];
         let usage = Usage { cpu_us: 1_500_000, memory_bytes: 4096 };
         render(&View {
@@ -325,6 +337,9 @@ mod tests {
             r#"worker_health_status{check="nats"} 0"#,
             r#"endstation_journal_fsyncs_total{shard="1"} 3"#,
             r#"endstation_unpublished{shard="0"} 0"#,
+            r#"worker_shard_stall_seconds{shard="0"} 2.5"#,
+            r#"endstation_journal_disk_full{shard="1"} 1"#,
+            r#"endstation_journal_reserve_bytes{shard="0"} 4096"#,
             "endstation_outbox_published_total 9",
             "# TYPE worker_task_latency_ms histogram",
         ] {

@@ -175,6 +175,7 @@ impl Desk {
             unpublished_max: self.take(key!(limits.unpublished), &d.unpublished_max.to_string(), number(1..=UNPUBLISHED_MAX)),
             budget_ms_default: self.take(key!(limits.default_budget), &duration_text(d.budget_ms_default), budget),
             on_overload: self.take(key!(limits.on_overload), on_overload, choice(OVERLOADS)),
+            stall_ms_max: self.take(key!(limits.stall), &duration_text(d.stall_ms_max), duration(1_000..=HOUR_MS)),
         };
         let process = self.take(key!(limits.process_running), "0", number(0..=PROCESS_RUNNING_MAX));
         if limits.horizon_min_ms > limits.horizon_ms {

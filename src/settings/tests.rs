@@ -294,6 +294,7 @@ fn every_rule_names_key_value_rule_and_place() {
         ("limits.payload_bytes", "\"65MiB\"", "65MiB", &format!("{SIZE} 1B to 64MiB")),
         ("limits.default_budget", "\"25h\"", "25h", &format!("{DURATION} 1ms to 24h")),
         ("limits.on_overload", "\"drop\"", "drop", "must be one of delay, reject"),
+        ("limits.stall", "\"10ms\"", "10ms", &format!("{DURATION} 1s to 1h")),
         ("cores.shards", "\"4-2\"", "4-2", CORES),
         ("cores.edge", "0", "0", CORES),
         ("ops.bind", "\"9091\"", "9091", "must be an address and a port, such as \"127.0.0.1:9091\" or \"[::1]:9091\""),

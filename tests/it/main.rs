@@ -1,7 +1,7 @@
 //! The worker as its users meet it: the real binary against a real nats-server, judged by a model of the router.
 //!
 //! [`router`] is the model, written from the wire contract alone; [`server`], [`worker`] and [`ledger`] are the world
-//! around it, [`stranded`] judges what a killed server forgot; [`scenario`] holds the tests. Nothing here links the worker's
+//! around it, [`volume`] is a disk that fails; [`stranded`] judges what a killed server forgot; [`scenario`] holds the tests. Nothing here links the worker's
 //! code: what counts is what goes over the wire.
 //! Every test has its own server, ports and folders, so they run in parallel; the heavy ones take turns.
 
@@ -12,5 +12,6 @@ mod router;
 mod scenario;
 mod server;
 mod stranded;
+mod volume;
 mod worker;
 mod world;

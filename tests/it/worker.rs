@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::server::free_port;
+use crate::volume::Volume;
 
 /// How long a worker may take to be ready, recovery included.
 const READY_MS_MAX: u64 = 20_000;
@@ -54,6 +55,8 @@ pub(crate) struct Worker {
     url: String,
     settings: Settings,
     id: String,
+    /// Goes before the folder that it is mounted in.
+    volume: Option<Volume>,
     dir: tempfile::TempDir,
 }
 
@@ -69,7 +72,29 @@ impl Worker {
     pub(crate) fn stopped(url: &str, settings: Settings) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("endstation-it-").tempdir()?;
         let ops_port = free_port();
-        Ok(Worker { child: None, ops_port, url: url.to_owned(), settings, id: format!("it-{ops_port}"), dir })
+        Ok(Worker { child: None, ops_port, url: url.to_owned(), settings, id: format!("it-{ops_port}"), volume: None, dir })
+    }
+
+    /// Gives it a disk of so many MiB for its storage; false, and said aloud, where nothing may be mounted.
+    pub(crate) fn mount(&mut self, mib: u64) -> Result<bool> {
+        self.volume = Volume::mount(&self.storage(), mib)?;
+        Ok(self.volume.is_some())
+    }
+
+    /// The same, of which only so many MiB are really there.
+    pub(crate) fn mount_thin(&mut self, mib: u64, really_mib: u64) -> Result<bool> {
+        self.volume = Volume::mount_thin(&self.storage(), mib, really_mib)?;
+        Ok(self.volume.is_some())
+    }
+
+    /// The disk it was given, mounted anew; the worker must not run.
+    pub(crate) fn revive_volume(&mut self) -> Result<()> {
+        self.volume.as_mut().context("a disk of its own")?.revive()
+    }
+
+    /// The disk it was given.
+    pub(crate) fn volume(&self) -> Result<&Volume> {
+        self.volume.as_ref().context("a disk of its own")
     }
 
     /// Starts it on its folder and waits until it is ready.
@@ -140,6 +165,21 @@ impl Worker {
         Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
+    /// Waits until a metric is as wanted: what a shard shows of itself comes a little later than what it does.
+    pub(crate) async fn metric_becomes(&self, name: &str, wanted: impl Fn(f64) -> bool) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let value = self.metric(name).await?;
+            if wanted(value) {
+                return Ok(());
+            }
+            if begun.elapsed() > Duration::from_millis(READY_MS_MAX) {
+                bail!("{name} stays at {value}:\n{}", self.log_tail());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Its exit status, once it has ended.
     pub(crate) fn exited(&mut self) -> Result<Option<ExitStatus>> {
         match &mut self.child {
@@ -178,6 +218,12 @@ impl Worker {
             let _gone_already = child.kill();
             let _status = child.wait();
         }
+    }
+
+    /// Its process.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn pid(&self) -> Result<u32> {
+        Ok(self.child.as_ref().context("the worker does not run")?.id())
     }
 
     /// Asks it to stop, as a service manager does.

@@ -46,6 +46,8 @@ pub struct Disk {
     pub durable: Lsn,
     sequence: u64,
     segment_bytes: usize,
+    /// While it is full: what may still be written, in bytes.
+    pub room: Option<usize>,
     /// A checksum of every frame that was ever said to be durable, by lsn from 1.
     pub promised: Vec<u32>,
 }
@@ -63,6 +65,7 @@ impl Disk {
             durable: Lsn(0),
             sequence: 0,
             segment_bytes,
+            room: None,
             promised: Vec::new(),
         }
     }
@@ -93,10 +96,14 @@ impl Disk {
         self.in_flight.is_some()
     }
 
-    /// Starts writing what is pending, unless a batch is on its way already.
+    /// Starts writing what is pending, unless a batch is on its way already or there is no room for it.
     pub fn start_write(&mut self) -> bool {
         if self.in_flight.is_some() || self.pending_frames == 0 {
             return false;
+        }
+        if let Some(room) = &mut self.room {
+            let Some(left) = room.checked_sub(self.pending.len()) else { return false };
+            *room = left;
         }
         let segment = self.segments.last_mut().expect("open after boot");
         let mut batch = std::mem::take(&mut self.pending);

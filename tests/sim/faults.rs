@@ -109,6 +109,7 @@ impl World {
                 let by_ms = self.rng.range(100, 600_000) as i64;
                 self.wall_offset_ms += if fault == Fault::ClockBack { -by_ms } else { by_ms };
                 self.wall_offset_ms = self.wall_offset_ms.clamp(-1_200_000, 1_200_000);
+                self.note("clock set", None, self.wall_offset_ms as u64);
                 if self.rng.chance(500) {
                     self.at(lasts_us, Happening::Mend(fault));
                 }
@@ -121,8 +122,19 @@ impl World {
             Fault::DiskFull => {
                 self.count("disk full");
                 self.disk_full = true;
+                // What is left of a segment, and the reserve: mostly enough for what runs.
+                for disk in &mut self.disks {
+                    disk.room = Some(self.rng.below(64 << 10) as usize);
+                }
                 self.tell_disk();
                 self.at(lasts_us, Happening::Mend(fault));
+            }
+            Fault::DiskDies => {
+                if self.worker.is_some() && self.disks.iter().any(crate::disk::Disk::is_writing) {
+                    self.count("a sync fails");
+                    // The driver ends the process at once, and nobody is told of that batch.
+                    self.die(true);
+                }
             }
             Fault::Burst => {
                 self.count("burst");
@@ -150,9 +162,16 @@ impl World {
             Fault::SlowDisk => self.slow_disk = 1,
             Fault::DiskFull => {
                 self.disk_full = false;
+                self.disks.iter_mut().for_each(|disk| disk.room = None);
                 self.tell_disk();
             }
-            Fault::Kill | Fault::PowerLoss | Fault::TakenOver | Fault::DrainRestart | Fault::Burst | Fault::Cancel => {}
+            Fault::Kill
+            | Fault::PowerLoss
+            | Fault::TakenOver
+            | Fault::DrainRestart
+            | Fault::DiskDies
+            | Fault::Burst
+            | Fault::Cancel => {}
         }
     }
 
@@ -293,6 +312,9 @@ impl World {
         let mut not_after_ms = 0;
         if rng.chance(rates.expired) {
             not_after_ms = crate::plan::EPOCH_MS + self.now_us / 1000 + rng.range(0, 3_000) - 1_000;
+        }
+        if rng.chance(rates.far) {
+            not_after_ms = crate::plan::EPOCH_MS + self.now_us / 1000 + rng.range(6, 18) * 60_000;
         }
         let poison = match rng.chance(rates.poison) {
             true => rng.pick(&[Poison::AtOnce, Poison::Later]),

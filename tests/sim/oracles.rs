@@ -5,15 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
+
 use shards::audit::outcome_digest;
 use shards::event::Letter;
 use shards::fold::{Fold, Restored};
 use shards::ids::{AskerId, Key, Lsn, Text};
-use shards::journal::FrameView;
 use shards::journal::batch::BATCH_HEAD_BYTES;
 use shards::journal::scan::Scan;
 use shards::journal::segment::SEGMENT_HEAD_BYTES;
 use shards::journal::view::Frames;
+use shards::journal::{Fact, FrameView, Kind, decode};
 use shards::limits::{Limits, STRIKES_MAX};
 use shards::outcome::{Code, Effected, Status};
 use shards::shard::Shard;
@@ -21,7 +23,7 @@ use shards::step::{Arrival, EffectClass};
 
 use crate::blocks::Ledger;
 use crate::disk::Disk;
-use crate::job::SALT;
+use crate::job::{Job, SALT};
 use crate::rng::Rng;
 use crate::server::MessageId;
 use crate::truth::{Decided, Truth, dead_letter_id};
@@ -154,6 +156,31 @@ pub fn i6_outcomes_say_what_happened(truth: &Truth, ledger: &Ledger) -> Verdict 
         let judged = story.lives == 1 && !before_another && !truth.ghosts.contains(key);
         if result.effect == Effected::None && applied > 0 && judged {
             return Err(format!("I6: {key} ({:?}) says effect none and it happened", taken.class));
+        }
+    }
+    Ok(())
+}
+
+/// What a machine that knows its disk to be full writes is only of steps that it has.
+pub fn nothing_new_on_a_full_disk(full: bool, frames: &[u8]) -> Verdict {
+    let views = Frames::new(frames).flatten().filter_map(|frame| FrameView::parse(frame).ok());
+    match views.filter(|_| full).find(|view| view.kind() == Some(Kind::Accepted)) {
+        Some(view) => Err(format!("full disk: {} is accepted", view.key())),
+        None => Ok(()),
+    }
+}
+
+/// A job with a time of its own is late only by a clock that may be believed: a jump expires nobody.
+pub fn nobody_expires_for_a_jump(latest_ms: u64, frames: &[u8]) -> Verdict {
+    for frame in Frames::new(frames).flatten() {
+        if FrameView::parse(frame).ok().and_then(|view| view.kind()) != Some(Kind::Answer) {
+            continue;
+        }
+        let Ok(Fact::Answer(fact)) = decode(&Bytes::copy_from_slice(frame)).map(|frame| frame.fact) else { continue };
+        let late = fact.outcome.fault.as_ref().is_some_and(|fault| fault.code == Code::Expired);
+        let not_after_ms = Job::decode(&fact.message.body).not_after_ms;
+        if late && fact.of.is_none() && not_after_ms > latest_ms {
+            return Err(format!("clock: a job is expired {} ms before its time", not_after_ms - latest_ms));
         }
     }
     Ok(())

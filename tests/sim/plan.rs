@@ -16,13 +16,14 @@ pub enum Fault {
     ClockForward,
     SlowDisk,
     DiskFull,
+    DiskDies,
     Burst,
     Cancel,
     TakenOver,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 12] = [
+    pub const ALL: [Fault; 13] = [
         Fault::Kill,
         Fault::PowerLoss,
         Fault::DrainRestart,
@@ -32,6 +33,7 @@ impl Fault {
         Fault::ClockForward,
         Fault::SlowDisk,
         Fault::DiskFull,
+        Fault::DiskDies,
         Fault::Burst,
         Fault::Cancel,
         Fault::TakenOver,
@@ -51,6 +53,8 @@ pub struct Rates {
     pub other_assignment: u64,
     pub other_content: u64,
     pub expired: u64,
+    /// A job whose time is over in some minutes: only a clock that jumps could make it late.
+    pub far: u64,
     pub refusal: u64,
     pub garbage: u64,
     pub fail: u64,
@@ -110,6 +114,7 @@ impl Plan {
             other_assignment: rate(200),
             other_content: rate(150),
             expired: rate(100),
+            far: rate(200),
             refusal: rate(60),
             garbage: rate(60),
             fail: rate(250),

@@ -8,6 +8,7 @@ use shards::event::{DiskNews, Effect, Effects, Event, Past, Untold, Verdict};
 use shards::ids::{Key, Lsn, Now, Text, Ticket};
 use shards::journal::view::Frames;
 use shards::journal::{Fact, FrameView, Kind, Peek};
+use shards::limits::{CLOCK_JUMP_MS_MAX, Limits};
 use shards::shard::{Shard, ShardSettings};
 use shards::step::{Arrival, Delivery, Origin, Settle, StreamToken};
 
@@ -52,6 +53,8 @@ impl World {
         self.boot += 1;
         self.epoch += 1;
         self.superseded.clear();
+        // Nobody can know what the clock did while nothing ran.
+        self.believable_ms = self.believable_ms.max(self.wall_offset_ms);
         self.truth.heard.clear();
         self.polled_any = [false; 2];
         let (boot, wall_ms, now_us) = (self.boot, self.wall_ms(), self.now_us);
@@ -224,9 +227,14 @@ impl World {
     /// One event into one machine, and all that follows from it here and now.
     pub fn apply(&mut self, shard: usize, event: Event) {
         let wall_ms = self.wall_ms();
+        if self.wall_offset_ms <= self.believable_ms + CLOCK_JUMP_MS_MAX as i64 {
+            self.believable_ms = self.believable_ms.max(self.wall_offset_ms);
+        }
+        let latest_ms = self.true_ms() + self.believable_ms as u64;
         let Some(worker) = self.worker.as_mut() else { return };
         let now = Now { mono_us: self.now_us - worker.started_us, wall_ms };
         let Some(seat) = worker.seats.get_mut(shard) else { return };
+        let full = self.disk_full && seat.shard.disk_full();
         seat.shard.apply(now, event, &mut seat.fx);
         // Never sooner than the wheel's resolution, as the driver does it.
         seat.tick_us = seat.shard.next_tick_us().map(|tick_us| tick_us.max(now.mono_us + 1_000));
@@ -236,6 +244,11 @@ impl World {
         if let Some(kept) = &mut seat.recovery_log {
             kept.extend_from_slice(&log.bytes);
         }
+        let verdict = verdict.and_then(|()| oracles::nothing_new_on_a_full_disk(full, &log.bytes));
+        // A tiny journal forgets, and what may be forgotten is late, whatever the clock says.
+        let forgets = self.plan.limits.journal_bytes_max < Limits::default().journal_bytes_max;
+        let verdict =
+            verdict.and_then(|()| if forgets { Ok(()) } else { oracles::nobody_expires_for_a_jump(latest_ms, &log.bytes) });
         for frame in Frames::new(&log.bytes).flatten() {
             if let Ok(view) = FrameView::parse(frame)
                 && view.kind() == Some(Kind::Mark)

@@ -120,6 +120,8 @@ pub struct World {
     pub plan: Plan,
     pub now_us: u64,
     pub wall_offset_ms: i64,
+    /// How far ahead of the right time a machine may believe to be, at most.
+    pub believable_ms: i64,
     queue: BinaryHeap<Reverse<Entry>>,
     order: u64,
     pub server: Server,
@@ -173,6 +175,7 @@ impl World {
             plan,
             now_us: 0,
             wall_offset_ms: 0,
+            believable_ms: 0,
             queue: BinaryHeap::new(),
             order: 0,
             slow_disk: 1,

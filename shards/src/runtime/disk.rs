@@ -24,12 +24,16 @@ use crate::journal::{Kind, Log};
 use crate::limits::BATCH_BYTES_MAX;
 
 mod commit;
+mod cure;
 mod lock;
 mod measure;
 mod open;
 mod probe;
+mod reserve;
 mod segment;
 mod signal;
+#[cfg(feature = "failpoints")]
+mod slow;
 mod tend;
 #[cfg(test)]
 mod tests;
@@ -107,7 +111,7 @@ pub struct Counts {
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
     /// The system refused.
-    #[error("{doing} {path}: {source}", path = path.display())]
+    #[error("{doing} {path}: {source}{cure}", path = path.display(), cure = cure::cure(source))]
     Io {
         /// What was tried.
         doing: &'static str,
@@ -222,6 +226,12 @@ struct Inner {
     unmarked: Cell<bool>,
     /// The committer waits for a prepared segment.
     wanted: Cell<bool>,
+    /// The size of the reserve, in bytes; 0 while there is none.
+    reserve: Cell<u64>,
+    /// A segment or the reserve is being made, or taken.
+    tending: Cell<bool>,
+    /// The committer waits for room for one large batch.
+    cramped: Cell<bool>,
     full: Cell<bool>,
     closing: Cell<bool>,
     /// Nothing is written any more.
@@ -280,6 +290,16 @@ impl Disk {
     /// The newest durable frame; 0 for none.
     pub fn durable(&self) -> Lsn {
         self.inner.durable.get()
+    }
+
+    /// Where the journal lies.
+    pub fn folder(&self) -> &Path {
+        &self.inner.folder
+    }
+
+    /// Space that is kept for when the disk is full, in bytes; 0 while it is used.
+    pub fn reserve_bytes(&self) -> u64 {
+        self.inner.reserve.get()
     }
 
     /// Which start of this worker this is, from 1.

@@ -40,6 +40,11 @@ const SETTLES_MAX: usize = 256;
 const OUTBOUND_STALE: usize = 64;
 /// Outcomes read back from the journal at once: each holds a file and a buffer.
 const PROBES_MAX: usize = 32;
+/// A tick that is late by this, in microseconds, tells of a shard that was kept from turning: its core was taken away, its
+/// machine slept, a page of its was not to be had.
+const STALLED_US: u64 = 50_000;
+/// What came meanwhile is taken in for so long.
+const AFTER_STALL: Duration = Duration::from_millis(1);
 const TALLY_EVERY_US: u64 = 500_000;
 
 /// One core's loop. Lives on its core.
@@ -94,6 +99,7 @@ impl<W: Wire> Driver<W> {
         let mut early = Early::default();
         let mut ring_us = 0;
         loop {
+            self.let_ended_say_so().await;
             match self.turn(&mut early)? {
                 Turn::Stop => return Ok(()),
                 Turn::Busy => {
@@ -133,6 +139,15 @@ impl<W: Wire> Driver<W> {
         }
     }
 
+    /// After a stall, tries that have come to their end meanwhile report it before anybody looks at their deadlines.
+    async fn let_ended_say_so(&self) {
+        let stalled = |now: Now| self.shard.next_tick_us().is_some_and(|due_us| due_us + STALLED_US < now.mono_us);
+        if stalled(self.clock.now()) {
+            // A timer of its own, so that it comes behind all that were due before.
+            rt::sleep(AFTER_STALL).await;
+        }
+    }
+
     /// One turn. Changes everything, awaits nothing.
     fn turn(&mut self, early: &mut Early) -> Result<Turn, DiskError> {
         self.gauge.turns.fetch_add(1, Relaxed);
@@ -167,9 +182,12 @@ impl<W: Wire> Driver<W> {
                 News::Disk(disk::News::Disk(news)) => {
                     match news {
                         DiskNews::Full => {
-                            tracing::error!(shard = self.index, "the journal's disk is full: nothing new is accepted")
+                            let (folder, reserve_bytes) = (self.disk.folder().display(), self.disk.reserve_bytes());
+                            tracing::error!(shard = self.index, %folder, reserve_bytes, "the journal's disk is full: new steps wait, what runs ends in the reserve; free space on it");
                         }
-                        DiskNews::Room => tracing::info!(shard = self.index, "the journal's disk has room again"),
+                        DiskNews::Room => {
+                            tracing::info!(shard = self.index, "the journal's disk has room again: new steps are accepted");
+                        }
                         DiskNews::Closed { .. } => {}
                     }
                     self.apply(now, Event::Disk(news));
@@ -326,10 +344,29 @@ impl<W: Wire> Driver<W> {
         let settled = self.out.is_empty() && self.disk.next_lsn().0 == self.disk.durable().0 + 1;
         self.gauge.idle.store(self.shard.is_idle() && settled, Relaxed);
         self.gauge.disk_full.store(self.shard.disk_full(), Relaxed);
+        self.tell_clock();
+        self.gauge.reserve_bytes.store(self.disk.reserve_bytes(), Relaxed);
         if now.mono_us >= self.tally_due_us {
             self.tally_due_us = now.mono_us + TALLY_EVERY_US;
             self.untold = false;
             self.send_tally();
+        }
+    }
+
+    /// Raises the alarm where the clock has jumped, and says when it is over.
+    fn tell_clock(&self) {
+        let jumped = self.shard.clock_jumped();
+        if jumped == self.gauge.clock_jumped.load(Relaxed) {
+            return;
+        }
+        self.gauge.clock_jumped.store(jumped, Relaxed);
+        if jumped {
+            tracing::error!(
+                shard = self.index,
+                "the clock jumped ahead by more than 5 minutes: nothing new is accepted until it is set right, or has gone on steadily for 10 minutes"
+            );
+        } else {
+            tracing::info!(shard = self.index, "the clock is believed again: new steps are accepted");
         }
     }
 

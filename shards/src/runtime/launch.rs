@@ -165,6 +165,7 @@ fn on_core<W: Wire>(start: Start<W>, found: flume::Sender<Found>) -> Result<Opti
     let gauge = start.gauge.clone();
     let life = async move {
         let Some(seat) = start.take() else { return Ok(None) };
+        start.gauge.thread.store(rustix::thread::gettid().as_raw_nonzero().get(), Relaxed);
         let Some(driver) = open(seat, found).await? else { return Ok(Some(())) };
         let (disk, local) = (driver.disk.clone(), driver.local.clone());
         super::rt::spawn("journal", disk.clone().run());
@@ -183,6 +184,7 @@ fn on_core<W: Wire>(start: Start<W>, found: flume::Sender<Found>) -> Result<Opti
     // From the first moment on the watchdog can wake it: an executor may park over runnable tasks while it opens, too.
     executor.run(poll_fn(|cx| {
         gauge.waker.register(cx.waker());
+        gauge.beats.fetch_add(1, Relaxed);
         life.as_mut().poll(cx)
     }))
 }
@@ -191,8 +193,10 @@ fn executor_error(shard: u16, core: usize, error: &dyn Display) -> ShardError {
     let cause = error.to_string();
     let cure = if cause.contains("Operation not permitted") || cause.contains("os error 1)") {
         "io_uring is forbidden here, often by a container's seccomp profile: allow io_uring_setup, io_uring_enter and io_uring_register, or set the sysctl kernel.io_uring_disabled to 0."
-    } else if cause.contains("emory") || cause.contains("os error 12)") {
+    } else if cause.contains("emory") || cause.contains("MemLock") || cause.contains("os error 12)") {
         "Locked memory is too small for the ring: raise the memlock limit (ulimit -l, LimitMEMLOCK= in a systemd unit) to 8 MiB or more."
+    } else if cause.contains("os error 24)") {
+        "This process may not open more files: raise its limit (ulimit -n, LimitNOFILE= in a systemd unit) to 4096 or more."
     } else {
         "endstation needs Linux 5.8 or newer with io_uring."
     };
@@ -265,6 +269,8 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Opt
         tracing::warn!(shard = seat.shard, folder = %folder.display(), %error, "no page for strikes: a step that ends the process is not known for it");
         (Page::nowhere(opened.boot), None)
     });
+    // Set once, here.
+    let _ = seat.gauge.page.set(page);
     let mut shard = Shard::new(settings, opened.next_lsn);
     shard.restore(restored, &opened.segments, now);
     let disk = opened.disk;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, compiler_fence};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 
-use crate::ids::{Key, Partition};
+use crate::ids::{BlockId, Key, Partition};
 
 const FILE_NAME: &str = "polled";
 const PAGE_BYTES: usize = 4096;
@@ -26,13 +26,13 @@ const MACHINE_BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 #[derive(Debug, Default)]
 struct Line {
     key: [AtomicU64; 2],
-    /// Boot and partition.
+    /// Boot, block and partition.
     life: AtomicU64,
     /// Over all of the above; 0 while nothing is polled.
     sum: AtomicU64,
 }
 
-/// The page of one shard, mapped for as long as the process lives. Lives on its core.
+/// The page of one shard, mapped for as long as the process lives. Written on its core; the watchdog reads along.
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
     line: &'static Line,
@@ -77,8 +77,9 @@ impl Page {
 
     /// Says that this key's code is polled from now on.
     #[inline]
-    pub fn name(&self, key: Key, partition: Partition) -> Named {
-        let (words, life) = (words(key), u64::from(self.boot) << 32 | u64::from(partition.0));
+    pub fn name(&self, key: Key, partition: Partition, block: BlockId) -> Named {
+        let life = u64::from(self.boot) << 32 | u64::from(block.0) << 16 | u64::from(partition.0);
+        let words = words(key);
         self.line.key[0].store(words[0], Relaxed);
         self.line.key[1].store(words[1], Relaxed);
         self.line.life.store(life, Relaxed);
@@ -94,16 +95,26 @@ impl Page {
     }
 
     fn read(&self) -> Option<Polled> {
+        self.line().map(|(polled, _)| polled).filter(|polled| polled.boot < self.boot)
+    }
+
+    /// Whose code is being polled at this moment, and which block's: for another thread that looks at a core which does not
+    /// turn. On one that does, the answer is as old as it is late.
+    pub fn polled_now(&self) -> Option<(Key, BlockId)> {
+        self.line().filter(|(polled, _)| polled.boot == self.boot).map(|(polled, block)| (polled.key, block))
+    }
+
+    fn line(&self) -> Option<(Polled, BlockId)> {
         let words = [self.line.key[0].load(Relaxed), self.line.key[1].load(Relaxed)];
         let life = self.line.life.load(Relaxed);
-        let boot = (life >> 32) as u32;
-        if self.line.sum.load(Relaxed) != sum(self.seed, words, life) || boot >= self.boot {
+        if self.line.sum.load(Relaxed) != sum(self.seed, words, life) {
             return None;
         }
         let mut key = [0; 16];
         key[..8].copy_from_slice(&words[0].to_le_bytes());
         key[8..].copy_from_slice(&words[1].to_le_bytes());
-        Some(Polled { key: Key(key), partition: Partition(life as u16), boot })
+        let polled = Polled { key: Key(key), partition: Partition(life as u16), boot: (life >> 32) as u32 };
+        Some((polled, BlockId((life >> 16) as u16)))
     }
 }
 
@@ -156,6 +167,8 @@ mod tests {
     const KEY: Key = Key([7; 16]);
     const PARTITION: Partition = Partition(200);
 
+    const BLOCK: BlockId = BlockId(4);
+
     fn folder() -> tempfile::TempDir {
         tempfile::tempdir().expect("a folder")
     }
@@ -170,7 +183,7 @@ mod tests {
         let (page, polled) = open(&folder, 3);
         assert_eq!(polled, None);
         // As a process does that dies now.
-        std::mem::forget(page.name(KEY, PARTITION));
+        std::mem::forget(page.name(KEY, PARTITION, BLOCK));
         let polled = Some(Polled { key: KEY, partition: PARTITION, boot: 3 });
         assert_eq!(open(&folder, 4).1, polled);
         assert_eq!(open(&folder, 9).1, polled, "a life that died before it polled anything changes nothing");
@@ -181,10 +194,13 @@ mod tests {
     fn what_was_polled_to_its_end_or_panicked_is_not_named() {
         let folder = folder();
         let (page, _) = open(&folder, 1);
-        drop(page.name(KEY, PARTITION));
+        let named = page.name(KEY, PARTITION, BLOCK);
+        assert_eq!(page.polled_now(), Some((KEY, BLOCK)));
+        drop(named);
+        assert_eq!(page.polled_now(), None);
         assert_eq!(open(&folder, 2).1, None);
         let panicked = std::panic::catch_unwind(|| {
-            let _named = page.name(KEY, PARTITION);
+            let _named = page.name(KEY, PARTITION, BLOCK);
             std::panic::resume_unwind(Box::new(()));
         });
         assert!(panicked.is_err());
@@ -195,7 +211,7 @@ mod tests {
     fn a_torn_page_names_nobody() {
         let folder = folder();
         let (page, _) = open(&folder, 1);
-        std::mem::forget(page.name(KEY, PARTITION));
+        std::mem::forget(page.name(KEY, PARTITION, BLOCK));
         let path = folder.path().join(FILE_NAME);
         let whole = std::fs::read(&path).expect("the file");
         for at in 0..32 {
@@ -214,7 +230,7 @@ mod tests {
         let folder = folder();
         let (page, _) = open(&folder, 1);
         let before = Page { seed: page.seed ^ 2, ..page };
-        std::mem::forget(before.name(KEY, PARTITION));
+        std::mem::forget(before.name(KEY, PARTITION, BLOCK));
         assert_eq!(open(&folder, 2).1, None);
     }
 }

@@ -68,10 +68,10 @@ impl Perform {
             inputs: work.inputs.clone(),
             blobs: self.blobs.clone(),
         };
-        let (page, key, partition) = (self.page, arrival.key, arrival.partition);
+        let (page, key, partition, id) = (self.page, arrival.key, arrival.partition, work.block);
         // What must never run twice begins only while no other worker can own it.
         let lease = (work.effect == EffectClass::Unsafe).then(|| self.lease.clone());
-        let named = page.name(key, partition);
+        let named = page.name(key, partition, id);
         let at_once = || lease.as_ref().is_none_or(Lease::holds).then(|| block.instant(&cx)).flatten();
         let instant = std::panic::catch_unwind(AssertUnwindSafe(at_once));
         drop(named);
@@ -117,7 +117,7 @@ impl Perform {
             };
             let mut work = stop.race(caught(work));
             let ended = poll_fn(|cx| {
-                let _named = page.name(key, partition);
+                let _named = page.name(key, partition, id);
                 Pin::new(&mut work).poll(cx)
             });
             let verdict = match ended.await {

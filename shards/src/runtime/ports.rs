@@ -4,7 +4,8 @@
 //! reads to know how much it may pull. The [`Wire`] is the pure translation between messages and the machine's types; the
 //! root crate hands it over at launch.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
@@ -13,6 +14,8 @@ use crate::event::Post;
 use crate::ids::{Key, Now, Text, Ticket};
 use crate::outcome::Status;
 use crate::step::{Arrival, Delivery, Headers, Settle, StreamToken};
+
+use super::page::Page;
 
 /// Edge → shard. Crosses cores.
 #[derive(Debug)]
@@ -120,8 +123,20 @@ pub struct Gauge {
     pub unpublished: AtomicU32,
     /// Grows with every turn of the loop; a watchdog reads it.
     pub turns: AtomicU64,
+    /// Grows whenever the loop is looked at, by a prod of the watchdog too.
+    pub beats: AtomicU64,
+    /// How long it has not been, though there was work and it was prodded, in milliseconds; written by the watchdog.
+    pub stall_ms: AtomicU64,
+    /// The shard's thread, as the system numbers it; 0 before it runs.
+    pub thread: AtomicI32,
+    /// Names the key whose own code is polled.
+    pub page: OnceLock<Page>,
     /// The journal's disk is full: nothing new is accepted.
     pub disk_full: AtomicBool,
+    /// Space that is kept for when the disk is full, in bytes; 0 while it is used.
+    pub reserve_bytes: AtomicU64,
+    /// The clock stands so far ahead that it is not believed: nothing new is accepted.
+    pub clock_jumped: AtomicBool,
     /// Nothing is running, waiting or on its way out, and nothing waits for the disk.
     pub idle: AtomicBool,
     /// Wakes the shard's loop from another thread.

@@ -13,6 +13,7 @@ use crate::outcome::{Code, Effected, Fault, Outcome, Status};
 use crate::planted::{Bug, planted};
 use crate::quota::Refusal;
 use crate::step::{Arrival, Content, EffectClass, Origin, Settle, Work};
+use crate::tenant::Waiting;
 
 pub(super) const SHUTTING_DOWN: &str = "The worker is shutting down.";
 pub(super) const NO_ROOM: &str = "The worker has no room for more.";
@@ -26,6 +27,9 @@ impl Shard {
             (Content::Work(work), None) => {
                 if let Some(answered) = self.answered(&arrival) {
                     return self.answered_before(now, answered, arrival, fx);
+                }
+                if self.back_for_room(&arrival, fx) {
+                    return;
                 }
                 // Another owner has had it with its first content.
                 if self.released.get(&arrival.key).is_some_and(|released| released.fingerprint != arrival.fingerprint) {
@@ -55,6 +59,7 @@ impl Shard {
                 self.tally.conflicts += 1;
                 self.put_aside(now, arrival, fx);
             }
+            (Content::Refusal(_) | Content::Garbage(_), None) if self.back_for_room(&arrival, fx) => {}
             (Content::Refusal(fault), None) => {
                 self.tally.refused += 1;
                 let fault = fault.clone();
@@ -97,6 +102,7 @@ impl Shard {
         let key = self.own_hash(&arrival);
         match self.known.get(&key) {
             Some(memory) => self.again(now, key, memory, arrival, fx),
+            None if self.back_for_room(&arrival, fx) => {}
             None => self.quarantine(now, key, arrival, conflict_fault(), fx),
         }
     }
@@ -189,12 +195,15 @@ impl Shard {
                 return self.tell_now(now, key, arrival, untold, outcome, fx);
             }
             let slot = self.open_job(now, key, arrival, Lsn(0), Role::Replay);
-            self.job(slot).outcome = Some(outcome);
+            self.hold_outcome(slot, outcome);
             return self.post_outcome(now, slot, fx);
         }
         // It got its terminal answer while this one was on its way: that one stands.
         if let Some(answered) = self.known.get(&answer_key) {
             return self.answered_before(now, answered, arrival, fx);
+        }
+        if self.back_for_room(&arrival, fx) {
+            return;
         }
         let lsn = self.log_answer(now, answer_key, &arrival, &outcome, Some(key), fx);
         self.hold_answer(now, answer_key, arrival, outcome, lsn, Role::Shared);
@@ -219,6 +228,7 @@ impl Shard {
             let key = self.answer_key(&arrival);
             match answered {
                 Some(memory) => self.again(now, key, memory, arrival, fx),
+                None if self.back_for_room(&arrival, fx) => {}
                 None => self.answer(now, key, arrival, conflict_fault(), fx),
             }
         }
@@ -354,7 +364,9 @@ impl Shard {
         }
         let tenant = self.tenants.find(&arrival.tenant);
         self.held_bytes += arrival.held_bytes();
-        self.tenants.get(tenant).waiting.push_back(arrival);
+        let budget_ms = arrival.work().map_or(0, |work| work.budget_ms);
+        let until_us = now.mono_us.saturating_add(budget_ms.saturating_mul(1000));
+        self.tenants.get(tenant).waiting.push_back(Waiting { until_us, arrival });
         self.waiting += 1;
         if self.waiting == 1 {
             self.waiting_due_us = now.mono_us + 100_000;
@@ -368,20 +380,18 @@ impl Shard {
         }
         for tenant in self.tenants.indices() {
             while let Some(first) = self.tenants.peek(tenant).waiting.front() {
-                let budget_ms = first.work().map_or(0, |work| work.budget_ms);
-                let overdue = now.wall_ms > first.received_ms.saturating_add(budget_ms);
+                let overdue = now.mono_us > first.until_us;
                 let account = &self.tenants.peek(tenant).account;
                 let room = self.has_room() && !self.draining && account.queued < account.queued_max;
                 if !overdue && !room {
                     break;
                 }
-                let Some(arrival) = self.tenants.get(tenant).waiting.pop_front() else { break };
+                let Some(Waiting { arrival, .. }) = self.tenants.get(tenant).waiting.pop_front() else { break };
                 self.waiting -= 1;
                 self.held_bytes -= arrival.held_bytes();
                 // What became known while it waited, by a stream's copy of the same assignment say, has or gets its outcome.
                 if overdue && self.known.get(&arrival.key).is_none() {
-                    let limit = self.settings.limits.tenant_queued_max;
-                    self.refuse_over_quota(now, arrival, limit, fx);
+                    self.waited_too_long(now, arrival, fx);
                 } else {
                     // From the start: the key may have become known while it waited.
                     self.arrived(now, arrival, fx);
@@ -395,7 +405,7 @@ impl Shard {
     pub(super) fn drain(&mut self, now: Now, fx: &mut Effects) {
         self.draining = true;
         for tenant in self.tenants.indices() {
-            for arrival in std::mem::take(&mut self.tenants.get(tenant).waiting) {
+            for Waiting { arrival, .. } in std::mem::take(&mut self.tenants.get(tenant).waiting) {
                 self.waiting -= 1;
                 self.held_bytes -= arrival.held_bytes();
                 self.arrived(now, arrival, fx);
@@ -403,12 +413,25 @@ impl Shard {
         }
     }
 
+    /// Its budget is over, and there was no room for it.
+    fn waited_too_long(&mut self, now: Now, arrival: Rc<Arrival>, fx: &mut Effects) {
+        if self.disk_full() {
+            let fault = Fault::new(Code::SystemOverload, "The disk of the worker's journal is full.");
+            return self.refuse(now, arrival, fault, fx);
+        }
+        let limit = self.settings.limits.tenant_queued_max;
+        self.refuse_over_quota(now, arrival, limit, fx);
+    }
+
     fn refuse_over_quota(&mut self, now: Now, arrival: Rc<Arrival>, limit: u32, fx: &mut Effects) {
+        self.refuse(now, arrival, queue_is_full(limit), fx);
+    }
+
+    fn refuse(&mut self, now: Now, arrival: Rc<Arrival>, fault: Fault, fx: &mut Effects) {
         self.tally.refused += 1;
-        let fault = queue_is_full(limit);
         let key = self.answer_key(&arrival);
         match self.known.get(&key) {
-            Some(memory) => self.again(now, key, memory, arrival, fx),
+            Some(memory) => self.answered_before(now, memory, arrival, fx),
             None => self.answer(now, key, arrival, fault, fx),
         }
     }
@@ -451,8 +474,8 @@ impl Shard {
         let job = self.job(slot);
         job.home = home;
         job.state = State::Decided;
-        job.outcome = Some(outcome);
         job.decided = lsn;
+        self.hold_outcome(slot, outcome);
         self.unpublished += 1;
         self.unfinished.push_back((lsn, slot));
         self.held.push_back((lsn, Held::Outcome(slot)));

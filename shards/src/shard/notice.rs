@@ -77,8 +77,8 @@ impl Shard {
         };
         let found = self.tenants.seen(&notice.tenant).and_then(|tenant| {
             let waiting = &mut self.tenants.get(tenant).waiting;
-            let at = waiting.iter().position(meant)?;
-            waiting.remove(at)
+            let at = waiting.iter().position(|waiting| meant(&waiting.arrival))?;
+            waiting.remove(at).map(|waiting| waiting.arrival)
         });
         let Some(arrival) = found else { return self.reply_to(notice, Reply::Unknown, fx) };
         self.waiting -= 1;

@@ -45,7 +45,8 @@ impl Shard {
             replay_of: None,
             deadline_ms: now.wall_ms.saturating_add(work.budget_ms),
             not_after_ms: work.not_after_ms,
-            received_ms: arrival.received_ms,
+            // It may have come, and waited, while the clock was not believed: that must not be the past after a restart.
+            received_ms: arrival.received_ms.min(now.wall_ms),
             message: MessageRef::of(arrival),
         };
         fx.log.accepted(self.head(arrival.key, arrival), &fact);

@@ -18,6 +18,8 @@ impl Shard {
         self.strikes = restored.strikes;
         self.released = restored.released;
         self.wall_floor_ms = restored.wall_ms;
+        // From here on the clock is watched, not only from whatever happens first.
+        self.believed = Some(now);
         for (name, seq) in restored.tenants {
             let index = self.tenants.find(&name);
             self.tenants.get(index).audit_seq = seq;
@@ -33,9 +35,8 @@ impl Shard {
         self.job(slot).home = home;
         self.unfinished.push_back((past.accepted, slot));
         if let Some((lsn, outcome)) = past.outcome {
-            let job = self.job(slot);
-            job.outcome = Some(outcome);
-            job.decided = lsn;
+            self.hold_outcome(slot, outcome);
+            self.job(slot).decided = lsn;
             self.unpublished += 1;
             return self.post_outcome(now, slot, fx);
         }
@@ -144,8 +145,8 @@ impl Shard {
         let home = self.known.begin(key, &fingerprint, &asker, slot, role != Role::Step);
         let job = self.job(slot);
         job.home = home;
-        job.outcome = Some(outcome);
         job.decided = decided;
+        self.hold_outcome(slot, outcome);
         self.unpublished += 1;
         self.post_outcome(now, slot, fx);
     }

@@ -83,8 +83,8 @@ impl Retain {
 impl Shard {
     pub(super) fn disk(&mut self, now: Now, news: DiskNews, fx: &mut Effects) {
         match news {
-            DiskNews::Full => self.disk_full = true,
-            DiskNews::Room => self.disk_full = false,
+            DiskNews::Full => self.disk_room(now, false),
+            DiskNews::Room => self.disk_room(now, true),
             DiskNews::Closed { from, to, bytes } => {
                 let newest_ms = std::mem::take(&mut self.retain.newest_ms);
                 self.retain.bytes += bytes;

@@ -108,7 +108,7 @@ impl Shard {
                 self.settle(now, slot, outcome, fx);
             }
             Verdict::Failed(fault) => self.failed(now, slot, fault, ran_us, fx),
-            Verdict::Stopped => self.stopped(now, slot, Status::Cancelled, ran_us, fx),
+            Verdict::Stopped => self.stopped(now, slot, Status::Cancelled, true, ran_us, fx),
             Verdict::Panicked => {
                 self.tally.panics += 1;
                 let effect = self.effect_if_cut(slot);
@@ -156,9 +156,9 @@ impl Shard {
         }
     }
 
-    /// Ends a step without a verdict of its own: its budget is over, or somebody stopped it.
-    fn stopped(&mut self, now: Now, slot: u32, status: Status, ran_us: u64, fx: &mut Effects) {
-        let started = self.jobs[slot as usize].tries > 0 || self.jobs[slot as usize].touched;
+    /// Ends a step without a verdict of its own: its budget is over, or somebody stopped it. `started`: a try of it may have
+    /// done something.
+    fn stopped(&mut self, now: Now, slot: u32, status: Status, started: bool, ran_us: u64, fx: &mut Effects) {
         let effect = if started { self.effect_if_cut(slot) } else { Effected::None };
         let fault = match status {
             Status::Timeout => Fault::new(Code::Timeout, "The step's budget ran out."),
@@ -186,14 +186,18 @@ impl Shard {
     /// Decides a step now; its work, if it is at work, is told to stop and keeps its slot until it has.
     pub(super) fn cut(&mut self, now: Now, slot: u32, status: Status, fx: &mut Effects) {
         let job = &self.jobs[slot as usize];
-        if !matches!(job.state, State::Queued | State::Running | State::Backoff) {
+        let late = job.state == State::Decided && planted(Bug::TimeoutWhileWriting);
+        if !late && !matches!(job.state, State::Queued | State::Running | State::Backoff) {
             return;
         }
         let ran_us = if job.at_work { now.mono_us.saturating_sub(job.started_us) } else { 0 };
         if job.at_work {
             fx.list.push(Effect::Stop { ticket: self.ticket(slot) });
         }
-        self.stopped(now, slot, status, ran_us, fx);
+        // A try whose STARTED frame is still on its way to the disk has done nothing.
+        let waits = job.state == State::Running && !job.at_work;
+        let started = job.touched || job.tries > u32::from(waits);
+        self.stopped(now, slot, status, started, ran_us, fx);
     }
 
     pub(super) fn tick(&mut self, now: Now, fx: &mut Effects) {
@@ -214,6 +218,7 @@ impl Shard {
             }
         }
         self.due = due;
+        self.renew_looks(now);
         if now.mono_us >= self.waiting_due_us {
             self.look_at_waiting(now, fx);
         }

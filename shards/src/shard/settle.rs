@@ -42,15 +42,17 @@ impl Shard {
             self.tally.outcome(usize::from(work.block.0), outcome.status, fault, latency_us);
         }
         job.state = State::Decided;
-        job.outcome = Some(Rc::new(outcome));
         job.decided = lsn;
         let at_work = job.at_work;
         self.strikes.forget(&job.key);
         if std::mem::take(&mut job.ahead) {
             self.struck.ahead -= 1;
         }
+        self.hold_outcome(slot, Rc::new(outcome));
         self.unpublished += 1;
-        self.deadlines.disarm(slot);
+        if !planted(Bug::TimeoutWhileWriting) {
+            self.deadlines.disarm(slot);
+        }
         self.held.push_back((lsn, Held::Outcome(slot)));
         if planted(Bug::AckBeforeDurable) {
             self.post_outcome(now, slot, fx);
@@ -262,6 +264,7 @@ impl Shard {
             match (&found, self.known.get(&answer_key)) {
                 (Some(outcome), _) => self.reply(now, key, arrival, outcome.clone(), fx),
                 (None, Some(answered)) => self.answered_before(now, answered, arrival, fx),
+                (None, None) if self.back_for_room(&arrival, fx) => {}
                 // Its segment went while we asked. Whatever it was, it is not run again: its time is over.
                 (None, None) => {
                     let fault = self.expired(&arrival, true);

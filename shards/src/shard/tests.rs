@@ -302,6 +302,7 @@ mod answers;
 mod calls;
 mod notices;
 mod ownership;
+mod room;
 mod strikes;
 mod tries;
 

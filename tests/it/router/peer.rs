@@ -237,6 +237,18 @@ impl Router {
         Ok(total)
     }
 
+    /// Waits until the assignment stream holds nothing more: an ack comes after its result.
+    pub(crate) async fn stream_is_empty(&self) -> Result<()> {
+        let begun = std::time::Instant::now();
+        loop {
+            match self.left_in_stream().await? {
+                0 => return Ok(()),
+                left => ensure!(begun.elapsed() < Duration::from_secs(10), "{left} messages are still in the stream"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// How many messages the assignment stream still holds.
     pub(crate) async fn left_in_stream(&self) -> Result<u64> {
         let context = async_nats::jetstream::new(self.client.clone());

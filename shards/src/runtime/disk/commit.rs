@@ -11,7 +11,7 @@ use crate::journal::segment::{FEATURES, SEGMENT_HEAD_BYTES, SegmentHead};
 use crate::limits::BATCH_BYTES_MAX;
 
 /// How long the committer and the tender wait before asking a full disk again, in milliseconds.
-pub(super) const FULL_RETRY_MS: u64 = 1_000;
+pub(super) const FULL_RETRY_MS: u64 = 250;
 
 impl Inner {
     pub(super) async fn commit_all(&self) -> Result<(), DiskError> {
@@ -95,6 +95,11 @@ impl Inner {
             if let Some(next) = self.prepared.borrow_mut().take() {
                 break next;
             }
+            if self.full.get()
+                && let Some(reserve) = self.take_reserve().await?
+            {
+                break Rc::new(reserve);
+            }
             if self.full.get() && self.closing.get() {
                 return Err(DiskError::NoRoom { path: self.folder.clone(), bytes: self.settings.segment_bytes });
             }
@@ -106,8 +111,9 @@ impl Inner {
         let bytes = SEGMENT_HEAD_BYTES as u64 + size;
         while next.capacity.get() < bytes {
             match next.reserve(bytes).await {
-                Ok(()) => self.tell_full(false),
+                Ok(()) => self.cramped.set(false),
                 Err(error) if error.is_no_room() && !self.closing.get() => {
+                    self.cramped.set(true);
                     self.tell_full(true);
                     self.work.wait_ms(FULL_RETRY_MS).await;
                 }

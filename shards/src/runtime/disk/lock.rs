@@ -1,7 +1,8 @@
 //! One process per data directory.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Read;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -41,7 +42,11 @@ pub fn lock_dir(dir: &Path) -> Result<DirLock, DiskError> {
         }
     }
     let pid = format!("{}\n", std::process::id());
-    file.set_len(0).and_then(|()| file.write_all(pid.as_bytes())).map_err(DiskError::io("writing", &path))?;
+    // Over what stands there, and only then cut: that takes no space, which there may not be. It is only for people to read.
+    match file.write_all_at(pid.as_bytes(), 0).and_then(|()| file.set_len(pid.len() as u64)) {
+        Err(error) if error.kind() != std::io::ErrorKind::StorageFull => return Err(DiskError::io("writing", &path)(error)),
+        _ => {}
+    }
     Ok(DirLock { _file: file })
 }
 

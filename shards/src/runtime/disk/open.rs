@@ -11,7 +11,8 @@ use std::rc::Rc;
 use super::Span;
 use super::segment::{Segment, fresh_id, sync_folder};
 use super::signal::Signal;
-use super::{Disk, DiskError, DiskSettings, Inner};
+use super::{Disk, DiskError, DiskSettings, Inner, News, reserve};
+use crate::event::DiskNews;
 use crate::ids::Lsn;
 use crate::journal::FrameView;
 use crate::journal::codec::CodecError;
@@ -22,6 +23,8 @@ use crate::limits::BATCH_BYTES_MAX;
 
 /// Segments are read in pieces of this size, in bytes.
 const READ_BYTES: usize = 4 << 20;
+/// The smallest segment: one batch and its own header fit.
+const SEGMENT_BYTES_MIN: u64 = (BATCH_BYTES_MAX + 2 * SEGMENT_HEAD_BYTES) as u64;
 /// So much of the first segment has zeros written at boot, in bytes.
 const RUNWAY_AT_BOOT_BYTES: u64 = 1 << 20;
 
@@ -85,8 +88,7 @@ impl Disk {
         settings: DiskSettings,
         mut each: impl FnMut(Lsn, &FrameView<'_>) -> Result<(), CodecError>,
     ) -> Result<Opened, DiskError> {
-        let floor = (BATCH_BYTES_MAX + 2 * SEGMENT_HEAD_BYTES) as u64;
-        let settings = DiskSettings { segment_bytes: settings.segment_bytes.max(floor), ..settings };
+        let settings = DiskSettings { segment_bytes: settings.segment_bytes.max(SEGMENT_BYTES_MIN), ..settings };
         let folder = settings.folder();
         fs::create_dir_all(&folder).map_err(DiskError::io("creating", &folder))?;
         let files = numbered(&folder, ".seg")?;
@@ -107,14 +109,16 @@ impl Disk {
             }
             settle(&segment.path, tail.offset)?;
         }
+        for path in &blanks {
+            fs::remove_file(path).map_err(DiskError::io("removing", path))?;
+        }
         let sequence = newest_sequence + 1;
-        let id = fresh_id(&settings.salt, settings.shard, sequence);
-        let current = Segment::create(&folder, sequence, id, settings.segment_bytes).await?;
+        let (current, scarce) = first_segment(&settings, sequence).await?;
         current.zero(0, RUNWAY_AT_BOOT_BYTES).await?;
         current.begin(&settings, read.next_lsn, boot).await?;
         let (closed, empty): (Vec<_>, Vec<_>) = read.segments.into_iter().partition(|(_, tail)| tail.batches > 0);
-        for path in blanks.iter().chain(empty.iter().map(|(segment, _)| &segment.path)) {
-            fs::remove_file(path).map_err(DiskError::io("removing", path))?;
+        for (segment, _) in &empty {
+            fs::remove_file(&segment.path).map_err(DiskError::io("removing", &segment.path))?;
         }
         for kept in [&folder, &settings.dir.join(settings.generation.to_string()), &settings.dir] {
             sync_folder(kept).await?;
@@ -143,10 +147,13 @@ impl Disk {
             // What was read back last is proved durable by the header of the new segment.
             unmarked: Cell::new(false),
             wanted: Cell::new(false),
-            full: Cell::new(false),
+            reserve: Cell::new(0),
+            tending: Cell::new(false),
+            cramped: Cell::new(false),
+            full: Cell::new(scarce),
             closing: Cell::new(false),
             ended: Cell::new(false),
-            news: RefCell::default(),
+            news: RefCell::new(scarce.then_some(News::Disk(DiskNews::Full)).into_iter().collect()),
             work: Signal::default(),
             chores: Signal::default(),
             tended: Signal::default(),
@@ -155,6 +162,26 @@ impl Disk {
         };
         let disk = Disk { inner: Rc::new(inner) };
         Ok(Opened { disk, next_lsn: read.next_lsn, boot, torn, segments, records: read.records })
+    }
+}
+
+/// The segment that this life begins with, and whether the disk is full: then a smaller one will do, or the reserve, so that
+/// what an earlier life left can end.
+async fn first_segment(settings: &DiskSettings, sequence: u64) -> Result<(Segment, bool), DiskError> {
+    let folder = settings.folder();
+    let id = fresh_id(&settings.salt, settings.shard, sequence);
+    let mut bytes = settings.segment_bytes;
+    loop {
+        match Segment::create(&folder, sequence, id, bytes).await {
+            Err(error) if error.is_no_room() && bytes > SEGMENT_BYTES_MIN => bytes = (bytes / 2).max(SEGMENT_BYTES_MIN),
+            Err(error) if error.is_no_room() => {
+                return match reserve::take(settings, sequence).await? {
+                    Some(segment) => Ok((segment, true)),
+                    None => Err(error),
+                };
+            }
+            made => return Ok((made?, bytes < settings.segment_bytes)),
+        }
     }
 }
 

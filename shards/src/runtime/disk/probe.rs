@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use glommio::io::BufferedFile;
 
-use super::segment::Segment;
+use super::segment::{Segment, open_to_read};
 use super::{Disk, DiskError};
 use crate::ids::Lsn;
 use crate::journal::batch::{self, BATCH_HEAD_BYTES, BatchHead};
@@ -27,11 +27,10 @@ impl Disk {
             closed.get(at).filter(|segment| segment.holds(lsn)).cloned()
         };
         let Some(segment) = segment else { return Ok(None) };
-        let file = match BufferedFile::open(&segment.path).await {
-            Ok(file) => file,
+        let file = match open_to_read(&segment.path).await {
             // It went while we asked.
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOENT.raw_os_error()) => return Ok(None),
-            Err(error) => return Err(DiskError::ring("opening", &segment.path)(error)),
+            Err(DiskError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
         };
         let found = read(&segment, &file, lsn).await;
         file.close().await.map_err(DiskError::ring("closing", &segment.path))?;

@@ -14,6 +14,12 @@ const LET_GO_BYTES: u64 = 1 << 20;
 /// At most one index entry in so many bytes: that bounds the index at 1/4000 of the journal.
 const INDEX_EVERY_BYTES: u64 = 64 << 10;
 
+/// Where too many files are open to open one more, this often and so many times is tried again: for 3 s.
+const SHORTAGE_LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(50);
+const SHORTAGE_LOOKS: u32 = 60;
+/// Zeros that stand for allocated space are written in pieces of this size, in bytes.
+const FILL_BYTES: u64 = 1 << 20;
+
 /// A segment that is written, prepared or closed. Lives on its core.
 pub(super) struct Segment {
     pub(super) path: PathBuf,
@@ -54,14 +60,28 @@ impl Segment {
     /// A file of `bytes` zeros that is there whole, without a header yet.
     pub(super) async fn create(folder: &Path, sequence: u64, id: u64, bytes: u64) -> Result<Segment, DiskError> {
         let path = folder.join(file_name(sequence));
-        let commit = open_file(&path, rustix::fs::OFlags::DSYNC, true).await?;
+        Segment::take_room(&path, bytes).await?;
+        sync_folder(folder).await?;
+        Segment::adopt(path, sequence, id, bytes).await
+    }
+
+    /// Makes a file of `bytes` zeros whose space is taken on disk; none is left where that fails.
+    pub(super) async fn take_room(path: &Path, bytes: u64) -> Result<(), DiskError> {
+        let file = open_file(path, rustix::fs::OFlags::empty(), true).await?;
+        let taken = allocate(&file, path, 0, bytes).await;
+        file.close().await.map_err(DiskError::ring("closing", path))?;
+        if taken.is_err() {
+            let _ = std::fs::remove_file(path);
+        }
+        taken
+    }
+
+    /// The segment of a file of `bytes` zeros.
+    pub(super) async fn adopt(path: PathBuf, sequence: u64, id: u64, bytes: u64) -> Result<Segment, DiskError> {
+        let commit = open_file(&path, rustix::fs::OFlags::DSYNC, false).await?;
         let tend = open_file(&path, rustix::fs::OFlags::empty(), false).await?;
         let segment = Segment::known(path, sequence, id, Lsn(0), Some(Files { commit, tend }));
-        if let Err(error) = segment.reserve(bytes).await {
-            let _ = std::fs::remove_file(&segment.path);
-            return Err(error);
-        }
-        sync_folder(folder).await?;
+        segment.capacity.set(bytes);
         Ok(segment)
     }
 
@@ -87,27 +107,16 @@ impl Segment {
 
     /// Takes `bytes` for it on disk, so that lack of room is known now.
     pub(super) async fn reserve(&self, bytes: u64) -> Result<(), DiskError> {
-        let files = self.files();
-        let file = &files.tend;
-        let reserved = file.pre_allocate(bytes, false).await;
-        let unsupported = Some(rustix::io::Errno::OPNOTSUPP.raw_os_error());
-        let reserved = match reserved {
-            Err(error) if error.raw_os_error() == unsupported => file.truncate(bytes).await,
-            reserved => reserved,
-        };
-        let failed = match reserved.map_err(DiskError::ring("allocating", &self.path)) {
-            Ok(()) => {
-                self.capacity.set(bytes);
-                return Ok(());
-            }
-            Err(error) => error,
-        };
-        Err(if failed.is_no_room() { DiskError::NoRoom { path: self.path.clone(), bytes } } else { failed })
+        allocate(&self.files().tend, &self.path, self.capacity.get(), bytes).await?;
+        self.capacity.set(bytes);
+        Ok(())
     }
 
     /// Writes what is durable once this returns: the committer's file is opened with `O_DSYNC`, so that a commit passes the
     /// ring once instead of twice.
     pub(super) async fn write(&self, bytes: Vec<u8>, at: u64) -> Result<(), DiskError> {
+        #[cfg(feature = "failpoints")]
+        super::slow::wait().await;
         write(&self.files().commit, &self.path, bytes, at).await
     }
 
@@ -174,7 +183,56 @@ pub(super) fn file_name(sequence: u64) -> String {
 async fn open_file(path: &Path, flags: rustix::fs::OFlags, create: bool) -> Result<BufferedFile, DiskError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(create).truncate(create).custom_flags(flags.bits().cast_signed());
-    options.buffered_open(path).await.map_err(DiskError::ring("opening", path))
+    open_when_possible(&options, path).await
+}
+
+/// Opens a segment for a probe.
+pub(super) async fn open_to_read(path: &Path) -> Result<BufferedFile, DiskError> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    open_when_possible(&options, path).await
+}
+
+async fn open_when_possible(options: &OpenOptions, path: &Path) -> Result<BufferedFile, DiskError> {
+    let shortages = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
+    let mut patience = SHORTAGE_LOOKS;
+    loop {
+        match options.buffered_open(path).await {
+            // Steps have files open, too, and close them again.
+            Err(error) if shortages.contains(&error.raw_os_error()) && patience > 0 => {
+                if patience == SHORTAGE_LOOKS {
+                    tracing::warn!(path = %path.display(), "too many files are open to open one of the journal's: waiting");
+                }
+                patience -= 1;
+                glommio::timer::Timer::new(SHORTAGE_LOOK_EVERY).await;
+            }
+            opened => return opened.map_err(DiskError::ring("opening", path)),
+        }
+    }
+}
+
+/// Takes a file's space up to `bytes`, of which it has `from` already.
+async fn allocate(file: &BufferedFile, path: &Path, from: u64, bytes: u64) -> Result<(), DiskError> {
+    let taken = match file.pre_allocate(bytes, false).await {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => {
+            fill(file, path, from, bytes).await
+        }
+        taken => taken.map_err(DiskError::ring("allocating", path)),
+    };
+    match taken {
+        Err(error) if error.is_no_room() => Err(DiskError::NoRoom { path: path.to_owned(), bytes }),
+        taken => taken,
+    }
+}
+
+/// Where a file system cannot take space without writing, zeros are written.
+async fn fill(file: &BufferedFile, path: &Path, mut from: u64, to: u64) -> Result<(), DiskError> {
+    while from < to {
+        let piece = vec![0; (to - from).min(FILL_BYTES) as usize];
+        // A short write says why with the next.
+        from += file.write_at(piece, from).await.map_err(DiskError::ring("allocating", path))? as u64;
+    }
+    file.fdatasync().await.map_err(DiskError::ring("allocating", path))
 }
 
 async fn write(file: &BufferedFile, path: &Path, bytes: Vec<u8>, at: u64) -> Result<(), DiskError> {

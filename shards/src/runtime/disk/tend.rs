@@ -1,4 +1,4 @@
-//! The tender: prepares the next segment, keeps zeros written ahead of the commits, shortens and removes old segments.
+//! The tender: keeps the reserve, prepares the next segment, keeps zeros written ahead of the commits, shortens and removes old segments.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ impl Inner {
         while !self.ended.get() {
             self.prune_now().await?;
             self.shorten_closed().await?;
-            self.prepare().await?;
+            self.look_for_room().await?;
             if self.full.get() {
                 self.chores.wait_ms(FULL_RETRY_MS).await;
             } else if self.lengthen_runway(&mut seen).await? {
@@ -36,34 +36,47 @@ impl Inner {
         Ok(())
     }
 
-    /// Creates the next segment once the current one is half full, so that what runs has room to finish if there is none.
-    async fn prepare(&self) -> Result<(), DiskError> {
+    /// Keeps a reserve and, in time, the next segment; tells the machine when there is no room for either.
+    async fn look_for_room(&self) -> Result<(), DiskError> {
+        if self.tending.replace(true) {
+            return Ok(());
+        }
+        let room = match self.refill().await {
+            // Also without a reserve: whatever there is room for is of use to what runs.
+            Ok(refilled) => self.prepare().await.map(|prepared| refilled && prepared),
+            failed => failed,
+        };
+        self.tending.set(false);
+        self.tell_full(!room? || self.cramped.get());
+        self.tended.raise();
+        Ok(())
+    }
+
+    /// Creates the next segment once the current one is half full, so that what runs has room to finish if there is none;
+    /// false if there is none.
+    async fn prepare(&self) -> Result<bool, DiskError> {
         let current = self.current();
         let half = current.used.get() * 2 >= current.capacity.get();
         if self.prepared.borrow().is_some() || !(half || self.wanted.get()) {
-            return Ok(());
+            return Ok(true);
+        }
+        let bytes = self.settings.segment_bytes;
+        if !self.may_fit(bytes) {
+            return Ok(false);
         }
         let sequence = self.sequence.get() + 1;
         let id = fresh_id(&self.settings.salt, self.settings.shard, sequence);
-        match Segment::create(&self.folder, sequence, id, self.settings.segment_bytes).await {
-            Ok(segment) => {
-                self.sequence.set(sequence);
-                segment.runway.set(0);
-                while segment.runway.get() < RUNWAY_BYTES.min(segment.capacity.get()) {
-                    let from = segment.runway.get();
-                    segment.zero(from, (from + CHUNK_BYTES).min(segment.capacity.get())).await?;
-                }
-                *self.prepared.borrow_mut() = Some(Rc::new(segment));
-                self.tell_full(false);
-                self.tended.raise();
-                Ok(())
-            }
-            Err(error) if error.is_no_room() => {
-                self.tell_full(true);
-                Ok(())
-            }
-            Err(error) => Err(error),
+        let segment = match Segment::create(&self.folder, sequence, id, bytes).await {
+            Err(error) if error.is_no_room() => return Ok(false),
+            segment => segment?,
+        };
+        self.sequence.set(sequence);
+        while segment.runway.get() < RUNWAY_BYTES.min(segment.capacity.get()) {
+            let from = segment.runway.get();
+            segment.zero(from, (from + CHUNK_BYTES).min(segment.capacity.get())).await?;
         }
+        *self.prepared.borrow_mut() = Some(Rc::new(segment));
+        Ok(true)
     }
 
     /// Writes one more piece of zeros, unless commits are too fast for it; whether more are wanted.

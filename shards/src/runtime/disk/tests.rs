@@ -17,6 +17,8 @@ use crate::journal::batch::BatchHead;
 use crate::journal::segment::SegmentHead;
 use crate::journal::{Fact, Frame, Head, decode};
 
+mod room;
+
 const HEAD: Head = Head { key: Key([7; 16]), partition: Partition(1), owner_epoch: 0 };
 
 fn on_a_core<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
@@ -160,7 +162,7 @@ fn what_was_durable_is_there_again_and_the_boot_is_counted() {
         // Starting without writing leaves nothing behind but a higher boot.
         let (last, seen) = open(dir.path()).await;
         assert_eq!((last.boot, seen.len(), last.segments.len()), (4, 501, 2));
-        assert_eq!(fs::read_dir(dir.path().join("1/0")).unwrap().count(), 3);
+        assert_eq!(fs::read_dir(dir.path().join("1/0")).unwrap().count(), 3 + 1, "and the reserve");
         assert_eq!(inspect(dir.path()).unwrap().map(|head| (head.boot, head.salt)), Some((4, Salt([3; 32]))));
     });
 }
@@ -399,50 +401,4 @@ fn the_disk_is_measured_within_its_time() {
     let times = measure(dir.path()).unwrap();
     assert!(times.rounds > 0 && times.p50_us <= times.p99_us);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-}
-
-#[test]
-fn a_full_disk_is_told_while_there_is_room_to_finish() {
-    let dir = TempDir::new().unwrap();
-    let mount = |args: &[&str]| std::process::Command::new("mount").args(args).arg(dir.path()).status();
-    if !mount(&["-t", "tmpfs", "-o", "size=5m", "none"]).is_ok_and(|status| status.success()) {
-        #[expect(clippy::print_stderr, reason = "a skipped test says so")]
-        {
-            eprintln!("SKIPPED: a_full_disk_is_told_while_there_is_room_to_finish needs the right to mount a tmpfs");
-        }
-        return;
-    }
-    struct Mounted(PathBuf);
-    impl Drop for Mounted {
-        fn drop(&mut self) {
-            let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
-        }
-    }
-    let path = dir.path().to_owned();
-    let _mounted = Mounted(path.clone());
-    on_a_core(async move {
-        let ballast = path.join("ballast");
-        fs::write(&ballast, vec![1; 2_500_000]).unwrap();
-        let (opened, _) = open(&path).await;
-        let disk = opened.disk;
-        start(&disk);
-        let mut news = Vec::new();
-        for at_ms in 1..=4 {
-            let lsn = append_large(&disk, at_ms, 400_000);
-            news.extend(durable(&disk, lsn).await);
-        }
-        let mut full = disk.news().await;
-        while matches!(full, News::MarkDue) {
-            full = disk.news().await;
-        }
-        assert!(news.is_empty() && matches!(full, News::Disk(DiskNews::Full)), "commits went on in what was taken: {full:?}");
-        let lsn = append_large(&disk, 5, 800_000);
-        glommio::timer::sleep(std::time::Duration::from_millis(100)).await;
-        assert_eq!(disk.durable(), Lsn(4));
-        fs::remove_file(&ballast).unwrap();
-        let news = durable(&disk, lsn).await;
-        assert!(matches!(news[..], [DiskNews::Room, DiskNews::Closed { .. }]), "{news:?}");
-        disk.close().await;
-        assert_eq!(open(&path).await.1, [1, 2, 3, 4, 5]);
-    });
 }

@@ -27,6 +27,44 @@ fn an_unsafe_step_waits_for_its_started_frame() {
 }
 
 #[test]
+fn a_step_whose_start_waits_for_the_disk_till_its_budget_is_over_has_done_nothing() {
+    for class in [EffectClass::Unsafe, EffectClass::Idempotent] {
+        let mut bench = Bench::new();
+        bench.send(&step("k").effect(class).from(core()));
+        bench.wait_ms(10_100);
+        let (told, _) = bench.settle();
+        assert_eq!((told[0].1.status, told[0].1.effect), (Status::Timeout, Effected::None), "{class:?}");
+        assert!(bench.runs().is_empty());
+    }
+}
+
+#[test]
+fn a_step_that_ended_in_time_is_no_timeout_however_long_its_outcome_waits_for_the_disk() {
+    let mut bench = Bench::new();
+    bench.send(&step("k"));
+    let ticket = bench.run();
+    bench.wait_ms(9_900);
+    bench.done(ticket);
+    bench.wait_ms(60_000);
+    assert!(bench.look().iter().any(|did| matches!(did, Effect::Settle { how: Settle::Progress, .. })), "its delivery is kept");
+    let (told, _) = bench.settle();
+    assert_eq!(told[0].1.status, Status::Ok);
+    assert_eq!(bench.outcomes().len(), 1);
+}
+
+#[test]
+fn outputs_that_wait_for_the_disk_take_of_the_memory_that_steps_may_hold() {
+    let mut bench = Bench::with(Limits { shard_held_bytes_max: 1_000, ..Limits::default() });
+    bench.send(&step("one"));
+    let ticket = bench.run();
+    let outputs = Bytes::from(vec![b'x'; 1_000]);
+    bench.end(ticket, crate::event::Verdict::Done(outputs));
+    assert_eq!(bench.shard.free_slots(), 0, "nothing more is pulled meanwhile");
+    bench.settle();
+    assert!(bench.shard.free_slots() > 0);
+}
+
+#[test]
 fn a_core_step_with_effects_waits_for_its_started_frame() {
     let mut bench = Bench::new();
     bench.send(&step("k").effect(EffectClass::Idempotent).from(core()));
