@@ -344,7 +344,12 @@ impl EdgeWire {
                         (Outlet::Result, settings.result_subject.clone(), headers, body)
                     }
                     Profile::Native => {
-                        let (tenant, key) = (&arrival.tenant, &arrival.key);
+                        let tenant = &arrival.tenant;
+                        // Only the step's own outcome may take the place that its subject has for one.
+                        let key = match outcome.is_refusal() {
+                            true => settings.salt.answer_key(tenant, &asker.assignment_id),
+                            false => arrival.key,
+                        };
                         let subject = roll.text(|pen| _ = pen.raw(native::RESULTS_PREFIX).raw(tenant).raw(".").hex(&key.0));
                         let encoding = Encoding::of(&arrival.delivery);
                         let body = match encoding {

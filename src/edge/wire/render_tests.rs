@@ -340,6 +340,28 @@ fn a_native_result_on_nats_goes_to_the_subject_of_its_key() {
 }
 
 #[test]
+fn a_refused_native_assignment_leaves_the_steps_own_subject_alone() {
+    let place = json!({"tenant_id": "acme", "flow_id": "f", "step_id": "s", "attempt": 2});
+    let body = step(&[("/context", place), ("/assignment_id", json!("mine"))]);
+    let [text, _] = in_both(&body);
+    let subject = |code, tries| {
+        let fault = Fault::new(code, "No.");
+        let outcome = Outcome { tries, ..outcome(Status::Error, Some(fault)) };
+        let parcel = render(text.clone(), Letter::Result { outcome: Rc::new(outcome), replayed: false }).expect("a parcel");
+        (parcel.subject.to_string(), parcel.about.key)
+    };
+    for code in [Code::KeyConflict, Code::Expired, Code::QuotaExceeded, Code::SystemOverload, Code::PermissionDenied] {
+        let (refused, key) = subject(code, 0);
+        assert_ne!(refused, format!("beamline.worker.results.v1.acme.{key}"), "{code:?}");
+        assert_eq!(subject(Code::KeyConflict, 0).0, refused, "one answer an assignment");
+    }
+    for (code, tries) in [(Code::ExecutionFailed, 0), (Code::Indeterminate, 0), (Code::PermissionDenied, 1)] {
+        let (failed, key) = subject(code, tries);
+        assert_eq!(failed, format!("beamline.worker.results.v1.acme.{key}"), "{code:?}");
+    }
+}
+
+#[test]
 fn a_native_answer_is_written_as_its_question_was() {
     use prost::Message;
     use prost_types::value::Kind;
