@@ -60,6 +60,8 @@ pub struct Story {
     pub strikes: Vec<Lsn>,
     /// It is another's to finish, unless it comes again.
     pub released: bool,
+    /// The frame that says so; forgotten as any other.
+    pub released_at: Option<Lsn>,
 }
 
 /// A result as the server stored it.
@@ -136,7 +138,7 @@ impl Truth {
                 }
                 *story = Story {
                     shard,
-                    lives: story.lives + u32::from(!story.released),
+                    lives: story.lives + u32::from(!story.released || story.released_at.is_some_and(|at| at < floor)),
                     strikes: std::mem::take(&mut story.strikes),
                     answer: story.answer,
                     taken: Some(Taken {
@@ -186,6 +188,7 @@ impl Truth {
                 if !story.released || story.result.is_some() {
                     return Err(format!("ownership: {} is released and was not open", frame.key));
                 }
+                story.released_at = Some(lsn);
             }
             Fact::Mark { watermark_ms, .. } => {
                 self.watermarks[shard] = self.watermarks[shard].max(*watermark_ms);
