@@ -78,6 +78,11 @@ async fn in_flight_on_a_full_disk(world: &World, sleep_ms: u64, behind: usize) -
     world.router.wait(PATIENCE, "acks", |model| accepted(model, &jobs).then_some(())).await?;
     ensure!(world.router.ask(|model| model.result_of(&jobs[0].id).is_none()), "the disk fills up while the first step runs");
     world.worker.volume()?.fill()?;
+    // Else the others began while the disk filled up, and a next segment may have found the last of its room.
+    ensure!(
+        world.router.ask(|model| model.result_of(&jobs[0].id).is_none()),
+        "the disk was not full before the first step ended"
+    );
     Ok(jobs)
 }
 
@@ -113,7 +118,7 @@ async fn what_runs_ends_on_a_full_disk_and_new_steps_wait_for_room() -> Result<(
     let known = Assignment::new("acme", "echo", json!({"known": true}));
     world.router.run(&known, PATIENCE).await?;
     world.worker.metric_becomes("endstation_journal_reserve_bytes", |bytes| bytes >= 4e6).await?;
-    in_flight_on_a_full_disk(&world, 2_500, MANY).await?;
+    in_flight_on_a_full_disk(&world, 10_000, MANY).await?;
     world.router.all_answered(PATIENCE).await?;
     says_full(&world.worker).await?;
     world.worker.metric_becomes("endstation_journal_reserve_bytes", |bytes| bytes == 0.0).await?;
@@ -129,7 +134,7 @@ async fn a_worker_that_is_killed_on_a_full_disk_starts_on_it_and_ends_what_ran()
     let Some(mut world) = world().await? else { return Ok(()) };
     let known = Assignment::new("acme", "echo", json!({"known": true}));
     world.router.run(&known, PATIENCE).await?;
-    in_flight_on_a_full_disk(&world, 4_000, FEW).await?;
+    in_flight_on_a_full_disk(&world, 10_000, FEW).await?;
     for _ in 0..3 {
         world.worker.kill();
         world.worker.volume()?.fill()?;
