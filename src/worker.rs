@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use shards::envelope::Envelope;
-use shards::ids::{Salt, Text};
+use shards::ids::{Salt, Text, hex};
 use shards::runtime::disk::{DirLock, DiskError, DiskSettings, lock_dir};
 use shards::runtime::keeper::Keeper;
 use shards::runtime::launch::{Exit, Found, ShardError, launch};
@@ -377,6 +377,11 @@ pub fn lookup(name: &str, inputs: &[u8], dev: bool) -> Result<FoundBlock, shards
     };
     let checked = entry.check(name, inputs)?;
     Ok(FoundBlock { block, canonical: entry.info.name, effect: checked.effect, inputs: checked.inputs })
+}
+
+/// A name that nothing else has: 32 hexadecimal digits.
+pub fn random_name() -> String {
+    hex(&random_salt().0[..16])
 }
 
 /// A random secret, for a deployment that has none yet.

@@ -238,6 +238,8 @@ pub enum Letter {
         outcome: Rc<Outcome>,
         /// Whether it was decided for an earlier delivery.
         replayed: bool,
+        /// The key whose outcome it is: the step's, or where the assignment was refused without it the assignment's own.
+        under: Key,
     },
     /// Something observers may want to know.
     Lifecycle {

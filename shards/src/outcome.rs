@@ -155,20 +155,6 @@ codes! {
     SignatureInvalid = 22, "SIGNATURE_INVALID", false, "The signature does not hold.";
 }
 
-impl Outcome {
-    /// Whether it is an assignment's answer without a step, kept under the assignment's own key: the step's key is as free, or as
-    /// taken, as it was before.
-    pub fn is_refusal(&self) -> bool {
-        let refuses = |fault: &Fault| {
-            matches!(
-                fault.code,
-                Code::KeyConflict | Code::Expired | Code::QuotaExceeded | Code::SystemOverload | Code::PermissionDenied
-            )
-        };
-        self.tries == 0 && self.fault.as_ref().is_some_and(refuses)
-    }
-}
-
 impl Status {
     /// The status with this journal code.
     pub fn from_code(code: u8) -> Option<Self> {

@@ -30,6 +30,7 @@ use super::ports::Ports;
 use super::pull::Credit;
 use super::status::{EdgeStatus, add, bump};
 use super::streams::Source;
+use super::tenancy::owned;
 use super::thread::{EdgeSettings, Halt, Phase};
 use super::well::{Pull, Well, check, headers};
 use super::{route, token};
@@ -433,13 +434,6 @@ impl Intake {
                 self.naks.push_back((token.reply.clone(), delay_ms));
             }
         }
-    }
-}
-
-/// Waits until what we have is ours again. If it no longer is, the process ends; if that is to end, there is no waiting.
-pub(super) async fn owned(lease: &Lease, phase: &Phase) {
-    while !lease.holds() && phase.now() != Halt::Stop {
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -28,7 +28,8 @@ pub(super) struct Record {
     pub(super) released: Option<Released>,
     /// Messages of the stream up to this sequence that this journal does not know may have run elsewhere.
     pub(super) inherited: u64,
-    /// The server that the owner was connected to: another one may know less of what was handed out.
+    /// The server that the owner found when it took the lease. Any other, the same one started again included, may know less of
+    /// what was handed out since, even to an owner that has outlived the change.
     pub(super) server: String,
     /// Counts renewals.
     pub(super) beat: u64,

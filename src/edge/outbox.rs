@@ -24,12 +24,12 @@ use shards::runtime::tenure::Lease;
 use super::coverage::Coverage;
 use super::frames::{header_map, settlement};
 use super::inflight::{Cargo, InFlight, Sent};
-use super::intake::owned;
 use super::limits::{BATCH_MAX, CONFIRM_AFTER_MS, DOUBT_MS, DOUBTS_MAX, FLUSH_WITHIN_MS, TURN_BATCHES_MAX, WINDOW_MAX};
 use super::nats::Link;
 use super::ports::Ports;
 use super::puback::{self, PubAck};
 use super::status::{EdgeStatus, add, bump};
+use super::tenancy::owned;
 use super::thread::{EdgeSettings, Halt, Phase};
 
 /// The task. Lives on the edge's thread.

@@ -12,7 +12,6 @@ use super::limits::{ACK_PENDING_MAX, DUPLICATES_NS, STREAM_AGE_NS};
 use super::native::{OWN_PATTERNS, STEPS_PREFIX};
 use super::nats::Link;
 use super::subjects::{collide, covers, durable, filters, widest};
-use super::tenancy::reach_of;
 use super::thread::EdgeError;
 use crate::settings::{NatsMode, NatsSettings};
 
@@ -87,6 +86,15 @@ async fn ask(link: &Link, what: &str, body: &Value) -> Result<Answer, Trouble> {
     }
     let description = error.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
     Ok(Answer::Error { err_code: number("err_code"), code: number("code"), description })
+}
+
+/// What must be there.
+async fn fact(link: &Link, what: &str) -> Result<Value, Trouble> {
+    match ask(link, what, &json!({})).await? {
+        Answer::Fact(value) => Ok(value),
+        Answer::Error { description, .. } => Err(Trouble::Unsure(format!("JetStream API {what}: {description}"))),
+        Answer::Off => Err(Trouble::Unsure(format!("JetStream API {what}: JetStream is gone"))),
+    }
 }
 
 /// A refusal: busy and unavailable (5xx) may pass, the rest will not.
@@ -274,13 +282,7 @@ fn fresh(consumer: &Consumer, first: u64) -> Value {
 async fn behind(link: &Link, consumer: &Consumer, info: &Value) -> Result<Option<u64>, Trouble> {
     let sequence = |pointer: &str| info.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
     let delivered = sequence("/delivered/stream_seq");
-    let stream = match ask(link, &format!("STREAM.INFO.{}", consumer.stream), &json!({})).await? {
-        Answer::Fact(value) => value,
-        Answer::Error { description, .. } => {
-            return Err(Trouble::Unsure(format!("reading stream {}: {description}", consumer.stream)));
-        }
-        Answer::Off => return Err(Trouble::Unsure("JetStream is gone".into())),
-    };
+    let stream = fact(link, &format!("STREAM.INFO.{}", consumer.stream)).await?;
     let Some(last) = stream.pointer("/state/last_seq").and_then(Value::as_u64).filter(|last| *last < delivered) else {
         return Ok(None);
     };
@@ -302,20 +304,14 @@ async fn behind(link: &Link, consumer: &Consumer, info: &Value) -> Result<Option
 }
 
 /// How far a consumer and its stream have come.
-pub(super) async fn reach(link: &Link, consumer: &Consumer) -> Result<Reach, String> {
-    let mut answers = [Value::Null, Value::Null];
+pub(super) async fn reach(link: &Link, consumer: &Consumer) -> Result<Reach, Trouble> {
     let Consumer { stream, durable, .. } = consumer;
-    for (what, answer) in [format!("CONSUMER.INFO.{stream}.{durable}"), format!("STREAM.INFO.{stream}")].iter().zip(&mut answers)
-    {
-        match ask(link, what, &json!({})).await {
-            Ok(Answer::Fact(value)) => *answer = value,
-            Ok(Answer::Error { description, .. }) => return Err(format!("{what}: {description}")),
-            Ok(Answer::Off) => return Err(format!("{what}: JetStream is gone")),
-            Err(trouble) => return Err(format!("{trouble:?}")),
-        }
-    }
-    let [of_consumer, of_stream] = answers;
-    reach_of(&of_consumer, &of_stream).ok_or_else(|| format!("consumer {durable} of {stream} does not say how far it has come"))
+    let of_consumer = fact(link, &format!("CONSUMER.INFO.{stream}.{durable}")).await?;
+    let of_stream = fact(link, &format!("STREAM.INFO.{stream}")).await?;
+    let number = |value: &Value, pointer| value.pointer(pointer).and_then(Value::as_u64);
+    let reach = number(&of_consumer, "/delivered/stream_seq").zip(number(&of_stream, "/state/last_seq"));
+    let (delivered, last) = reach.ok_or_else(|| Trouble::Unsure(format!("{durable} of {stream} does not say how far it is")))?;
+    Ok(Reach { delivered, last })
 }
 
 /// The stream sequences between which a consumer's deliveries are out: after its ack floor, up to its newest delivery.

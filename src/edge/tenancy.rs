@@ -9,12 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use shards::ids::hex;
 use shards::runtime::tenure::{Grant, Lease, since_boot_us};
 
 use super::bucket::{self, Written};
-use super::lease::{Claim, Reach, Record, Released, Watch};
+use super::lease::{Claim, Record, Released, Watch};
 use super::limits::{LEASE_HOLD_MS, LEASE_LOOK_MS, LEASE_RENEW_MS, LEASE_TRY_MS};
 use super::nats::Link;
 use super::status::EdgeStatus;
@@ -61,10 +59,10 @@ pub(crate) struct Tenancy {
 
 impl Tenancy {
     pub(crate) fn new(settings: &EdgeSettings, estate: Estate, status: Arc<EdgeStatus>) -> Tenancy {
-        let session = hex(&crate::worker::random_salt().0[..16]);
+        let session = crate::worker::random_name();
         let Estate { lease, grants, journal, epoch, knows, done } = estate;
         // Until it is known that nobody else can own it.
-        lease.extend(0);
+        lease.lapse();
         Tenancy {
             ownership: settings.nats.ownership,
             replicas: settings.nats.replicas,
@@ -84,7 +82,7 @@ impl Tenancy {
 
     /// Nothing that could be owned: the shards may begin.
     pub(crate) fn free(&mut self) {
-        self.lease.extend(u64::MAX);
+        self.lease.unbind();
         self.grant(Grant::default());
     }
 
@@ -116,7 +114,7 @@ impl Tenancy {
         match self.ownership {
             _ if wanted.is_empty() => self.free(),
             Ownership::Shared => {
-                self.lease.extend(u64::MAX);
+                self.lease.unbind();
                 self.grant(Grant { epoch: 0, since: u32::MAX, shared: true });
                 return Ok(Some(vec![0; sources.len()]));
             }
@@ -205,7 +203,7 @@ impl Tenancy {
             }
             return Ok(false);
         }
-        let reach = streams::reach(link, consumer).await?;
+        let reach = streams::reach(link, consumer).await.map_err(|trouble| format!("{trouble:?}"))?;
         let record = self.claim.take(before, reach, &server(link));
         let revision = found.as_ref().map_or(0, |(revision, _)| *revision);
         match bucket::write(&link.client, key, json(&record), revision).await.map_err(told)? {
@@ -253,7 +251,7 @@ impl Tenancy {
     async fn renew(&mut self, link: &Link) -> Result<bool, EdgeError> {
         let from_us = since_boot_us();
         for (key, held) in &mut self.held {
-            let record = Record { beat: held.record.beat + 1, server: server(link), ..held.record.clone() };
+            let record = Record { beat: held.record.beat + 1, ..held.record.clone() };
             let written = bucket::write(&link.client, key, json(&record), held.revision);
             match tokio::time::timeout(Duration::from_millis(LEASE_TRY_MS), written).await {
                 Ok(Ok(Written::At(revision))) => *held = Held { revision, record },
@@ -264,7 +262,7 @@ impl Tenancy {
                             // Our own: the answer to an earlier write was lost, or the server lost a later one.
                             Ok(found) if found.session == record.session => held.revision = revision,
                             found => {
-                                self.lease.extend(0);
+                                self.lease.lapse();
                                 let (by, epoch) = found.map_or_else(|_| (String::new(), 0), |found| (found.worker, found.epoch));
                                 return Err(EdgeError::Superseded { lease: key.clone(), by, epoch, ours: record.epoch });
                             }
@@ -296,7 +294,7 @@ impl Tenancy {
 
     /// Gives everything back, so that who waits need not wait longer.
     pub(crate) async fn release(&mut self, link: &Link) {
-        self.lease.extend(0);
+        self.lease.lapse();
         let released = if self.done.load(Relaxed) { Released::Done } else { Released::Unfinished };
         for (key, held) in std::mem::take(&mut self.held) {
             let record = Record { released: Some(released), ..held.record };
@@ -333,8 +331,9 @@ fn json(record: &Record) -> Vec<u8> {
     serde_json::to_vec(record).expect("texts and numbers")
 }
 
-/// How far a consumer has come, of the API's answers about it and its stream.
-pub(super) fn reach_of(consumer: &Value, stream: &Value) -> Option<Reach> {
-    let number = |value: &Value, pointer| value.pointer(pointer).and_then(Value::as_u64);
-    Some(Reach { delivered: number(consumer, "/delivered/stream_seq")?, last: number(stream, "/state/last_seq")? })
+/// Waits until what we have is ours again. If it no longer is, the process ends; if that is to end, there is no waiting.
+pub(super) async fn owned(lease: &Lease, phase: &Phase) {
+    while !lease.holds() && phase.now() != Halt::Stop {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

@@ -309,7 +309,7 @@ impl EdgeWire {
             return None;
         }
         let (outcome, replayed) = match letter {
-            Letter::Result { outcome, replayed } => (outcome, *replayed),
+            Letter::Result { outcome, replayed, .. } => (outcome, *replayed),
             // Nobody watches the dead letters of a file: its reader is told on the spot what gets no other answer.
             Letter::DeadLetter { outcome } if outcome.status == Status::Quarantined => (outcome, false),
             Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::DeadLetter { .. } | Letter::Reply(_) => return None,
@@ -331,7 +331,7 @@ impl EdgeWire {
                 let body = roll.cut(|pen| answer::ack(pen, arrival, asker, *accepted, fault.as_ref(), *overload, *at_ms));
                 (Outlet::Ack, settings.ack_subject.clone(), headers, body)
             }
-            Letter::Result { outcome, .. } => {
+            Letter::Result { outcome, under, .. } => {
                 let asker = arrival.asker.as_ref()?;
                 let expired = outcome.fault.as_ref().is_some_and(|fault| fault.code == Code::Expired);
                 if outcome.status == Status::Quarantined || (expired && asker.profile == Profile::Beamline) {
@@ -344,12 +344,8 @@ impl EdgeWire {
                         (Outlet::Result, settings.result_subject.clone(), headers, body)
                     }
                     Profile::Native => {
-                        let tenant = &arrival.tenant;
                         // Only the step's own outcome may take the place that its subject has for one.
-                        let key = match outcome.is_refusal() {
-                            true => settings.salt.answer_key(tenant, &asker.assignment_id),
-                            false => arrival.key,
-                        };
+                        let (tenant, key) = (&arrival.tenant, under);
                         let subject = roll.text(|pen| _ = pen.raw(native::RESULTS_PREFIX).raw(tenant).raw(".").hex(&key.0));
                         let encoding = Encoding::of(&arrival.delivery);
                         let body = match encoding {
@@ -437,7 +433,7 @@ impl Wire for EdgeWire {
         };
         let (outlet, subject, headers, body) = rendered?;
         let (outcome, replayed) = match &post.letter {
-            Letter::Result { outcome, replayed } => (Some(outcome), *replayed),
+            Letter::Result { outcome, replayed, .. } => (Some(outcome), *replayed),
             Letter::DeadLetter { outcome } if outlet == Outlet::Result => (Some(outcome), false),
             Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::DeadLetter { .. } | Letter::Reply(_) => (None, false),
         };

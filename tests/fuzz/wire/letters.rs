@@ -61,7 +61,7 @@ fn of(arrival: &Arrival, salt: usize) -> Vec<Letter> {
         letters.push(Letter::Lifecycle { stage, outcome, sequence: index as u32, at_ms });
     }
     for outcome in outcomes.into_iter().map(Rc::new) {
-        letters.push(Letter::Result { outcome: outcome.clone(), replayed: salt.is_multiple_of(2) });
+        letters.push(Letter::Result { outcome: outcome.clone(), replayed: salt.is_multiple_of(2), under: arrival.key });
         if outcome.status != Status::Ok {
             letters.push(Letter::DeadLetter { outcome });
         }

@@ -264,3 +264,41 @@ fn one_that_waited_too_long_is_not_refused_once_its_key_is_known() {
         assert!(told.iter().all(|(_, outcome)| outcome.status == Status::Ok), "one outcome for one assignment: {told:?}");
     }
 }
+
+#[test]
+fn a_refused_assignment_is_told_under_its_own_key_and_leaves_the_steps_alone() {
+    let mut bench = Bench::new();
+    let (one, other) = (step("k"), step("k").by("b").content(2).from(delivery(2, 1)));
+    bench.send(&one);
+    let ticket = bench.run();
+    bench.send(&other);
+    bench.sync();
+    let under = |bench: &mut Bench| {
+        let mut found = Vec::new();
+        for effect in bench.look() {
+            let Effect::Post(post) = effect else { continue };
+            if let Letter::Result { under, .. } = post.letter {
+                found.push(under);
+            }
+            if let Some(ticket) = post.confirm {
+                bench.apply(Event::Confirmed { ticket });
+            }
+        }
+        bench.look();
+        assert_eq!(found.len(), 1, "one result, not {found:?}");
+        found[0]
+    };
+    let refused = under(&mut bench);
+    assert_eq!(refused, SALT.answer_key("t", "b"), "while the step still runs");
+    bench.done(ticket);
+    bench.sync();
+    assert_eq!(under(&mut bench), one.key);
+    // And so again, when it is told again.
+    bench.send(&other);
+    bench.sync();
+    let probes = bench.look();
+    let [Effect::Probe { key, lsn }] = probes[..] else { panic!("{probes:?}") };
+    let found = outcome_of(&bench.frame(lsn)).map(Rc::new);
+    bench.apply(Event::Probed { key, found });
+    assert_eq!(under(&mut bench), refused);
+}
