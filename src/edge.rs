@@ -3,6 +3,7 @@
 mod answer;
 pub mod beamline;
 mod bucket;
+mod claims;
 mod coverage;
 mod event;
 pub mod fingerprint;

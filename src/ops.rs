@@ -41,6 +41,10 @@ pub struct EdgeFigures {
     pub unsendable: u64,
     /// Results that a create-only subject refused: another was there first.
     pub fenced: u64,
+    /// Steps that must never run twice, claimed before all other workers.
+    pub claimed: u64,
+    /// Such steps that had been claimed before, mostly by another worker.
+    pub claims_lost: u64,
     /// The epoch of our ownership of the work, 0 where nobody owns it, now.
     pub owner_epoch: u32,
     /// Another worker owns it and we stand by, now.
@@ -73,6 +77,8 @@ impl EdgeFigures {
             duplicates: status.duplicates.load(Relaxed),
             unsendable: status.unsendable.load(Relaxed),
             fenced: status.fenced.load(Relaxed),
+            claimed: status.claimed.load(Relaxed),
+            claims_lost: status.claims_lost.load(Relaxed),
             owner_epoch: status.owner_epoch.load(Relaxed),
             standby: status.stands_by_for().is_some(),
             calls: status.calls.load(Relaxed),

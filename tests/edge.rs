@@ -25,6 +25,9 @@ use shards::runtime::tenure::Lease;
 use shards::step::{Delivery, Origin, Settle, StreamToken};
 use tokio::sync::watch;
 
+#[path = "edge/claims.rs"]
+mod claims;
+
 const PLACES: u32 = 512;
 
 /// A nats-server of our own.
@@ -94,7 +97,15 @@ fn settings(port: u16, mode: NatsMode, provision: bool) -> EdgeSettings {
         auth: NatsAuth::Anonymous,
         tls: NatsTls::default(),
     };
-    EdgeSettings { nats, worker_id: "w1".into(), cores: Vec::new(), boot: 1, running_max: 1_024, queued_max: 10_000 }
+    EdgeSettings {
+        nats,
+        worker_id: "w1".into(),
+        cores: Vec::new(),
+        boot: 1,
+        running_max: 1_024,
+        queued_max: 10_000,
+        horizon: Duration::from_secs(7_200),
+    }
 }
 
 /// An edge with stand-ins for its shards.
@@ -194,6 +205,7 @@ impl StandIn {
                         self.answer(delivery, &mut items)?;
                     }
                 }
+                Inbound::Claimed(_) => anyhow::bail!("nothing was claimed"),
                 Inbound::Confirmed(tickets) => {
                     for ticket in tickets {
                         if let Some(Some(token)) = self.held.remove(&ticket.slot) {

@@ -74,6 +74,13 @@ pub enum Event {
         /// As in its [`Post`].
         ticket: Ticket,
     },
+    /// What became of a claim: whoever is first has it, for good.
+    Claimed {
+        /// As in its [`Effect::Claim`].
+        ticket: Ticket,
+        /// Whose it is.
+        by: Claimant,
+    },
     /// Time has passed; deadlines may be due.
     Tick,
     /// Somebody wants this key stopped.
@@ -132,6 +139,17 @@ pub enum Role {
     Replay,
 }
 
+/// Whose claim of a step stands. Crosses cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claimant {
+    /// That of the very acceptance that asked, in this life or an earlier one: the journal knows what became of it.
+    Ours,
+    /// That of an acceptance that the journal has forgotten: it may have run.
+    Forgotten,
+    /// Another worker's.
+    Another,
+}
+
 /// What the journal's disk tells the machine. Lives on its core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskNews {
@@ -176,6 +194,15 @@ pub enum Effect {
         arrival: Rc<Arrival>,
         /// 1 for the first.
         try_number: u32,
+    },
+    /// Claim a step that must never run twice, before all other workers; answer with [`Event::Claimed`], however long it takes.
+    Claim {
+        /// The answer carries this ticket.
+        ticket: Ticket,
+        /// The step.
+        key: Key,
+        /// The frame that holds its message, durable: what the claim is known by.
+        accepted: Lsn,
     },
     /// Stop a try: it will still end with [`Event::Ended`].
     Stop {

@@ -68,6 +68,8 @@ pub struct ShardSettings {
     pub owner_epoch: u32,
     /// Other workers take from the same streams at the same time.
     pub shared: bool,
+    /// What must never run twice is claimed before all other workers first.
+    pub claims: bool,
 }
 
 /// One core's machine. Lives on its core.
@@ -144,6 +146,8 @@ struct Job {
     at_work: bool,
     /// The next try starts only after its STARTED frame is durable.
     cautious: bool,
+    /// Whether it must be claimed before it runs.
+    claim: Claim,
     /// Something may have happened outside in a try that is not the current one.
     touched: bool,
     /// It was recovered: steps with a strike wait for its outcome.
@@ -172,7 +176,7 @@ enum State {
     Free,
     /// Accepted, in the lane.
     Queued,
-    /// A try is at work, or waits for its STARTED frame.
+    /// A try is at work, or waits for its claim or its STARTED frame.
     Running,
     /// Between two tries.
     Backoff,
@@ -180,6 +184,19 @@ enum State {
     Decided,
     /// The outcome is durable; letters are out.
     Posting,
+}
+
+/// Whether a step is claimed before all other workers. What is claimed stays so: once is enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// It need not be, or it is.
+    Needless,
+    /// Before its first try of this life.
+    Due,
+    /// It has its place, and its ACCEPTED is on its way to the disk: the claim is known by that frame.
+    Held,
+    /// The answer is awaited.
+    Asked,
 }
 
 /// What waits for a frame to be durable.
@@ -257,6 +274,7 @@ impl Shard {
             Event::Durable { through } => self.durable(now, through, fx),
             Event::Probed { key, found } => self.probed(now, key, found, fx),
             Event::Confirmed { ticket } => self.confirmed(now, ticket, fx),
+            Event::Claimed { ticket, by } => self.claimed(now, ticket, by, fx),
             Event::Tick => self.tick(now, fx),
             Event::Cancel { key } => self.cancel(now, key, fx),
             Event::Drain => self.drain(now, fx),
@@ -406,6 +424,7 @@ impl Shard {
             tries: 0,
             at_work: false,
             cautious: false,
+            claim: Claim::Needless,
             touched: false,
             ahead: false,
             acked: false,

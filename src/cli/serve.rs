@@ -194,6 +194,7 @@ impl Serving {
             boot: worker.boot(),
             running_max,
             queued_max,
+            horizon: Duration::from_millis(settings.limits.horizon_ms),
         };
         let door = frame.map(DoorFrame::open).transpose()?;
         let edge = edge::spawn(edge_settings, links, door, phase, status.clone())

@@ -18,13 +18,17 @@ use async_nats::client::PublishErrorKind;
 use async_nats::{Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
+use shards::event::Claimant;
 use shards::runtime::ports::{Outbound, Outgoing, Outlet, Parcel};
 use shards::runtime::tenure::Lease;
 
+use super::claims::{self, Claimer};
 use super::coverage::Coverage;
 use super::frames::{header_map, settlement};
 use super::inflight::{Cargo, InFlight, Sent};
-use super::limits::{BATCH_MAX, CONFIRM_AFTER_MS, DOUBT_MS, DOUBTS_MAX, FLUSH_WITHIN_MS, TURN_BATCHES_MAX, WINDOW_MAX};
+use super::limits::{
+    API_WITHIN_MS, BATCH_MAX, CONFIRM_AFTER_MS, DOUBT_MS, DOUBTS_MAX, FLUSH_WITHIN_MS, TURN_BATCHES_MAX, WINDOW_MAX,
+};
 use super::nats::Link;
 use super::ports::Ports;
 use super::puback::{self, PubAck};
@@ -40,6 +44,11 @@ pub(crate) struct Outbox {
     outbound: flume::r#async::RecvStream<'static, Outbound>,
     source: flume::Receiver<Outbound>,
     lease: Lease,
+    claimer: Rc<Claimer>,
+    /// Claims that were to be looked at when the connection went.
+    unread: Rc<RefCell<Vec<Sent>>>,
+    /// When the bucket of the claims was last made again.
+    renewed: Option<Instant>,
     phase: Phase,
     status: Arc<EdgeStatus>,
     flight: InFlight,
@@ -72,6 +81,7 @@ impl Outbox {
         ports: Rc<RefCell<Ports>>,
         outbound: flume::Receiver<Outbound>,
         lease: Lease,
+        claimer: Claimer,
         phase: Phase,
         status: Arc<EdgeStatus>,
     ) -> Outbox {
@@ -86,6 +96,9 @@ impl Outbox {
             outbound: outbound.clone().into_stream(),
             source: outbound,
             lease,
+            claimer: Rc::new(claimer),
+            unread: Rc::default(),
+            renewed: None,
             phase,
             status,
             flight: InFlight::default(),
@@ -211,6 +224,10 @@ impl Outbox {
                             }
                         }
                     }
+                    Outgoing::Claim { ticket, key, accepted } => {
+                        let parcel = self.claimer.parcel(batch.shard, ticket, key, accepted);
+                        self.post(Sent { shard: batch.shard, parcel, sends: 0 }).await;
+                    }
                     Outgoing::Parcel(parcel) if parcel.outlet == Outlet::Doubt => self.later(parcel),
                     Outgoing::Parcel(parcel) if parcel.confirm.is_none() => {
                         let _ = self.publish(&parcel, None).await;
@@ -236,6 +253,7 @@ impl Outbox {
         }
         let epoch = self.link.epoch();
         let mut again = self.flight.due(now);
+        again.append(&mut self.unread.borrow_mut());
         if epoch != self.epoch {
             self.epoch = epoch;
             self.coverage.forget();
@@ -275,7 +293,9 @@ impl Outbox {
 
     /// Sends a parcel that wants confirming, or keeps it until it is known how.
     async fn post(&mut self, mut sent: Sent) {
-        let Some(streamed) = self.coverage.of(&sent.parcel.subject) else {
+        // A claim counts only where a stream keeps it.
+        let streamed = if sent.parcel.outlet == Outlet::Claim { Some(true) } else { self.coverage.of(&sent.parcel.subject) };
+        let Some(streamed) = streamed else {
             self.coverage.waiting.push(sent);
             return;
         };
@@ -383,6 +403,9 @@ impl Outbox {
                 self.confirm(list);
             }
             Cargo::One(sent) if message.status == Some(StatusCode::NO_RESPONDERS) => {
+                if sent.parcel.outlet == Outlet::Claim {
+                    self.renew_claims();
+                }
                 self.complain(&sent, "no stream answers", now);
                 self.coverage.doubt(&sent.parcel.subject);
                 self.flight.postpone(sent, now);
@@ -398,6 +421,7 @@ impl Outbox {
                     }
                     self.confirm_one(&sent);
                 }
+                PubAck::Fenced if sent.parcel.outlet == Outlet::Claim => self.look_at_claim(sent),
                 // The other side has a result for this key, and that is all we wanted to know. Where it cannot be ours, sent again
                 // after the stream forgot its id, somebody else works here.
                 PubAck::Fenced => {
@@ -436,8 +460,46 @@ impl Outbox {
     fn confirm_one(&mut self, sent: &Sent) {
         bump(&self.status.confirmed);
         if let Some(ticket) = sent.parcel.confirm {
+            if sent.parcel.outlet == Outlet::Claim {
+                bump(&self.status.claimed);
+                return self.ports.borrow_mut().claimed(sent.shard, ticket, Claimant::Ours);
+            }
             self.ports.borrow_mut().confirm(sent.shard, ticket);
         }
+    }
+
+    /// The place for claims has gone: it is made again.
+    fn renew_claims(&mut self) {
+        let recently = |at: Instant| at.elapsed() < Duration::from_millis(API_WITHIN_MS);
+        if self.renewed.is_some_and(recently) {
+            return;
+        }
+        self.renewed = Some(Instant::now());
+        let (client, replicas, horizon) = (self.link.client.clone(), self.settings.nats.replicas, self.settings.horizon);
+        tokio::task::spawn_local(async move {
+            if let Err(error) = claims::prepare(&client, replicas, horizon).await {
+                tracing::warn!(%error, "the bucket of the claims is gone and cannot be made again");
+            }
+        });
+    }
+
+    /// Somebody has claimed this key, we in an earlier life perhaps: what stands there says.
+    fn look_at_claim(&self, sent: Sent) {
+        let (client, claimer, ports, unread, status) =
+            (self.link.client.clone(), self.claimer.clone(), self.ports.clone(), self.unread.clone(), self.status.clone());
+        tokio::task::spawn_local(async move {
+            let looked = tokio::time::timeout(Duration::from_millis(API_WITHIN_MS), claimer.holder(&client, &sent.parcel));
+            match (looked.await, sent.parcel.confirm) {
+                (Ok(Ok(Some(by))), Some(ticket)) => {
+                    bump(if by == Claimant::Ours { &status.claimed } else { &status.claims_lost });
+                    let mut ports = ports.borrow_mut();
+                    ports.claimed(sent.shard, ticket, by);
+                    ports.flush();
+                }
+                // It has gone meanwhile, or the server did not answer: once more from the start.
+                _ => unread.borrow_mut().push(sent),
+            }
+        });
     }
 
     fn complain(&mut self, sent: &Sent, why: &str, now: Instant) {

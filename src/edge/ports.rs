@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use shards::event::Claimant;
 use shards::ids::Ticket;
 use shards::runtime::ports::{Gauge, Inbound};
 use shards::step::{Delivery, Origin};
@@ -28,6 +29,7 @@ struct Port {
     backlog: VecDeque<Delivery>,
     backlog_bytes: usize,
     confirmed: Vec<Ticket>,
+    claimed: Vec<(Ticket, Claimant)>,
 }
 
 impl Ports {
@@ -40,6 +42,7 @@ impl Ports {
             backlog: VecDeque::new(),
             backlog_bytes: 0,
             confirmed: Vec::new(),
+            claimed: Vec::new(),
         };
         Ports { shards: links.into_iter().map(port).collect() }
     }
@@ -69,7 +72,7 @@ impl Ports {
 
     /// Whether something waits for room in an inbox.
     pub(crate) fn blocked(&self) -> bool {
-        self.shards.iter().any(|port| !port.backlog.is_empty() || !port.confirmed.is_empty())
+        self.shards.iter().any(|port| !port.backlog.is_empty() || !port.confirmed.is_empty() || !port.claimed.is_empty())
     }
 
     /// Messages waiting here.
@@ -100,6 +103,13 @@ impl Ports {
         }
     }
 
+    /// Takes the answer to a claim for a shard: whose it is.
+    pub(crate) fn claimed(&mut self, shard: u16, ticket: Ticket, by: Claimant) {
+        if let Some(port) = self.shards.get_mut(usize::from(shard)) {
+            port.claimed.push((ticket, by));
+        }
+    }
+
     /// Sends on what the inboxes have room for: confirmations first, they free places.
     pub(crate) fn flush(&mut self) {
         for port in &mut self.shards {
@@ -112,10 +122,10 @@ impl Ports {
     pub(crate) fn flush_full(&mut self) -> bool {
         let mut left = false;
         for port in &mut self.shards {
-            if !port.backlog.is_empty() || port.confirmed.len() >= BATCH_MAX {
+            if !port.backlog.is_empty() || !port.claimed.is_empty() || port.confirmed.len() >= BATCH_MAX {
                 port.flush();
             }
-            left |= !port.confirmed.is_empty();
+            left |= !port.confirmed.is_empty() || !port.claimed.is_empty();
         }
         left
     }
@@ -149,6 +159,10 @@ impl Port {
         if !self.confirmed.is_empty() && !self.inbox.is_full() {
             let confirmed = std::mem::take(&mut self.confirmed);
             self.send(Inbound::Confirmed(confirmed), 0);
+        }
+        if !self.claimed.is_empty() && !self.inbox.is_full() {
+            let claimed = std::mem::take(&mut self.claimed);
+            self.send(Inbound::Claimed(claimed), 0);
         }
         while !self.backlog.is_empty() && !self.inbox.is_full() {
             let count = self.backlog.len().min(BATCH_MAX);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::Client;
 use shards::ids::{Salt, hex, unhex};
 
-use super::bucket;
+use super::bucket::SHARED;
 use super::nats::{options, servers};
 use crate::settings::{NatsMode, NatsSettings};
 
@@ -62,16 +62,16 @@ async fn ask(
     if let Some(found) = read(&client).await? {
         return Ok(Shared::Salt(found));
     }
-    bucket::create(&client, settings.replicas).await?;
+    SHARED.create(&client, settings.replicas, Duration::ZERO).await?;
     let salt = ours.cloned().unwrap_or_else(fresh);
     // Another worker may be first, and this one beaten: then its salt is the one. Whoever it is, what is read counts.
-    bucket::write(&client, KEY, hex(&salt.0).into_bytes(), 0).await?;
+    SHARED.write(&client, KEY, hex(&salt.0).into_bytes(), 0).await?;
     let found = read(&client).await?.ok_or("the key salt could not be stored in the bucket endstation")?;
     Ok(Shared::Salt(found))
 }
 
 async fn read(client: &Client) -> Result<Option<Salt>, async_nats::Error> {
-    let Some((_, bytes)) = bucket::read(client, KEY).await? else { return Ok(None) };
+    let Some((_, bytes)) = SHARED.read(client, KEY).await? else { return Ok(None) };
     let salt = std::str::from_utf8(&bytes).ok().and_then(unhex);
     Ok(Some(Salt(salt.ok_or("the bucket endstation holds a key_salt that is not 64 hexadecimal digits")?)))
 }

@@ -51,6 +51,10 @@ pub struct EdgeStatus {
     pub duplicates: AtomicU64,
     /// Results that a create-only subject refused because another was there first.
     pub fenced: AtomicU64,
+    /// Steps that must never run twice, claimed before all other workers.
+    pub claimed: AtomicU64,
+    /// Such steps that had been claimed before, mostly by another worker.
+    pub claims_lost: AtomicU64,
     /// Parcels that could not be published at all as they are (too large, say): they are tried again for ever.
     pub unsendable: AtomicU64,
     /// Requests that came by gRPC.

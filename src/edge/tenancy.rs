@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use async_nats::client::{RequestError, RequestErrorKind};
 use shards::runtime::tenure::{Grant, Lease, since_boot_us};
 
-use super::bucket::{self, Written};
+use super::bucket::{CLAIMS, SHARED, Written};
+use super::claims::{self, Claimer};
 use super::lease::{Claim, Record, Released, Watch};
-use super::limits::{LEASE_HOLD_MS, LEASE_LOOK_MS, LEASE_RENEW_MS, LEASE_TRY_MS};
+use super::limits::{API_WITHIN_MS, LEASE_HOLD_MS, LEASE_LOOK_MS, LEASE_RENEW_MS, LEASE_TRY_MS};
 use super::nats::Link;
 use super::status::EdgeStatus;
 use super::streams::{self, Consumer, Source};
@@ -48,6 +50,7 @@ struct Held {
 pub(crate) struct Tenancy {
     ownership: Ownership,
     replicas: usize,
+    horizon: Duration,
     claim: Claim,
     lease: Lease,
     grants: Vec<flume::Sender<Grant>>,
@@ -66,6 +69,7 @@ impl Tenancy {
         Tenancy {
             ownership: settings.nats.ownership,
             replicas: settings.nats.replicas,
+            horizon: settings.horizon,
             claim: Claim { worker: settings.worker_id.clone(), journal, session, epoch, knows },
             lease,
             grants,
@@ -80,10 +84,47 @@ impl Tenancy {
         &self.lease
     }
 
-    /// Nothing that could be owned: the shards may begin.
-    pub(crate) fn free(&mut self) {
+    /// Who claims steps for this worker.
+    pub(crate) fn claimer(&self) -> Claimer {
+        Claimer { worker: self.claim.worker.clone(), journal: self.claim.journal.clone() }
+    }
+
+    /// Nothing that could be owned: the shards may begin. `claims`: where there is JetStream all the same.
+    pub(crate) fn free(&mut self, claims: bool) {
         self.lease.unbind();
-        self.grant(Grant::default());
+        self.grant(Grant { claims, ..Grant::default() });
+    }
+
+    /// Whether steps can be claimed here; `None`: the end came before that was known.
+    async fn can_claim(&self, link: &Link, phase: &mut Phase) -> Option<bool> {
+        if self.grants.is_empty() {
+            return Some(false);
+        }
+        if !link.client.server_info().jetstream {
+            return Some(false);
+        }
+        let bucket = CLAIMS.name();
+        loop {
+            match tokio::time::timeout(
+                Duration::from_millis(API_WITHIN_MS),
+                claims::prepare(&link.client, self.replicas, self.horizon),
+            )
+            .await
+            {
+                Ok(Ok(())) => return Some(true),
+                Ok(Err(error)) if is_final(&error) => {
+                    tracing::warn!(bucket, %error, "steps that must never run twice cannot be claimed before other workers: only a lease keeps them apart");
+                    return Some(false);
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(bucket, %error, "it is not known yet whether steps can be claimed; asking again")
+                }
+                Err(_) => tracing::warn!(bucket, "it is not known yet whether steps can be claimed; asking again"),
+            }
+            if phase.wait(Duration::from_millis(LEASE_LOOK_MS)).await == Halt::Stop || link.closed() {
+                return None;
+            }
+        }
     }
 
     fn grant(&mut self, grant: Grant) {
@@ -112,19 +153,25 @@ impl Tenancy {
             }
         }
         match self.ownership {
-            _ if wanted.is_empty() => self.free(),
+            _ if wanted.is_empty() => {
+                let Some(claims) = self.can_claim(link, phase).await else { return Ok(None) };
+                self.free(claims);
+            }
             Ownership::Shared => {
+                let Some(claims) = self.can_claim(link, phase).await else { return Ok(None) };
                 self.lease.unbind();
-                self.grant(Grant { epoch: 0, since: u32::MAX, shared: true });
+                self.grant(Grant { epoch: 0, since: u32::MAX, shared: true, claims });
                 return Ok(Some(vec![0; sources.len()]));
             }
             Ownership::Exclusive => {
+                // Before the lease is: it does not wait for this.
+                let Some(claims) = self.can_claim(link, phase).await else { return Ok(None) };
                 for (key, consumer) in wanted {
                     if !self.held.contains_key(&key) && !self.take(link, &key, consumer, phase).await? {
                         return Ok(None);
                     }
                 }
-                let grant = self.settle();
+                let grant = Grant { claims, ..self.settle() };
                 while !self.renew(link).await? {
                     if phase.wait(Duration::from_millis(LEASE_LOOK_MS)).await == Halt::Stop || link.closed() {
                         return Ok(None);
@@ -149,7 +196,7 @@ impl Tenancy {
             }
             record.epoch = epoch;
         }
-        Grant { epoch, since: self.held.values().map(|held| held.record.since).max().unwrap_or(0), shared: false }
+        Grant { epoch, since: self.held.values().map(|held| held.record.since).max().unwrap_or(0), ..Grant::default() }
     }
 
     /// Waits until this lease may be taken, and takes it. `false`: the end came before.
@@ -180,7 +227,7 @@ impl Tenancy {
 
     async fn try_take(&mut self, link: &Link, key: &str, consumer: &Consumer, watch: &mut Watch) -> Result<bool, String> {
         let told = |error: async_nats::Error| error.to_string();
-        let found = bucket::read(&link.client, key).await.map_err(told)?;
+        let found = SHARED.read(&link.client, key).await.map_err(told)?;
         let found = match &found {
             Some((revision, bytes)) => {
                 let record: Record = serde_json::from_slice(bytes).map_err(|error| {
@@ -206,7 +253,7 @@ impl Tenancy {
         let reach = streams::reach(link, consumer).await.map_err(|trouble| format!("{trouble:?}"))?;
         let record = self.claim.take(before, reach, &server(link));
         let revision = found.as_ref().map_or(0, |(revision, _)| *revision);
-        match bucket::write(&link.client, key, json(&record), revision).await.map_err(told)? {
+        match SHARED.write(&link.client, key, json(&record), revision).await.map_err(told)? {
             Written::At(revision) => {
                 tracing::info!(
                     stream = consumer.stream,
@@ -220,7 +267,7 @@ impl Tenancy {
                 Ok(true)
             }
             Written::Beaten => Ok(false),
-            Written::NoBucket => bucket::create(&link.client, self.replicas).await.map_err(told).map(|()| false),
+            Written::NoBucket => SHARED.create(&link.client, self.replicas, Duration::ZERO).await.map_err(told).map(|()| false),
         }
     }
 
@@ -252,11 +299,11 @@ impl Tenancy {
         let from_us = since_boot_us();
         for (key, held) in &mut self.held {
             let record = Record { beat: held.record.beat + 1, ..held.record.clone() };
-            let written = bucket::write(&link.client, key, json(&record), held.revision);
+            let written = SHARED.write(&link.client, key, json(&record), held.revision);
             match tokio::time::timeout(Duration::from_millis(LEASE_TRY_MS), written).await {
                 Ok(Ok(Written::At(revision))) => *held = Held { revision, record },
                 Ok(Ok(Written::Beaten)) => {
-                    match tokio::time::timeout(Duration::from_millis(LEASE_TRY_MS), bucket::read(&link.client, key)).await {
+                    match tokio::time::timeout(Duration::from_millis(LEASE_TRY_MS), SHARED.read(&link.client, key)).await {
                         Ok(Ok(None)) => held.revision = 0,
                         Ok(Ok(Some((revision, bytes)))) => match serde_json::from_slice::<Record>(&bytes) {
                             // Our own: the answer to an earlier write was lost, or the server lost a later one.
@@ -272,7 +319,7 @@ impl Tenancy {
                     return Ok(false);
                 }
                 Ok(Ok(Written::NoBucket)) => {
-                    if let Err(error) = bucket::create(&link.client, self.replicas).await {
+                    if let Err(error) = SHARED.create(&link.client, self.replicas, Duration::ZERO).await {
                         tracing::warn!(%error, "the bucket of the leases is gone and cannot be made again");
                     }
                     held.revision = 0;
@@ -299,13 +346,13 @@ impl Tenancy {
         for (key, held) in std::mem::take(&mut self.held) {
             let record = Record { released: Some(released), ..held.record };
             let giving = async {
-                let written = bucket::write(&link.client, &key, json(&record), held.revision).await?;
+                let written = SHARED.write(&link.client, &key, json(&record), held.revision).await?;
                 // A renewal whose answer nobody waited for may have been the last.
-                match (&written, bucket::read(&link.client, &key).await?) {
+                match (&written, SHARED.read(&link.client, &key).await?) {
                     (Written::Beaten, Some((revision, bytes)))
                         if serde_json::from_slice::<Record>(&bytes).is_ok_and(|found| found.session == record.session) =>
                     {
-                        bucket::write(&link.client, &key, json(&record), revision).await
+                        SHARED.write(&link.client, &key, json(&record), revision).await
                     }
                     _ => Ok(written),
                 }
@@ -315,6 +362,15 @@ impl Tenancy {
                 _ => tracing::warn!(key, "ownership could not be given back; it ends by itself"),
             }
         }
+    }
+}
+
+/// A server that said no will say so again; one that cannot be reached may answer yet.
+fn is_final(error: &async_nats::Error) -> bool {
+    match error.downcast_ref::<RequestError>() {
+        // An account without JetStream has nobody who answers.
+        Some(error) => error.kind() == RequestErrorKind::NoResponders,
+        None => true,
     }
 }
 

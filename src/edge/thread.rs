@@ -42,6 +42,8 @@ pub struct EdgeSettings {
     pub running_max: u32,
     /// Steps that may wait at once, over all shards.
     pub queued_max: u32,
+    /// How long the journal remembers, and so how long a claim stands.
+    pub horizon: Duration,
 }
 
 /// How the edge reaches one shard.
@@ -226,7 +228,7 @@ async fn sessions(
     let settings = Rc::new(settings);
     let lease = tenancy.lease().clone();
     if settings.nats.mode == NatsMode::Core {
-        tenancy.free();
+        tenancy.free(false);
     }
     let mut kept: Option<Outbox> = None;
     for generation in 0.. {
@@ -236,7 +238,17 @@ async fn sessions(
             Some(outbox) => outbox.relinked(link.clone()),
             None => {
                 let (ports, outbound) = (ports.clone(), outbound.clone());
-                Outbox::new(settings.clone(), link.clone(), ports, outbound, lease.clone(), phase.clone(), status.clone())
+                let claimer = tenancy.claimer();
+                Outbox::new(
+                    settings.clone(),
+                    link.clone(),
+                    ports,
+                    outbound,
+                    lease.clone(),
+                    claimer,
+                    phase.clone(),
+                    status.clone(),
+                )
             }
         };
         let heart = Heart::new(settings.clone(), link.clone(), gauges.clone(), phase.clone(), status.clone());

@@ -165,6 +165,8 @@ impl Page {
         count("endstation_edge_calls_refused_total", "Requests by gRPC that the edge had no room for.", edge.calls_refused);
         count("endstation_edge_events_dropped_total", "Events not kept for NATS while it was away.", edge.events_dropped);
         count("endstation_outbox_fenced_total", "Results refused because another was there first.", edge.fenced);
+        count("endstation_claims_total", "Steps that must never run twice, claimed before they were run.", edge.claimed);
+        count("endstation_claims_lost_total", "Such steps not run, because they had been claimed before.", edge.claims_lost);
         count("endstation_outbox_unsendable_total", "Letters that no server takes as they are, by try.", edge.unsendable);
         count("endstation_outbox_published_total", "Letters published, resends included.", edge.published);
         count("endstation_outbox_confirmed_total", "Letters confirmed by the server.", edge.confirmed);

@@ -4,16 +4,17 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use shards::audit::outcome_digest;
-use shards::event::{Event, Letter, Post};
-use shards::ids::{AskerId, Lsn, Text, Ticket};
+use shards::event::{Claimant, Event, Letter, Post};
+use shards::ids::{AskerId, Key, Lsn, Text, Ticket};
 use shards::outcome::{Code, Status};
 use shards::step::{Arrival, Origin, StreamToken};
 
 use crate::job::Job;
 use crate::oracles;
 use crate::plan::SECOND;
-use crate::server::MessageId;
+use crate::server::{Claim, MessageId};
 use crate::truth::{Told, dead_letter_id};
+use crate::worker::Worker;
 use crate::world::{Happening, World};
 
 const RESEND_US: u64 = 5 * SECOND;
@@ -176,6 +177,32 @@ impl World {
             wait_us = self.rng.range(1, 8) * SECOND;
         }
         self.at(wait_us, Happening::PubAck { boot, post });
+    }
+
+    /// A claim reaches the server, which keeps the first; without an answer it is sent again.
+    pub fn claim(&mut self, boot: u32, shard: usize, ticket: Ticket, key: Key, accepted: Lsn) {
+        let waits = |worker: &Worker| worker.claims.contains(&(shard, ticket.slot, ticket.generation));
+        if boot == self.boot && self.worker.as_ref().is_some_and(waits) {
+            self.at(RESEND_US, Happening::Claim { boot, shard, ticket, key, accepted });
+        }
+        if self.partitioned {
+            return;
+        }
+        let by = self.server.claim(key, Claim::Ours(shard, accepted));
+        self.note("claim", Some(key), by as u64);
+        if self.rng.chance(self.plan.rates.pub_ack_lost) && !self.quiet {
+            return self.count("claim's answer lost");
+        }
+        let wait_us = self.rng.range(50, 3_000);
+        self.at(wait_us, Happening::Claimed { boot, shard, ticket, by });
+    }
+
+    /// Its answer reaches the shard.
+    pub fn claimed(&mut self, shard: usize, ticket: Ticket, by: Claimant) {
+        let Some(worker) = self.worker.as_mut() else { return };
+        if worker.claims.remove(&(shard, ticket.slot, ticket.generation)) {
+            self.apply(shard, Event::Claimed { ticket, by });
+        }
     }
 
     pub fn pub_ack(&mut self, post: u64) {

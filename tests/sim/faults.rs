@@ -39,6 +39,11 @@ impl World {
                 self.apply(shard, Event::Confirmed { ticket });
             }
             Happening::Probe { boot, shard, key, lsn } if mine(boot) => self.probe(shard, key, lsn),
+            // One that was sent arrives, whatever becomes of who sent it.
+            Happening::Claim { boot, shard, ticket, key, accepted } => self.claim(boot, shard, ticket, key, accepted),
+            Happening::Claimed { boot, shard, ticket, by } if mine(boot) && !self.partitioned => {
+                self.claimed(shard, ticket, by);
+            }
             Happening::Settle { sequence, how } if !self.partitioned => {
                 let now_us = self.now_us;
                 self.server.settle(now_us, sequence, how);

@@ -2,10 +2,12 @@
 //! some of that unacked. It keeps its own promises, and nobody knows what its journal holds.
 
 use bytes::Bytes;
+use shards::event::Claimant;
 use shards::ids::Key;
 use shards::step::{Content, EffectClass, Origin, Settle};
 
 use crate::job::{Job, Poison};
+use crate::server::Claim;
 use crate::truth::dead_letter_id;
 use crate::world::World;
 
@@ -35,7 +37,6 @@ impl World {
         let (key, fingerprint) = (arrival.key, arrival.fingerprint);
         if let Content::Work(work) = &arrival.content {
             let story = self.truth.stories.get(&key);
-            let ours = story.is_some_and(|story| story.taken.is_some() || story.result.is_some());
             match self.elsewhere.insert(key, fingerprint) {
                 // It does not run other content under a key that it knows; nor is it asked here to know ours.
                 Some(known) if known != fingerprint => {
@@ -49,16 +50,8 @@ impl World {
                     self.elsewhere.remove(&key);
                     return;
                 }
-                // A step that must never run twice, sent again as a new message after the change of owners, would be run
-                // again: README says so. Here nobody does that.
-                None if work.effect == EffectClass::Unsafe
-                    && !inherited
-                    && (ours || self.ledger.applied(key, &fingerprint) > 0) =>
-                {
-                    self.elsewhere.remove(&key);
-                    return;
-                }
-                None if work.effect == EffectClass::Unsafe && inherited => {}
+                // It does not run what an earlier owner may have run: INDETERMINATE.
+                None if work.effect == EffectClass::Unsafe && (inherited || !self.elsewhere_claims(key)) => {}
                 None => {
                     self.note("elsewhere", Some(key), sequence);
                     self.truth.done_elsewhere.insert(key, self.boot);
@@ -77,11 +70,14 @@ impl World {
         }
     }
 
+    fn elsewhere_claims(&mut self, key: Key) -> bool {
+        self.server.claim(key, Claim::Another) == Claimant::Ours
+    }
+
     /// A message comes: what another did of its step, and nobody could see, is nobody's fault.
     pub fn sent_anew(&mut self, key: Key, inherited: bool) {
         if self.elsewhere.contains_key(&key) && !inherited {
             self.truth.ghosts.insert(key);
-            self.truth.beyond.insert(key);
         }
     }
 

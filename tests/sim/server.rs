@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use shards::event::Claimant;
+use shards::ids::{Key, Lsn};
 use shards::step::Settle;
 
 use crate::plan::SECOND;
@@ -35,12 +37,22 @@ enum KeptState {
     Acked,
 }
 
+/// Whose claim stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Ours: shard and frame.
+    Ours(usize, Lsn),
+    Another,
+}
+
 /// The server. It lives outside the worker's crash domain.
 #[derive(Debug)]
 pub struct Server {
     pub stream: Vec<Kept>,
     acks: Vec<u64>,
     seen: BTreeMap<MessageId, u64>,
+    /// Create-only, and kept over every kill.
+    claims: BTreeMap<Key, Claim>,
     ack_wait_us: u64,
     max_ack_pending: usize,
     /// No message below this one is unsettled: where looking starts.
@@ -49,7 +61,8 @@ pub struct Server {
 
 impl Server {
     pub fn new(ack_wait_us: u64, max_ack_pending: usize) -> Self {
-        Server { stream: Vec::new(), acks: Vec::new(), seen: BTreeMap::new(), ack_wait_us, max_ack_pending, first_open: 0 }
+        let (acks, seen, claims) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        Server { stream: Vec::new(), acks, seen, claims, ack_wait_us, max_ack_pending, first_open: 0 }
     }
 
     /// Stores an assignment; its sequence.
@@ -101,6 +114,15 @@ impl Server {
                     kept.state = KeptState::Out(now_us + self.ack_wait_us);
                 }
             }
+        }
+    }
+
+    /// Whose this step is, from now or from before, as the one who asks sees it.
+    pub fn claim(&mut self, key: Key, by: Claim) -> Claimant {
+        match (*self.claims.entry(key).or_insert(by), by) {
+            (found, by) if found == by => Claimant::Ours,
+            (Claim::Ours(..), Claim::Ours(..)) => Claimant::Forgotten,
+            _ => Claimant::Another,
         }
     }
 

@@ -98,8 +98,6 @@ pub struct Truth {
     pub done_elsewhere: BTreeMap<Key, u32>,
     /// Outcomes that another owner's may have come before: told only if the stream asks, and forgotten as any other.
     pub untold: BTreeSet<Key>,
-    /// Steps that were sent anew after another owner had had them: no promise holds over that.
-    pub beyond: BTreeSet<Key>,
     pub frames: u64,
 }
 

@@ -1,6 +1,6 @@
 //! The worker as its drivers make it: two machines, their disks, and the edge, all performing effects and feeding events back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -29,6 +29,8 @@ pub struct Worker {
     pub seats: Vec<Seat>,
     /// Letters on their way, by number; those that want no confirmation leave at once.
     pub outbox: BTreeMap<u64, Parcel>,
+    /// Claims that are not answered yet.
+    pub claims: BTreeSet<(usize, u32, u32)>,
     pub draining: bool,
 }
 
@@ -59,7 +61,13 @@ impl World {
         self.polled_any = [false; 2];
         let (boot, wall_ms, now_us) = (self.boot, self.wall_ms(), self.now_us);
         self.note("start", None, u64::from(boot));
-        self.worker = Some(Worker { started_us: now_us, seats: Vec::new(), outbox: BTreeMap::new(), draining: false });
+        self.worker = Some(Worker {
+            started_us: now_us,
+            seats: Vec::new(),
+            outbox: BTreeMap::new(),
+            claims: BTreeSet::new(),
+            draining: false,
+        });
         let mut pasts = Vec::new();
         for shard in 0..2 {
             match self.seat(shard, boot, wall_ms) {
@@ -175,6 +183,7 @@ impl World {
             config_epoch: 1,
             owner_epoch: self.epoch,
             shared: false,
+            claims: true,
         };
         let mut machine = Shard::new(settings, disk.next_lsn());
         machine.restore(restored, &spans, Now { mono_us: 0, wall_ms });
@@ -332,6 +341,13 @@ impl World {
                     let (ticket, verdict) = (*ticket, Verdict::Stopped);
                     self.at(wait_us, Happening::End { boot, shard, ticket, work: work_number(shard, ticket), verdict });
                 }
+            }
+            Effect::Claim { ticket, key, accepted } => {
+                if let Some(worker) = self.worker.as_mut() {
+                    worker.claims.insert((shard, ticket.slot, ticket.generation));
+                }
+                let wait_us = self.rng.range(50, 3_000);
+                self.at(wait_us, Happening::Claim { boot, shard, ticket: *ticket, key: *key, accepted: *accepted });
             }
             Effect::Post(post) => self.post(shard, post),
             Effect::Settle { token, how } => self.settle(token, *how),

@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use bytes::Bytes;
-use shards::event::Verdict;
+use shards::event::{Claimant, Verdict};
 use shards::ids::{Fingerprint, Key, Partition, Text, Ticket};
 use shards::step::{EffectClass, Settle};
 
@@ -52,6 +52,10 @@ pub enum Happening {
     Confirm { boot: u32, shard: usize, ticket: Ticket },
     /// The journal's answer reaches the shard.
     Probe { boot: u32, shard: usize, key: Key, lsn: shards::ids::Lsn },
+    /// A claim reaches the server.
+    Claim { boot: u32, shard: usize, ticket: Ticket, key: Key, accepted: shards::ids::Lsn },
+    /// Its answer reaches the shard.
+    Claimed { boot: u32, shard: usize, ticket: Ticket, by: Claimant },
     /// A settlement reaches the server.
     Settle { sequence: u64, how: Settle },
     /// A fault begins.

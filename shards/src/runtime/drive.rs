@@ -235,6 +235,13 @@ impl<W: Wire> Driver<W> {
                 }
                 count
             }
+            Inbound::Claimed(claims) => {
+                let count = claims.len();
+                for (ticket, by) in claims {
+                    self.apply(now, Event::Claimed { ticket, by });
+                }
+                count
+            }
         }
     }
 
@@ -266,6 +273,10 @@ impl<W: Wire> Driver<W> {
                 }
             }
             Effect::Stop { ticket } => self.perform.stop(ticket),
+            Effect::Claim { ticket, key, accepted } => {
+                self.hurry = true;
+                self.out.push(Outgoing::Claim { ticket, key, accepted });
+            }
             Effect::Post(post) => self.post(&post),
             // The edge does not listen now (no server, say): a keep-alive that comes late keeps nothing.
             Effect::Settle { how: Settle::Progress, .. } if self.outbound.len() > OUTBOUND_STALE => {}

@@ -266,6 +266,7 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Opt
         config_epoch: 0,
         owner_epoch: grant.epoch,
         shared: grant.shared,
+        claims: grant.claims,
     };
     let (page, polled) = Page::open(&folder, opened.boot).unwrap_or_else(|error| {
         tracing::warn!(shard = seat.shard, folder = %folder.display(), %error, "no page for strikes: a step that ends the process is not known for it");

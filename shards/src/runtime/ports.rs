@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 
-use crate::event::Post;
-use crate::ids::{Key, Now, Text, Ticket};
+use crate::event::{Claimant, Post};
+use crate::ids::{Key, Lsn, Now, Text, Ticket};
 use crate::outcome::Status;
 use crate::step::{Arrival, Delivery, Headers, Settle, StreamToken};
 
@@ -24,6 +24,8 @@ pub enum Inbound {
     Deliveries(Vec<Delivery>),
     /// Parcels that have been stored by the other side.
     Confirmed(Vec<Ticket>),
+    /// Claims that are answered, and whose they are.
+    Claimed(Vec<(Ticket, Claimant)>),
 }
 
 /// Control → shard, in its own inbox, drained first. Crosses cores.
@@ -53,6 +55,15 @@ pub enum Outgoing {
     Parcel(Parcel),
     /// Settle or keep a stream delivery.
     Settle(StreamToken, Settle),
+    /// Claim a step before all other workers.
+    Claim {
+        /// The answer carries it.
+        ticket: Ticket,
+        /// The step.
+        key: Key,
+        /// The frame of the shard's journal that holds its message.
+        accepted: Lsn,
+    },
 }
 
 /// A rendered letter. Crosses cores.
@@ -85,6 +96,8 @@ pub enum Outlet {
     Event,
     /// A whole message that was not done.
     DeadLetter,
+    /// That a step is ours to run, for the other workers; only the edge writes these.
+    Claim,
     /// What became of a notice.
     Reply,
     /// The same, where another worker may know better: it goes out a little later, so that the better answer is first.

@@ -18,6 +18,8 @@ pub struct Grant {
     pub since: u32,
     /// Several workers take from one consumer: nobody owns, and what must never run twice is not run.
     pub shared: bool,
+    /// What must never run twice can be claimed before all other workers, and is.
+    pub claims: bool,
 }
 
 /// Until when this worker owns what it works on. Shared; the edge writes, everybody reads.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::record::asker_of;
 use super::settle::waits_elsewhere;
-use super::{Held, Shard, State};
+use super::{Claim, Held, Shard, State};
 use crate::dedup::{Memory, Place, short_asker, short_fingerprint};
 use crate::event::{Effect, Effects, Role};
 use crate::ids::{AskerId, Identity, Key, Lsn, Now};
@@ -255,11 +255,13 @@ impl Shard {
             let key = self.answer_key(&arrival);
             return self.answer(now, key, arrival, fault, fx);
         }
-        if self.settings.shared && streamed && work.effect == EffectClass::Unsafe {
+        if self.settings.shared && streamed && work.effect == EffectClass::Unsafe && !self.settings.claims {
             self.tally.refused += 1;
-            let fault =
-                Fault::new(Code::PermissionDenied, "Where workers share a consumer no step runs that must never run twice.")
-                    .with_details("{\"setting\":\"nats.ownership\",\"rule\":\"exclusive\"}");
+            let fault = Fault::new(
+                Code::PermissionDenied,
+                "Where workers share a consumer and nothing can be claimed, no step runs that must never run twice.",
+            )
+            .with_details("{\"setting\":\"nats.ownership\",\"rule\":\"exclusive\"}");
             let key = self.answer_key(&arrival);
             return self.answer(now, key, arrival, fault, fx);
         }
@@ -272,16 +274,20 @@ impl Shard {
                 let lsn = self.log_accepted(now, &arrival, work, fx);
                 self.tally.accepted += 1;
                 let (delivered, handed_on) = arrival.token().map_or((0, false), |token| (token.delivered, token.inherited));
-                let inherited = handed_on || self.released.remove(&arrival.key).is_some();
+                // Where workers share, whoever had it before may have run it.
+                let passed_on = self.settings.shared && delivered > 1;
+                let inherited = handed_on || passed_on || self.released.remove(&arrival.key).is_some();
                 // It has ended the process before it could be recorded.
                 let struck = self.strikes.of(&arrival.key) > 0;
                 let slot = self.open_job(now, arrival.key, arrival.clone(), lsn, Role::Step);
                 self.queued += 1;
                 let home = self.known.begin(arrival.key, &arrival.fingerprint, &asker_of(&arrival), slot, false);
                 let deadline_us = now.mono_us.saturating_add(work.budget_ms.saturating_mul(1000));
+                let claim = self.claim_for(work);
                 let job = self.job(slot);
                 job.home = home;
                 job.charge = Some(charge);
+                job.claim = claim;
                 // Where no server holds the message, nothing would tell that a try was made whose record was lost.
                 job.cautious = work.effect == EffectClass::Unsafe
                     || delivered > 1
@@ -318,6 +324,12 @@ impl Shard {
                 _ => self.wait(now, arrival, fx),
             },
         }
+    }
+
+    /// Whether this work must be claimed before it runs.
+    pub(super) fn claim_for(&self, work: &Work) -> Claim {
+        let due = self.settings.claims && work.effect == EffectClass::Unsafe && !planted(Bug::NeverClaim);
+        if due { Claim::Due } else { Claim::Needless }
     }
 
     /// "Too late". Where its key may have been forgotten, or an earlier delivery may have run, so may its effect have happened.

@@ -89,8 +89,10 @@ impl Shard {
         let wait_ms = past.retry_at_ms.map_or(0, |at_ms| at_ms.saturating_sub(now.wall_ms));
         let ahead = self.strikes.of(&key) == 0;
         self.struck.ahead += u32::from(ahead);
+        let claim = self.claim_for(work);
         let job = self.job(slot);
         job.ahead = ahead;
+        job.claim = claim;
         // The interrupted try never came to a verdict: it is made again under its own number.
         job.tries = past.tries - u32::from(past.interrupted);
         if wait_ms > 0 {

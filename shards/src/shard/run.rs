@@ -1,7 +1,7 @@
 //! Between acceptance and outcome: which step starts next, what a verdict means, what time does.
 
-use super::{Held, Job, Shard, State};
-use crate::event::{Effect, Effects, Verdict};
+use super::{Claim, Held, Job, Shard, State};
+use crate::event::{Claimant, Effect, Effects, Verdict};
 use crate::ids::{Key, Now, Ticket};
 use crate::outcome::{Code, Effected, Fault, Status};
 use crate::planted::{Bug, planted};
@@ -30,7 +30,7 @@ impl Shard {
         }
     }
 
-    /// Starts the next try of a queued step whose tenant may run one more.
+    /// Gives a queued step whose tenant may run one more its place, and starts its next try as soon as it is known to be ours.
     #[inline]
     pub(super) fn begin(&mut self, now: Now, slot: u32, fx: &mut Effects) {
         let job = &mut self.jobs[slot as usize];
@@ -39,10 +39,54 @@ impl Shard {
         self.queued -= 1;
         self.running += 1;
         job.generation += 1;
-        job.tries += 1;
         job.state = State::Running;
         job.started_ms = now.wall_ms;
         job.started_us = now.mono_us;
+        if job.claim == Claim::Due {
+            job.claim = Claim::Held;
+            return self.ask_for_claim(slot, fx);
+        }
+        self.try_next(now, slot, fx);
+    }
+
+    /// Claims a step that waits for that, once its ACCEPTED is durable.
+    pub(super) fn ask_for_claim(&mut self, slot: u32, fx: &mut Effects) {
+        let (ticket, durable) = (self.ticket(slot), self.durable);
+        let job = self.job(slot);
+        if job.claim == Claim::Held && job.state == State::Running && (job.accepted <= durable) {
+            job.claim = Claim::Asked;
+            let (key, accepted) = (job.key, job.accepted);
+            fx.list.push(Effect::Claim { ticket, key, accepted });
+        }
+    }
+
+    /// A claim is answered: what is ours is run, what is another's that one may have run.
+    pub(super) fn claimed(&mut self, now: Now, ticket: Ticket, by: Claimant, fx: &mut Effects) {
+        let awaited = |job: &Job| job.claim == Claim::Asked && job.state == State::Running;
+        let Some(slot) = self.current(ticket).filter(|slot| awaited(&self.jobs[*slot as usize])) else {
+            self.tally.stale += 1;
+            return;
+        };
+        let job = self.job(slot);
+        job.claim = Claim::Needless;
+        job.started_ms = now.wall_ms;
+        job.started_us = now.mono_us;
+        let why = match by {
+            _ if planted(Bug::RunClaimed) => return self.try_next(now, slot, fx),
+            Claimant::Ours => return self.try_next(now, slot, fx),
+            Claimant::Forgotten if planted(Bug::RunForgotten) => return self.try_next(now, slot, fx),
+            Claimant::Forgotten => "The step was claimed before, and the journal has forgotten it; it may have happened.",
+            Claimant::Another => "Another worker claimed the step; it may have happened.",
+        };
+        let fault = Fault::new(Code::Indeterminate, why).with_effect(Effected::Unknown);
+        self.end_untried(now, slot, Status::Error, fault, fx);
+    }
+
+    /// Starts the next try of a step that has its place.
+    #[inline]
+    fn try_next(&mut self, now: Now, slot: u32, fx: &mut Effects) {
+        let job = &mut self.jobs[slot as usize];
+        job.tries += 1;
         let (try_number, cautious, arrival) = (job.tries, job.cautious, job.arrival.clone());
         self.tally.started += 1;
         self.tally.retried += u64::from(try_number > 1);
@@ -194,9 +238,10 @@ impl Shard {
         if job.at_work {
             fx.list.push(Effect::Stop { ticket: self.ticket(slot) });
         }
-        // A try whose STARTED frame is still on its way to the disk has done nothing.
+        // A try whose STARTED frame is still on its way to the disk has done nothing; one that waits for its claim is none yet.
         let waits = job.state == State::Running && !job.at_work;
-        let started = job.touched || job.tries > u32::from(waits);
+        let unmade = u32::from(waits && job.claim == Claim::Needless);
+        let started = job.touched || job.tries > unmade;
         self.stopped(now, slot, status, started, ran_us, fx);
     }
 

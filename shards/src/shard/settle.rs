@@ -91,7 +91,10 @@ impl Shard {
             }
             let Some((_, held)) = self.held.pop_front() else { break };
             match held {
-                Held::Accepted(slot) => self.accepted(now, slot, fx),
+                Held::Accepted(slot) => {
+                    self.accepted(now, slot, fx);
+                    self.ask_for_claim(slot, fx);
+                }
                 Held::Started(ticket) => self.started(now, ticket, fx),
                 Held::Retrying(slot) => self.lifecycle(now, slot, Stage::Retrying, fx),
                 Held::Outcome(slot) => {

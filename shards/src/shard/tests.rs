@@ -29,6 +29,8 @@ struct Bench {
     did: Vec<Effect>,
     /// Where recovered steps first came from.
     source: crate::step::Source,
+    /// Steps that must never run twice are claimed.
+    claims: bool,
 }
 
 /// A step that a test sends.
@@ -129,6 +131,7 @@ impl Bench {
             frames: Vec::new(),
             did: Vec::new(),
             source: crate::step::Source::Stream,
+            claims: false,
         }
     }
 
@@ -207,7 +210,8 @@ impl Bench {
                         let found = outcome_of(&self.frame(lsn)).map(Rc::new);
                         self.apply(Event::Probed { key, found });
                     }
-                    Effect::Run { .. } | Effect::Stop { .. } | Effect::Prune { .. } | Effect::WipePage => {}
+                    Effect::Run { .. } | Effect::Claim { .. } | Effect::Stop { .. } | Effect::Prune { .. } | Effect::WipePage => {
+                    }
                 }
             }
         }
@@ -246,6 +250,7 @@ impl Bench {
         self.did.clear();
         self.boot += 1;
         self.shard = shard(&self.limits, Lsn(kept as u64 + 1), self.boot);
+        self.shard.settings.claims = self.claims;
         self.shard.restore(restored, &[], self.now);
         if let Some((step, boot)) = polled {
             self.apply(Event::Died { polled: step.key, partition: Partition(0), boot });
@@ -286,6 +291,7 @@ fn shard(limits: &Limits, next_lsn: Lsn, boot: u32) -> Shard {
         config_epoch: 1,
         owner_epoch: EPOCH,
         shared: false,
+        claims: false,
     };
     Shard::new(settings, next_lsn)
 }
@@ -300,6 +306,7 @@ fn outcome_of(frame: &Frame) -> Option<Outcome> {
 
 mod answers;
 mod calls;
+mod claims;
 mod notices;
 mod ownership;
 mod room;

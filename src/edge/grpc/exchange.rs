@@ -114,7 +114,7 @@ impl Exchange {
                 goes_on
             }
             Outgoing::Settle(_, Settle::Progress) => connected,
-            Outgoing::Parcel(_) | Outgoing::Settle(..) => true,
+            Outgoing::Parcel(_) | Outgoing::Settle(..) | Outgoing::Claim { .. } => true,
         });
         if !batch.items.is_empty() {
             // The other end goes only when the thread does.
@@ -128,7 +128,7 @@ impl Exchange {
         let said = match parcel.outlet {
             Outlet::Ack => Said::Accepted(body),
             Outlet::Result => Said::Ended(body),
-            Outlet::Event | Outlet::DeadLetter | Outlet::Reply | Outlet::Doubt => Said::Reply(body),
+            Outlet::Event | Outlet::DeadLetter | Outlet::Claim | Outlet::Reply | Outlet::Doubt => Said::Reply(body),
         };
         self.calls.tell(parcel.about.call, said);
         if let Some(ticket) = parcel.confirm {
