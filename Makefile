@@ -51,6 +51,7 @@ chaos: deps
 	  ENDSTATION_IT_RECORD=$(CURDIR)/tests/runs/$(RUN)/chaos.jsonl \
 	  $(CARGO) test --release --test it scenario::chaos -- --nocapture
 	SEEDS=$(SEEDS) $(CARGO) test --release --test sim many_seeds -- --ignored --nocapture | tee tests/runs/$(RUN)/sim.txt
+	FUZZ_RECORD=$(CURDIR)/tests/runs/$(RUN)/fuzz.jsonl $(CARGO) test --release --test fuzz exhaustive -- --nocapture
 	FUZZ=$(FUZZ) FUZZ_RECORD=$(CURDIR)/tests/runs/$(RUN)/fuzz.jsonl \
 	  $(CARGO) test --release --test fuzz long -- --ignored --nocapture
 

@@ -13,6 +13,7 @@
 //! | other | damage, done to [`sound::files`] |
 
 mod damage;
+mod exhaustive;
 mod forged;
 mod frames;
 mod recovery;

@@ -14,8 +14,7 @@ pub fn summary(name: &str, seed: u64, report: &Report) {
     for (what, count) in outcomes {
         println!("{count:>12} {what}");
     }
-    let Some(path) = std::env::var_os("FUZZ_RECORD") else { return };
-    let line = json!({
+    append(&json!({
         "fuzz": name,
         "executions": executions,
         "seconds": (seconds * 10.0).round() / 10.0,
@@ -23,7 +22,17 @@ pub fn summary(name: &str, seed: u64, report: &Report) {
         "distinct": distinct,
         "outcomes": outcomes,
         "seed": seed,
-    });
+    }));
+}
+
+/// Says what a test that tries everything did, and keeps it where a file is named.
+pub fn line(name: &str, what: &serde_json::Value) {
+    println!("{name}: {what}");
+    append(&json!({ "fuzz": name, "exhaustive": what }));
+}
+
+fn append(line: &serde_json::Value) {
+    let Some(path) = std::env::var_os("FUZZ_RECORD") else { return };
     let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
     file.and_then(|mut file| writeln!(file, "{line}")).unwrap_or_else(|error| panic!("FUZZ_RECORD {path:?}: {error}"));
 }

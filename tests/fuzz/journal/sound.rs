@@ -47,27 +47,74 @@ impl Sound {
 
 impl Default for Sound {
     fn default() -> Self {
-        let mut sound = Sound { files: Vec::new(), batches: Vec::new(), frames: Vec::new() };
-        let story = story();
-        let mut left = story.iter().cycle();
-        let mut next = Lsn(1);
-        for (file, batches) in SHAPE.iter().enumerate() {
-            let id = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(file as u64 + 1);
-            let mut bytes = head(file as u64 + 1, id, next).encode();
-            for (number, frames) in batches.iter().enumerate() {
-                let durable = Lsn(next.0 - 1);
-                let mut log = Log { bytes: vec![0; BATCH_HEAD_BYTES], ..Log::default() };
-                left.by_ref().take(*frames).for_each(|frame| sound.frames.push(append(&mut log, frame)));
-                seal(id, &mut log.bytes, log.frames, number as u64 + 1, next, durable);
-                let place = bytes.len()..bytes.len() + log.bytes.len();
-                sound.batches.push(Place { file, bytes: place, first_lsn: next, durable });
-                bytes.extend_from_slice(&log.bytes);
-                next = Lsn(next.0 + *frames as u64);
-            }
-            sound.files.push(bytes);
+        let mut sound = Sound::nothing();
+        let mut writer = Writer::new();
+        for batches in SHAPE {
+            sound.file(&mut writer, batches.iter().copied());
         }
-        assert!(sound.files.iter().all(|file| file.len() > SEGMENT_HEAD_BYTES));
         sound
+    }
+}
+
+impl Sound {
+    fn nothing() -> Sound {
+        Sound { files: Vec::new(), batches: Vec::new(), frames: Vec::new() }
+    }
+
+    /// A journal of so many segments of at least so many bytes each, in batches of one to nine frames.
+    pub fn large(segments: usize, bytes: usize) -> Sound {
+        let (mut sound, mut writer) = (Sound::nothing(), Writer::new());
+        let mut frames = (0..).map(|batch: usize| 1 + batch * 7 % 9);
+        for _ in 0..segments {
+            sound.file(&mut writer, std::iter::empty());
+            while sound.files.last().is_some_and(|file| file.len() < bytes) {
+                let count = frames.next().unwrap_or(1);
+                sound.batch(&mut writer, count);
+            }
+        }
+        sound
+    }
+
+    fn file(&mut self, writer: &mut Writer, batches: impl Iterator<Item = usize>) {
+        let sequence = self.files.len() as u64 + 1;
+        (writer.id, writer.number) = (0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(sequence), 0);
+        self.files.push(head(sequence, writer.id, writer.next).encode());
+        for frames in batches {
+            self.batch(writer, frames);
+        }
+        assert!(self.files.iter().all(|file| file.len() >= SEGMENT_HEAD_BYTES));
+    }
+
+    fn batch(&mut self, writer: &mut Writer, frames: usize) {
+        let (first_lsn, durable) = (writer.next, Lsn(writer.next.0 - 1));
+        let mut log = Log { bytes: vec![0; BATCH_HEAD_BYTES], ..Log::default() };
+        for _ in 0..frames {
+            let frame = &writer.story[writer.told % writer.story.len()];
+            writer.told += 1;
+            self.frames.push(append(&mut log, frame));
+        }
+        writer.number += 1;
+        seal(writer.id, &mut log.bytes, log.frames, writer.number, first_lsn, durable);
+        writer.next = Lsn(first_lsn.0 + frames as u64);
+        let file = self.files.len() - 1;
+        let bytes = &mut self.files[file];
+        self.batches.push(Place { file, bytes: bytes.len()..bytes.len() + log.bytes.len(), first_lsn, durable });
+        bytes.extend_from_slice(&log.bytes);
+    }
+}
+
+/// Where a writer is.
+struct Writer {
+    story: Vec<Frame>,
+    told: usize,
+    next: Lsn,
+    id: u64,
+    number: u64,
+}
+
+impl Writer {
+    fn new() -> Writer {
+        Writer { story: story(), told: 0, next: Lsn(1), id: 0, number: 0 }
     }
 }
 
