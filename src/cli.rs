@@ -23,9 +23,16 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{ConfigError, process_env};
 use crate::edge::native::Encoding;
+use shards::journal::segment::HeadError;
+use shards::runtime::disk::DiskError;
+use shards::runtime::launch::ShardError;
+
+use crate::ops::journal::Wrong;
+use crate::ops::journal::wrong::Grade;
 use crate::ops::logs;
 use crate::ops::timeline::Wanted;
 use crate::settings::Settings;
+use crate::worker::WorkerError;
 
 /// All went well.
 pub const EXIT_OK: u8 = 0;
@@ -370,6 +377,21 @@ fn storage_dir(data: Option<&Path>, global: &Global) -> Result<PathBuf, u8> {
     match data {
         Some(dir) => Ok(dir.to_owned()),
         None => global.settings_or_exit(&[]).map(|settings| settings.storage_dir),
+    }
+}
+
+/// The exit code of a worker that cannot start.
+fn cannot_start(error: &WorkerError) -> u8 {
+    let (WorkerError::Disk(disk) | WorkerError::Shard(ShardError::Disk(disk))) = error else { return EXIT_CONFIG };
+    let wrong = match disk {
+        DiskError::Head { error, .. } => Wrong::Head(error.clone()),
+        DiskError::Damaged { damage, .. } => Wrong::Damage(*damage),
+        DiskError::Io { .. } | DiskError::NoRoom { .. } | DiskError::Held { .. } => return EXIT_CONFIG,
+    };
+    match (wrong.grade(), wrong) {
+        (Grade::Newer, _) => EXIT_NEWER,
+        (_, Wrong::Damage(_) | Wrong::Head(HeadError::Damaged)) => EXIT_DAMAGED,
+        _ => EXIT_CONFIG,
     }
 }
 

@@ -32,7 +32,8 @@ enum DemoError {
     Write(#[from] std::io::Error),
 }
 
-/// Shows it. Exit code: 0 all went as promised, 1 something did not, 3 this machine or configuration cannot run it.
+/// Shows it. Exit code: 0 all went as promised, 1 something did not, 3 this machine or configuration cannot run it
+/// (4 and 5: not the journal there).
 pub fn main(settings: &Settings) -> u8 {
     match show(settings, &mut Paper::of_stdout()) {
         Ok(true) => EXIT_OK,
@@ -40,7 +41,8 @@ pub fn main(settings: &Settings) -> u8 {
         Err(error) => {
             eprintln!("endstation demo: {error}");
             match error {
-                DemoError::Worker(_) | DemoError::Disk(_) => EXIT_CONFIG,
+                DemoError::Worker(error) => crate::cli::cannot_start(&error),
+                DemoError::Disk(_) => EXIT_CONFIG,
                 _ => EXIT_FAILED,
             }
         }

@@ -25,7 +25,8 @@ pub struct Run {
     pub fresh: bool,
 }
 
-/// Runs the file. Exit code: 0 all ok, 1 some failed, 2 usage, 3 configuration.
+/// Runs the file. Exit code: 0 all ok, 1 some failed, 2 usage, 3 configuration, 4 damaged journal,
+/// 5 newer journal.
 pub fn main(run: &Run, settings: &Settings) -> u8 {
     let input: Box<dyn Read + Send> = if run.file == Path::new("-") {
         Box::new(std::io::stdin())
@@ -42,7 +43,7 @@ pub fn main(run: &Run, settings: &Settings) -> u8 {
         Ok(worker) => worker,
         Err(error) => {
             eprintln!("endstation run: {error}");
-            return 3;
+            return super::cannot_start(&error);
         }
     };
     let form = if std::io::stdout().is_terminal() { show::Form::Table } else { show::Form::Lines };

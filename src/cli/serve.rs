@@ -119,7 +119,10 @@ pub fn run(settings: &Settings, dev: bool, started: impl FnOnce(&Serving)) -> u8
         Ok(serving) => serving,
         Err(error) => {
             tracing::error!(error = %error, "the worker cannot start");
-            return EXIT_CONFIG;
+            return match &error {
+                ServeError::Worker(error) => super::cannot_start(error),
+                _ => EXIT_CONFIG,
+            };
         }
     };
     started(&serving);

@@ -23,3 +23,5 @@ mod redelivery;
 mod rehearsal;
 mod stall;
 mod storage;
+#[cfg(feature = "failpoints")]
+mod upgrade;

@@ -105,9 +105,14 @@ impl Worker {
 
     /// Starts it with these variables on top, without waiting.
     pub(crate) fn launch(&mut self, extra: &[(&str, &str)]) -> Result<()> {
+        self.launch_build(Path::new(env!("CARGO_BIN_EXE_endstation")), extra)
+    }
+
+    /// The same with another build of the worker.
+    pub(crate) fn launch_build(&mut self, program: &Path, extra: &[(&str, &str)]) -> Result<()> {
         self.kill();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_endstation"));
+        let mut command = Command::new(program);
         command.arg("serve").current_dir(self.dir.path()).env_clear();
         command.envs(std::env::vars().filter(|(name, _)| matches!(name.as_str(), "PATH" | "HOME" | "LLVM_PROFILE_FILE")));
         command

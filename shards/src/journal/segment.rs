@@ -146,10 +146,15 @@ pub enum Damage {
 impl SegmentHead {
     /// As it stands on disk.
     pub fn encode(&self) -> Vec<u8> {
+        self.encode_as(FORMAT, FORMAT)
+    }
+
+    /// The same as a version with another format writes it, which readers from `oldest_reader` on may read.
+    pub fn encode_as(&self, format: u16, oldest_reader: u16) -> Vec<u8> {
         let mut out = vec![0; SEGMENT_HEAD_BYTES];
         out[0..8].copy_from_slice(MAGIC);
-        out[8..10].copy_from_slice(&FORMAT.to_le_bytes());
-        out[10..12].copy_from_slice(&FORMAT.to_le_bytes());
+        out[8..10].copy_from_slice(&format.to_le_bytes());
+        out[10..12].copy_from_slice(&oldest_reader.to_le_bytes());
         out[12..14].copy_from_slice(&self.shard.to_le_bytes());
         out[14..16].copy_from_slice(&self.shards.to_le_bytes());
         let numbers = [self.generation, self.features, self.id, self.sequence, self.first_lsn.0, self.created_ms];
@@ -168,7 +173,18 @@ impl SegmentHead {
     }
 
     /// Reads a header. Magic, format, oldest reader and checksum stand where they stand in every format.
+    ///
+    /// # Errors
+    /// It is none, it is damaged, or a newer version wrote it, which this one may not read.
     pub fn decode(bytes: &[u8]) -> Result<SegmentHead, HeadError> {
+        SegmentHead::decode_as(FORMAT, bytes)
+    }
+
+    /// The same as a version whose own format is `reads`.
+    ///
+    /// # Errors
+    /// As for [`SegmentHead::decode`].
+    pub fn decode_as(reads: u16, bytes: &[u8]) -> Result<SegmentHead, HeadError> {
         let bytes: &[u8; SEGMENT_HEAD_BYTES] = bytes.first_chunk().ok_or(HeadError::NotOurs)?;
         if &bytes[0..8] != MAGIC {
             return Err(HeadError::NotOurs);
@@ -180,7 +196,7 @@ impl SegmentHead {
             return Err(HeadError::Damaged);
         }
         let (format, oldest_reader, features) = (u16_at(8), u16_at(10), u64_at(24));
-        if oldest_reader > FORMAT {
+        if oldest_reader > reads {
             return Err(HeadError::Newer { format });
         }
         if features & !FEATURES != 0 {

@@ -27,6 +27,7 @@ mod commit;
 mod cure;
 mod lock;
 mod measure;
+mod next;
 mod open;
 mod probe;
 mod reserve;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::segment::{Segment, wall_ms};
-use super::{Counts, DiskError, DiskSettings, Inner, LAZY_MS, MARK_AFTER_MS, News, Pending};
+use super::{Counts, DiskError, DiskSettings, Inner, LAZY_MS, MARK_AFTER_MS, News, Pending, next};
 use crate::event::DiskNews;
 use crate::ids::{Lsn, Salt};
 use crate::journal::batch::{ALIGN_BYTES, seal};
@@ -175,7 +175,7 @@ impl Segment {
             created_ms: wall_ms(),
             boot,
         };
-        self.write(head.encode(), 0).await?;
+        self.write(next::encode(&head), 0).await?;
         self.from.set(first_lsn);
         self.end.set(first_lsn);
         self.used.set(SEGMENT_HEAD_BYTES as u64);

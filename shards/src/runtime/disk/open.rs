@@ -11,7 +11,7 @@ use std::rc::Rc;
 use super::Span;
 use super::segment::{Segment, fresh_id, sync_folder};
 use super::signal::Signal;
-use super::{Disk, DiskError, DiskSettings, Inner, News, reserve};
+use super::{Disk, DiskError, DiskSettings, Inner, News, next, reserve};
 use crate::event::DiskNews;
 use crate::ids::Lsn;
 use crate::journal::FrameView;
@@ -65,7 +65,7 @@ pub fn inspect(dir: &Path) -> Result<Option<SegmentHead>, DiskError> {
                 if blank(&bytes) {
                     continue;
                 }
-                let head = SegmentHead::decode(&bytes);
+                let head = next::decode(&bytes);
                 let head = match head {
                     Err(HeadError::Damaged) => continue,
                     head => head.map_err(|error| DiskError::Head { path: path.clone(), error })?,
@@ -199,7 +199,7 @@ fn find(files: Vec<(u64, PathBuf)>, settings: &DiskSettings) -> Result<Found, Di
     let mut bytes = Vec::new();
     for (_, path) in files {
         read_start(&path, &mut bytes)?;
-        let head = SegmentHead::decode(&bytes);
+        let head = next::decode(&bytes);
         // The header is durable before anything follows it: so without one, and nothing behind it, it was never begun.
         let unfinished = bytes.len() < SEGMENT_HEAD_BYTES || bytes.iter().take(8).all(|byte| *byte == 0);
         if unfinished || head == Err(HeadError::Damaged) {
