@@ -36,6 +36,7 @@ pub(crate) type Leaf = Option<Spanned<toml::Value>>;
 pub(crate) struct Written {
     pub(crate) storage: Storage,
     pub(crate) journal: Journal,
+    pub(crate) dlq: Dlq,
     pub(crate) events: Events,
     pub(crate) nats: Nats,
     pub(crate) limits: Limits,
@@ -62,6 +63,13 @@ pub(crate) struct Journal {
     pub(crate) bytes_max: Leaf,
     pub(crate) horizon: Leaf,
     pub(crate) horizon_min: Leaf,
+}
+
+/// `[dlq]`: what the worker keeps of its dead letters itself.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Dlq {
+    pub(crate) bytes_max: Leaf,
 }
 
 /// `[events]`: what observers get.

@@ -4,6 +4,7 @@ mod answer;
 pub mod beamline;
 mod bucket;
 mod coverage;
+mod dead;
 mod event;
 pub mod fingerprint;
 mod frames;

@@ -36,6 +36,8 @@ pub struct Settings {
     pub cores: CoreSettings,
     /// Steps that may run at once in this process, over all shards.
     pub running_max_process: Option<u32>,
+    /// What the worker's own store of dead letters may take, in bytes; none: it keeps none.
+    pub dlq_bytes_max: Option<u64>,
     /// Whether observers get lifecycle events.
     pub events: bool,
     /// How calls are served, if they are.

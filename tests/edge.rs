@@ -144,7 +144,7 @@ impl Bench {
             knows: false,
             done: Arc::default(),
         };
-        let edge = thread::spawn(settings, Links { shards: links, outbound, estate }, None, phase, status.clone())?;
+        let edge = thread::spawn(settings, Links { shards: links, outbound, estate, dlq: None }, None, phase, status.clone())?;
         Ok(Bench { status, halt, edge, shards, stop, stranger })
     }
 
