@@ -10,6 +10,7 @@ mod crash;
 mod disk_fails;
 mod disk_full;
 mod disk_slow;
+mod dlq;
 mod drain;
 mod grpc;
 mod happy;

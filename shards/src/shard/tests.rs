@@ -300,6 +300,7 @@ fn outcome_of(frame: &Frame) -> Option<Outcome> {
 
 mod answers;
 mod calls;
+mod dead;
 mod notices;
 mod ownership;
 mod room;

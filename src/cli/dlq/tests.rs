@@ -27,7 +27,8 @@ fn stored(dir: &Path) -> Result<()> {
 }
 
 fn settings(dir: &Path) -> Settings {
-    Settings { storage_dir: dir.to_owned(), ..Settings::default() }
+    let dir = dir.display().to_string();
+    Settings::of(None, std::iter::empty(), &[("storage.dir", &dir, "--data")]).expect("a folder is all it takes")
 }
 
 fn offline() -> PlaceArgs {
