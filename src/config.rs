@@ -192,6 +192,11 @@ pub(crate) struct Log {
 pub enum Origin {
     /// Nobody said anything.
     Default,
+    /// Nobody said anything, and this machine is too small for the default.
+    Memory {
+        /// The limit of its control group, in bytes.
+        limit: u64,
+    },
     /// A file.
     File {
         /// As it was named.
@@ -209,6 +214,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Default => f.write_str("default"),
+            Origin::Memory { limit } => write!(f, "memory limit of the control group ({})", bytes_text(*limit)),
             Origin::File { path, line } => write!(f, "file {path}:{line}"),
             Origin::Env(name) => write!(f, "env {name}"),
             Origin::Flag(name) => write!(f, "flag {name}"),

@@ -22,6 +22,9 @@ use crate::ops::{admin, http};
 use crate::settings::Settings;
 use crate::worker::{Identity, Plan, TAKEN_IN, Worker, WorkerError, random_salt};
 
+/// The most that is on its way from one consumer, however much the shards may hold, in bytes.
+const PULL_BYTES_MAX: u64 = 256 << 20;
+
 /// Why serving could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -206,6 +209,8 @@ impl Serving {
             boot: worker.boot(),
             running_max,
             queued_max,
+            // Half of what the shards may hold: the rest is for what they have taken in.
+            pull_bytes_max: (settings.limits.shard_held_bytes_max.saturating_mul(count as u64) / 2).min(PULL_BYTES_MAX),
         };
         let door = frame.map(DoorFrame::open).transpose()?;
         let edge = edge::spawn(edge_settings, links, door, phase, status.clone())

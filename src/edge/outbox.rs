@@ -299,6 +299,10 @@ impl Outbox {
             }
             sent.parcel.body = answer::shortened(&sent.parcel.body);
         }
+        if sent.kept.is_some() && !self.fits(&sent.parcel) {
+            self.complain(&sent, "the server takes no message of this size", Instant::now());
+            return self.dead.not_taken(Instant::now());
+        }
         let Some(streamed) = self.coverage.of(&sent.parcel.subject) else {
             self.coverage.waiting.push(sent);
             return;

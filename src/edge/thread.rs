@@ -43,6 +43,8 @@ pub struct EdgeSettings {
     pub running_max: u32,
     /// Steps that may wait at once, over all shards.
     pub queued_max: u32,
+    /// Bytes that may be on their way from one consumer.
+    pub pull_bytes_max: u64,
 }
 
 /// How the edge reaches one shard.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use shards::runtime::layout::Layout;
 use shards::limits::{BUDGET_MS_MAX, Limits, MESSAGE_BYTES_MAX, OnOverload, RUNNING_PER_SHARD_MAX};
 use toml::Value;
 use tracing::Level;
@@ -181,6 +182,7 @@ impl Desk {
             on_overload: self.take(key!(limits.on_overload), on_overload, choice(OVERLOADS)),
             stall_ms_max: self.take(key!(limits.stall), &duration_text(d.stall_ms_max), duration(1_000..=HOUR_MS)),
         };
+        let limits = Limits { shard_held_bytes_max: self.fit(limits.shard_held_bytes_max), ..limits };
         let process = self.take(key!(limits.process_running), "0", number(0..=PROCESS_RUNNING_MAX));
         if limits.horizon_min_ms > limits.horizon_ms {
             let horizon = duration_text(limits.horizon_ms);
@@ -191,6 +193,20 @@ impl Desk {
             self.fault("limits.payload_bytes", format!("must not be larger than limits.shard_held_bytes, which is {held}"));
         }
         (limits, (process > 0).then_some(process))
+    }
+
+    /// What a shard may hold where nobody chose it: as much as the memory allows.
+    fn fit(&mut self, held: u64) -> u64 {
+        let chosen = self.layers.iter().find_map(|layer| layer.find(key!(cores.shards).leaf));
+        let named = chosen.and_then(|(value, _)| core_list(value).ok().flatten()).map(|cores| cores.len());
+        let row = self.rows.iter_mut().find(|row| row.key == "limits.shard_held_bytes" && row.origin == Origin::Default);
+        let (Some(row), Some(limit)) = (row, super::memory::limit()) else { return held };
+        let shards = named.unwrap_or_else(|| Layout::allowed().len());
+        let part = super::memory::part(held, limit, shards);
+        if part < held {
+            (row.value, row.origin) = (bytes_text(part), Origin::Memory { limit });
+        }
+        part
     }
 
     /// The budget of the worker's own dead letters; `None`: it keeps none.

@@ -51,6 +51,9 @@ pub(crate) enum FeedError {
     Worker(#[from] WorkerError),
 }
 
+/// A larger dead letter stays in the store: servers take no more than 1 MiB unless told, headers included.
+const SENT_BYTES_MAX: usize = (1 << 20) - (16 << 10);
+
 struct Feeder<'a, 'b> {
     worker: &'a Worker,
     file: &'a str,
@@ -205,7 +208,8 @@ impl Feeder<'_, '_> {
                 self.going_in += 1;
                 // The line's result is printed: its reader knows.
                 let told = parcel.about.line != 0;
-                dlq.ask(Question::Keep(Deposit { shard, parcel, sends: 0, why: Why::NoServer, told }));
+                let why = if parcel.body.len() > SENT_BYTES_MAX { Why::TooLarge } else { Why::NoServer };
+                dlq.ask(Question::Keep(Deposit { shard, parcel, sends: 0, why, told }));
                 continue;
             }
             // Letters of a server's steps, in a folder that `serve` left, are the next `serve`'s to send.

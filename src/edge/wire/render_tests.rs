@@ -321,7 +321,7 @@ fn a_file_gets_results_in_its_own_form_and_nothing_else() {
         let fault = Fault::new(Code::InvalidFormat, "the message is not JSON");
         Rc::new(outcome(Status::Quarantined, Some(fault)))
     };
-    let letter = Letter::Result { outcome: quarantined(), replayed: false, under: shards::ids::Key([0; 16]) };
+    let letter = Letter::Result { outcome: quarantined(), replayed: false, under: UNDER };
     let told = line("junk".into(), letter).expect("its reader is told");
     assert!(text(&told).starts_with(r#"{"status":"ERROR","error":{"code":"INVALID_FORMAT""#));
     assert_eq!((told.outlet, told.about.line, told.about.status), (Outlet::Result, 41, Some(Status::Quarantined)));
