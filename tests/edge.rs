@@ -94,7 +94,15 @@ fn settings(port: u16, mode: NatsMode, provision: bool) -> EdgeSettings {
         auth: NatsAuth::Anonymous,
         tls: NatsTls::default(),
     };
-    EdgeSettings { nats, worker_id: "w1".into(), cores: Vec::new(), boot: 1, running_max: 1_024, queued_max: 10_000, pull_bytes_max: 64 << 20 }
+    EdgeSettings {
+        nats,
+        worker_id: "w1".into(),
+        cores: Vec::new(),
+        boot: 1,
+        running_max: 1_024,
+        queued_max: 10_000,
+        pull_bytes_max: 64 << 20,
+    }
 }
 
 /// An edge with stand-ins for its shards.

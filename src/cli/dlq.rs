@@ -161,7 +161,11 @@ impl Sight {
             }
         }
         if !sight.any && !sight.blind {
-            writeln!(err, "error: {}: there is no store of dead letters in it, and no stream; name the worker's storage.dir with --data", dir.display())?;
+            writeln!(
+                err,
+                "error: {}: there is no store of dead letters in it, and no stream; name the worker's storage.dir with --data",
+                dir.display()
+            )?;
         }
         Ok(sight)
     }

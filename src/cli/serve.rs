@@ -168,9 +168,10 @@ impl Serving {
             );
         }
         let dlq = match settings.dlq_bytes_max {
-            Some(bytes_max) => Some(Clerk::start(&settings.storage_dir, bytes_max).map_err(|error| {
-                ServeError::Dlq(settings.storage_dir.join(crate::dlq::FOLDER), error)
-            })?),
+            Some(bytes_max) => Some(
+                Clerk::start(&settings.storage_dir, bytes_max)
+                    .map_err(|error| ServeError::Dlq(settings.storage_dir.join(crate::dlq::FOLDER), error))?,
+            ),
             None => None,
         };
         let draining = Arc::new(AtomicBool::new(false));
@@ -342,11 +343,8 @@ fn sources(
     if let Some(dlq) = &dlq {
         checks = checks.with_dlq(dlq);
     }
-    let checks = checks.with(
-        "accepting",
-        Scope::Ready,
-        Arc::new(move || Check::unless(drains.load(Relaxed).then_some("draining"))),
-    );
+    let checks =
+        checks.with("accepting", Scope::Ready, Arc::new(move || Check::unless(drains.load(Relaxed).then_some("draining"))));
     Sources {
         worker_id: worker_id.to_owned(),
         blocks: crate::blocks::TABLE.iter().map(|entry| entry.info.name.to_owned()).collect(),

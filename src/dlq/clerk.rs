@@ -133,8 +133,7 @@ fn work(store: &mut Store, asked: &flume::Receiver<Question>, answers: &flume::S
 }
 
 fn keep(store: &mut Store, deposits: Vec<Deposit>, answers: &flume::Sender<Done>) {
-    let letters: Vec<(Head, Bytes)> =
-        deposits.iter().map(|deposit| (head(deposit), deposit.parcel.body.clone())).collect();
+    let letters: Vec<(Head, Bytes)> = deposits.iter().map(|deposit| (head(deposit), deposit.parcel.body.clone())).collect();
     let verdicts = store.keep(&letters);
     if let Some(refusal) = verdicts.iter().find_map(|verdict| verdict.as_ref().err()) {
         tracing::error!(%refusal, "dead letters cannot be stored: they wait in the journal, and are tried again");

@@ -320,7 +320,8 @@ impl Store {
         let is_told = |state| matches!(state, State::Waiting { told: true } | State::Kept);
         let whole = || self.shelves.iter().filter(|(_, on_shelf)| !on_shelf.untouched);
         // The one that gives most: each costs a copy of what stays.
-        let most = whole().max_by_key(|(_, on_shelf)| on_shelf.bytes_of(is_sent)).filter(|(_, on_shelf)| on_shelf.bytes_of(is_sent) > 0);
+        let most =
+            whole().max_by_key(|(_, on_shelf)| on_shelf.bytes_of(is_sent)).filter(|(_, on_shelf)| on_shelf.bytes_of(is_sent) > 0);
         if let Some(number) = most.map(|(number, _)| *number) {
             return self.thin(number, is_sent).map(|()| true);
         }
@@ -380,9 +381,10 @@ impl Store {
 
     /// A shelf of which every letter was sent goes.
     fn remove_if_done(&mut self, number: u32) -> io::Result<()> {
-        let done = self.shelves.get(&number).is_some_and(|on_shelf| {
-            !on_shelf.untouched && on_shelf.slots.iter().all(|slot| slot.state == State::Sent)
-        });
+        let done = self
+            .shelves
+            .get(&number)
+            .is_some_and(|on_shelf| !on_shelf.untouched && on_shelf.slots.iter().all(|slot| slot.state == State::Sent));
         if !done {
             return Ok(());
         }

@@ -37,7 +37,14 @@ type Question = Pin<Box<dyn Future<Output = (Text, Option<Vec<String>>)>>>;
 
 impl Coverage {
     pub(crate) fn new(mode: NatsMode) -> Coverage {
-        Coverage { mode, decided: HashMap::new(), patterns: Vec::new(), waiting: Vec::new(), wondered: Vec::new(), question: None }
+        Coverage {
+            mode,
+            decided: HashMap::new(),
+            patterns: Vec::new(),
+            waiting: Vec::new(),
+            wondered: Vec::new(),
+            question: None,
+        }
     }
 
     /// Has a subject asked about again; until there is an answer the older one stands.

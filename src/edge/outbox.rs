@@ -374,8 +374,7 @@ impl Outbox {
     /// Sees to it that what waits in the store is sent once a stream takes it.
     fn look_at_store(&mut self, now: Instant) {
         let Some(subjects) = self.dead.due(now) else { return };
-        let (covered, bare): (Vec<_>, Vec<_>) =
-            subjects.into_iter().partition(|subject| self.coverage.of(subject) == Some(true));
+        let (covered, bare): (Vec<_>, Vec<_>) = subjects.into_iter().partition(|subject| self.coverage.of(subject) == Some(true));
         if self.dead.look(covered, now) {
             bare.iter().for_each(|subject| self.coverage.wonder(subject));
             self.coverage.ask(&self.link);

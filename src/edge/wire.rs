@@ -401,8 +401,8 @@ impl EdgeWire {
                     headers.push((Text::from_static("x-original-subject"), original.clone()));
                 }
                 let body = roll.cut(|pen| answer::dead_letter(pen, settings, arrival, outcome));
-                let native_line = is_line(&arrival.delivery)
-                    && arrival.asker.as_ref().is_some_and(|asker| asker.profile == Profile::Native);
+                let native_line =
+                    is_line(&arrival.delivery) && arrival.asker.as_ref().is_some_and(|asker| asker.profile == Profile::Native);
                 let subject = if native_line || arrival.delivery.subject.starts_with(native::STEPS_PREFIX) {
                     let tenant = if arrival.tenant.is_empty() { NO_TENANT } else { &arrival.tenant };
                     roll.text(|pen| _ = pen.raw(native::DLQ_PREFIX).raw(tenant))

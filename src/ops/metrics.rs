@@ -191,7 +191,11 @@ impl Page {
         count("endstation_dlq_stored_total", "Dead letters put into the worker's own store.", &dlq.stored);
         count("endstation_dlq_sent_total", "Dead letters of the store that a stream has taken.", &dlq.sent);
         count("endstation_dlq_dropped_total", "Dead letters of the store that made room: published, kept nowhere.", &dlq.dropped);
-        count("endstation_dlq_refused_total", "Dead letters that the store did not take, by try: they wait in the journal.", &dlq.refused);
+        count(
+            "endstation_dlq_refused_total",
+            "Dead letters that the store did not take, by try: they wait in the journal.",
+            &dlq.refused,
+        );
         let mut now = |name, help, now| self.gauges(name, help, vec![gauge(&[], value(now))]);
         now("endstation_dlq_waiting", "Dead letters of the store that wait for a stream.", &dlq.waiting);
         now("endstation_dlq_bytes", "Bytes of the store of dead letters.", &dlq.bytes);

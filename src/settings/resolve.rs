@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use shards::runtime::layout::Layout;
 use shards::limits::{BUDGET_MS_MAX, Limits, MESSAGE_BYTES_MAX, OnOverload, RUNNING_PER_SHARD_MAX};
+use shards::runtime::layout::Layout;
 use toml::Value;
 use tracing::Level;
 
@@ -216,7 +216,10 @@ impl Desk {
         let least = JOURNAL_BYTES_MIN.max(limits.payload_bytes_max.saturating_mul(4));
         if bytes > 0 && bytes < least {
             let least = bytes_text(least);
-            self.fault("dlq.bytes_max", format!("must be 0 (none are kept) or at least four times limits.payload_bytes: {least}"));
+            self.fault(
+                "dlq.bytes_max",
+                format!("must be 0 (none are kept) or at least four times limits.payload_bytes: {least}"),
+            );
         }
         (bytes > 0).then_some(bytes)
     }

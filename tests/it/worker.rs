@@ -74,7 +74,16 @@ impl Worker {
     pub(crate) fn stopped(url: &str, settings: Settings) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("endstation-it-").tempdir()?;
         let ops_port = free_port();
-        Ok(Worker { child: None, ops_port, url: url.to_owned(), settings, id: format!("it-{ops_port}"), volume: None, group: None, dir })
+        Ok(Worker {
+            child: None,
+            ops_port,
+            url: url.to_owned(),
+            settings,
+            id: format!("it-{ops_port}"),
+            volume: None,
+            group: None,
+            dir,
+        })
     }
 
     /// Has it run in this control group from its next start on.

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::stream::Wanted;
 use super::{Letter, LsArgs, Sight};
+use crate::cli::EXIT_OK;
 use crate::cli::config::Form;
 use crate::cli::step::visible;
-use crate::cli::EXIT_OK;
 use crate::dlq::Why;
 use crate::ops::logs::stamp;
 use crate::settings::Settings;
@@ -47,13 +47,7 @@ struct Rows<'a> {
 }
 
 /// Prints the letters that `args` ask for. Gives the exit code.
-pub(super) fn main(
-    args: &LsArgs,
-    settings: &Settings,
-    form: Form,
-    out: &mut impl Write,
-    err: &mut impl Write,
-) -> io::Result<u8> {
+pub(super) fn main(args: &LsArgs, settings: &Settings, form: Form, out: &mut impl Write, err: &mut impl Write) -> io::Result<u8> {
     let mut rows = Rows { args, rows: BTreeMap::new(), times: HashMap::new(), left_out: 0 };
     // A letter may have been stored long before it was sent: what is in both is met from both.
     let wanted = Wanted { bodies: false, since_ms: args.since };

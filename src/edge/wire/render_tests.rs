@@ -333,7 +333,8 @@ fn a_file_gets_results_in_its_own_form_and_nothing_else() {
     }
     let dead = line("junk".into(), Letter::DeadLetter { outcome: quarantined() }).expect("a letter for the store");
     assert_eq!((dead.outlet, &*dead.subject, dead.about.line), (Outlet::DeadLetter, "caf.exec.dlq.v1", 41));
-    let failed = || Letter::DeadLetter { outcome: Rc::new(outcome(Status::Error, Some(Fault::new(Code::ExecutionFailed, "no")))) };
+    let failed =
+        || Letter::DeadLetter { outcome: Rc::new(outcome(Status::Error, Some(Fault::new(Code::ExecutionFailed, "no")))) };
     let native = line(body.clone(), failed()).expect("a letter for the store");
     assert_eq!(&*native.subject, "beamline.worker.dlq.v1.acme");
     let journal = Origin::Journal { source: Source::Line, since_ms: 1 };

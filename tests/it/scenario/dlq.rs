@@ -155,7 +155,7 @@ async fn what_a_full_stream_refuses_is_kept_until_it_has_room() -> Result<()> {
 #[tokio::test]
 async fn a_letter_outlives_the_journals_memory_of_its_step() -> Result<()> {
     let settings = Settings::default()
-        .set("ENDSTATION__JOURNAL__HORIZON", "2s")
+        .set("ENDSTATION__JOURNAL__HORIZON", "1m")
         .set("ENDSTATION__JOURNAL__HORIZON_MIN", "1s")
         .set("ENDSTATION__JOURNAL__BYTES_MAX", "1MiB");
     let world = bare(settings).await?;
@@ -254,9 +254,8 @@ async fn a_run_without_a_server_keeps_its_letters_and_a_later_serve_sends_them()
 
 #[tokio::test]
 async fn a_store_that_is_nearly_full_says_so_and_the_oldest_letters_make_room() -> Result<()> {
-    let settings = Settings::default()
-        .set("ENDSTATION__DLQ__BYTES_MAX", "1MiB")
-        .set("ENDSTATION__LIMITS__PAYLOAD_BYTES", "256KiB");
+    let settings =
+        Settings::default().set("ENDSTATION__DLQ__BYTES_MAX", "1MiB").set("ENDSTATION__LIMITS__PAYLOAD_BYTES", "256KiB");
     let world = bare(settings).await?;
     let health = || async { anyhow::Ok(serde_json::from_str::<Value>(&world.worker.get("/_health").await?.1)?) };
     ensure!(health().await?["checks"]["dlq"]["status"] == "ok", "{}", health().await?);
