@@ -210,8 +210,8 @@ impl Serving {
             boot: worker.boot(),
             running_max,
             queued_max,
-            // Half of what the shards may hold: the rest is for what they have taken in.
-            pull_bytes_max: (settings.limits.shard_held_bytes_max.saturating_mul(count as u64) / 2).min(PULL_BYTES_MAX),
+            // A part of what the shards may hold: the rest is for what they have taken in. A few requests are out at once.
+            pull_bytes_max: (settings.limits.shard_held_bytes_max.saturating_mul(count as u64) / 4).min(PULL_BYTES_MAX),
         };
         let door = frame.map(DoorFrame::open).transpose()?;
         let edge = edge::spawn(edge_settings, links, door, phase, status.clone())

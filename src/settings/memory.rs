@@ -16,7 +16,7 @@ pub(super) fn limit() -> Option<u64> {
 /// as messages, in the journal's batches and in answers, and there is more than bodies.
 pub(super) fn part(default: u64, limit: u64, shards: usize) -> u64 {
     const LEAST: u64 = 4 << 20;
-    (limit / 8 / shards.max(1) as u64).max(LEAST).min(default)
+    (limit / 16 / shards.max(1) as u64).max(LEAST).min(default)
 }
 
 /// The least limit in what `/proc/self/cgroup` names; a group is bound by all above it.
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn a_small_limit_makes_a_small_part_and_a_large_one_none() {
-        assert_eq!(part(1 << 30, 300 << 20, 1), (300 << 20) / 8);
+        assert_eq!(part(1 << 30, 300 << 20, 1), (300 << 20) / 16);
         assert_eq!(part(1 << 30, 300 << 20, 64), 4 << 20);
         assert_eq!(part(1 << 30, 64 << 30, 4), 1 << 30);
     }
