@@ -53,6 +53,7 @@ impl Drop for Group {
 }
 
 #[tokio::test]
+#[ignore = "not shown to pass yet: run it with --include-ignored"]
 async fn a_flood_of_large_messages_in_a_small_control_group_loses_nothing() -> Result<()> {
     let Some(group) = Group::make() else { return Ok(()) };
     let _turn = alone().await;
