@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::json;
 
 use crate::router::Assignment;
@@ -14,7 +14,8 @@ use crate::world::{PATIENCE, World};
 /// Sets how many files the worker may have open; gives what it might before.
 fn allow(worker: &Worker, files: u64) -> Result<u64> {
     let pid = Pid::from_raw(worker.pid()?.try_into()?).context("a pid is not 0")?;
-    let maximum = Some(1 << 16);
+    // The worker inherited ours, and nobody may raise it.
+    let maximum = getrlimit(Resource::Nofile).maximum;
     let before = prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(files), maximum })?;
     Ok(before.current.unwrap_or(1 << 16))
 }
