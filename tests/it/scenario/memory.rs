@@ -1,5 +1,5 @@
-//! Little memory: a flood of large messages in a small control group ends nobody and loses nothing. What does not fit waits in
-//! the stream.
+//! Little memory: a flood of large messages in a small control group is to end nobody and lose nothing:
+//! what does not fit waits in the stream.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ impl Drop for Group {
 }
 
 #[tokio::test]
-#[ignore = "not shown to pass yet: run it with --include-ignored"]
+#[ignore = "fails still: 276 MB resident, and the kernel ends it"]
 async fn a_flood_of_large_messages_in_a_small_control_group_loses_nothing() -> Result<()> {
     let Some(group) = Group::make() else { return Ok(()) };
     let _turn = alone().await;
