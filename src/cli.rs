@@ -6,6 +6,7 @@
 pub mod config;
 pub mod demo;
 pub mod dev;
+pub mod dlq;
 pub mod drain;
 pub mod journal;
 pub mod run;
@@ -68,6 +69,7 @@ Examples:
   endstation send steps.ndjson               send assignments, show what comes back
   endstation step show 3f0c…                 what became of a step
   endstation journal check                   whether every frame of the journal is as it was written
+  endstation dlq ls --since 2h               steps that could not be done, wherever their letters are
   endstation drain --wait 60s                let the running worker finish what it has, and end
   endstation config show --origin            every setting, and where it came from
 
@@ -161,6 +163,9 @@ pub enum Command {
     /// The journal: whether it is sound, what it holds
     #[command(subcommand)]
     Journal(journal::JournalCommand),
+    /// Dead letters, in the worker's own store and in the server's streams
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Let a running worker take nothing more, finish what it has, and end
     #[command(after_help = DRAIN_CODES)]
     Drain(DrainArgs),
@@ -335,6 +340,7 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Demo => with_settings(global, &[], demo::main),
         Command::Step(StepCommand::Show(args)) => told(step_show(args, global)),
         Command::Journal(command) => told(journal::main(command, global)),
+        Command::Dlq(command) => told(dlq::main(command, global)),
         Command::Drain(args) => match storage_dir(args.data.as_deref(), global) {
             Ok(dir) => {
                 let form = config::Form::of_stdout();

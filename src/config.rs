@@ -36,6 +36,7 @@ pub(crate) type Leaf = Option<Spanned<toml::Value>>;
 pub(crate) struct Written {
     pub(crate) storage: Storage,
     pub(crate) journal: Journal,
+    pub(crate) dlq: Dlq,
     pub(crate) events: Events,
     pub(crate) nats: Nats,
     pub(crate) limits: Limits,
@@ -62,6 +63,13 @@ pub(crate) struct Journal {
     pub(crate) bytes_max: Leaf,
     pub(crate) horizon: Leaf,
     pub(crate) horizon_min: Leaf,
+}
+
+/// `[dlq]`: what the worker keeps of its dead letters itself.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Dlq {
+    pub(crate) bytes_max: Leaf,
 }
 
 /// `[events]`: what observers get.
@@ -184,6 +192,11 @@ pub(crate) struct Log {
 pub enum Origin {
     /// Nobody said anything.
     Default,
+    /// Nobody said anything, and this machine is too small for the default.
+    Memory {
+        /// The limit of its control group, in bytes.
+        limit: u64,
+    },
     /// A file.
     File {
         /// As it was named.
@@ -201,6 +214,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Default => f.write_str("default"),
+            Origin::Memory { limit } => write!(f, "memory limit of the control group ({})", bytes_text(*limit)),
             Origin::File { path, line } => write!(f, "file {path}:{line}"),
             Origin::Env(name) => write!(f, "env {name}"),
             Origin::Flag(name) => write!(f, "flag {name}"),

@@ -5,6 +5,7 @@ pub mod beamline;
 mod bucket;
 mod claims;
 mod coverage;
+mod dead;
 mod event;
 pub mod fingerprint;
 mod frames;

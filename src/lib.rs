@@ -3,6 +3,7 @@
 pub mod blocks;
 pub mod cli;
 pub mod config;
+pub mod dlq;
 pub mod edge;
 pub mod ops;
 pub mod settings;

@@ -3,6 +3,7 @@
 //! Nothing below the wiring sees the configuration as written ([`crate::config`]). Of two places that name a key the
 //! first of these decides: flag, `ENDSTATION__SECTION__KEY`, a variable of the older worker, file, default.
 
+mod memory;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,8 @@ pub struct Settings {
     pub cores: CoreSettings,
     /// Steps that may run at once in this process, over all shards.
     pub running_max_process: Option<u32>,
+    /// What the worker's own store of dead letters may take, in bytes; none: it keeps none.
+    pub dlq_bytes_max: Option<u64>,
     /// Whether observers get lifecycle events.
     pub events: bool,
     /// How calls are served, if they are.

@@ -105,6 +105,7 @@ fn settings(port: u16, mode: NatsMode, provision: bool) -> EdgeSettings {
         running_max: 1_024,
         queued_max: 10_000,
         horizon: Duration::from_secs(7_200),
+        pull_bytes_max: 64 << 20,
     }
 }
 
@@ -155,7 +156,7 @@ impl Bench {
             knows: false,
             done: Arc::default(),
         };
-        let edge = thread::spawn(settings, Links { shards: links, outbound, estate }, None, phase, status.clone())?;
+        let edge = thread::spawn(settings, Links { shards: links, outbound, estate, dlq: None }, None, phase, status.clone())?;
         Ok(Bench { status, halt, edge, shards, stop, stranger })
     }
 

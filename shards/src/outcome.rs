@@ -37,6 +37,13 @@ pub struct Outcome {
     pub owner_epoch: u32,
 }
 
+impl Outcome {
+    /// Whether its message goes to the dead letters: it was not done, and nobody wanted that.
+    pub fn is_dead(&self) -> bool {
+        !matches!(self.status, Status::Ok | Status::Cancelled)
+    }
+}
+
 /// How a step ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -11,6 +11,7 @@ pub(crate) mod show;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
+use crate::dlq::{Clerk, FOLDER};
 use crate::settings::Settings;
 use crate::worker::{Identity, Plan, Worker, WorkerError, random_salt};
 
@@ -46,12 +47,23 @@ pub fn main(run: &Run, settings: &Settings) -> u8 {
             return super::cannot_start(&error);
         }
     };
+    let clerk = match settings.dlq_bytes_max.map(|bytes_max| Clerk::start(&settings.storage_dir, bytes_max)).transpose() {
+        Ok(clerk) => clerk,
+        Err(error) => {
+            eprintln!("endstation run: the dead letters in {}: {error}", settings.storage_dir.join(FOLDER).display());
+            return 3;
+        }
+    };
     let form = if std::io::stdout().is_terminal() { show::Form::Table } else { show::Form::Lines };
     let mut show = show::Show::new(form, std::io::stdout().lock(), std::io::stderr().is_terminal());
     let name = run.file.display().to_string();
     let lines = reader::read(input).map_err(|error| feed::FeedError::Read(0, error));
-    let outcome = lines.and_then(|lines| feed::feed(&worker, &name, &lines, run.fresh, &mut show));
+    let desk = clerk.as_ref().map(Clerk::desk);
+    let outcome = lines.and_then(|lines| feed::feed(&worker, &name, &lines, run.fresh, desk, &mut show));
     let stopped = worker.stop();
+    if let Some(clerk) = clerk {
+        clerk.end();
+    }
     match (outcome, stopped) {
         (Ok(summary), Ok(())) => {
             show.summary(&summary);

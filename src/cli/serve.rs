@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK};
+use crate::dlq::Clerk;
 use crate::edge::grpc::{DoorError, DoorFrame};
 use crate::edge::salt::{self, Shared};
 use crate::edge::status::EdgeStatus;
@@ -21,6 +22,9 @@ use crate::ops::{admin, http};
 use crate::settings::Settings;
 use crate::worker::{Identity, Plan, TAKEN_IN, Worker, WorkerError, random_salt};
 
+/// The most that is on its way from one consumer, however much the shards may hold, in bytes.
+const PULL_BYTES_MAX: u64 = 256 << 20;
+
 /// Why serving could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -30,6 +34,9 @@ pub enum ServeError {
     /// The edge.
     #[error(transparent)]
     Edge(#[from] EdgeError),
+    /// The store of dead letters.
+    #[error("the dead letters in {0}: {1}")]
+    Dlq(std::path::PathBuf, std::io::Error),
     /// Calls.
     #[error(transparent)]
     Grpc(#[from] DoorError),
@@ -53,6 +60,7 @@ pub enum ServeError {
 pub struct Serving {
     worker: Worker,
     edge: JoinHandle<Result<(), EdgeError>>,
+    dlq: Option<Clerk>,
     halt: watch::Sender<Halt>,
     status: Arc<EdgeStatus>,
     ops: OpsHandle,
@@ -162,12 +170,19 @@ impl Serving {
                 "the journal is read"
             );
         }
+        let dlq = match settings.dlq_bytes_max {
+            Some(bytes_max) => Some(
+                Clerk::start(&settings.storage_dir, bytes_max)
+                    .map_err(|error| ServeError::Dlq(settings.storage_dir.join(crate::dlq::FOLDER), error))?,
+            ),
+            None => None,
+        };
         let draining = Arc::new(AtomicBool::new(false));
         let status = Arc::new(EdgeStatus::default());
         let drain = Drain::new(worker.gauges.clone());
         let admin = admin::spawn(&settings.storage_dir, drain.clone())
             .map_err(|error| ServeError::Admin(settings.storage_dir.clone(), error))?;
-        let sources = sources(&mut worker, &identity.worker_id, &status, &draining);
+        let sources = sources(&mut worker, &identity.worker_id, &status, dlq.as_ref(), &draining);
         let ops = http::spawn(settings.ops_bind, sources).map_err(|error| ServeError::Ops(settings.ops_bind, error))?;
         tracing::info!(address = %ops.address, "health and metrics are served");
         let (halt, phase) = watch::channel(Halt::Run);
@@ -189,6 +204,7 @@ impl Serving {
                 knows: worker.found.iter().any(|found| found.frames > 0),
                 done: done.clone(),
             },
+            dlq: dlq.as_ref().map(|clerk| clerk.desk().clone()),
         };
         let edge_settings = EdgeSettings {
             nats: settings.nats.clone(),
@@ -198,12 +214,14 @@ impl Serving {
             running_max,
             queued_max,
             horizon: Duration::from_millis(settings.limits.horizon_ms),
+            // A part of what the shards may hold: the rest is for what they have taken in. A few requests are out at once.
+            pull_bytes_max: (settings.limits.shard_held_bytes_max.saturating_mul(count as u64) / 4).min(PULL_BYTES_MAX),
         };
         let door = frame.map(DoorFrame::open).transpose()?;
         let edge = edge::spawn(edge_settings, links, door, phase, status.clone())
             .map_err(|error| ServeError::System("the edge's thread", error))?;
         let grace = Duration::from_millis(settings.grace_ms);
-        Ok(Serving { worker, edge, halt, status, ops, _admin: admin, draining, drain, done, grace })
+        Ok(Serving { worker, edge, dlq, halt, status, ops, _admin: admin, draining, drain, done, grace })
     }
 
     /// Where health and metrics are.
@@ -290,6 +308,9 @@ impl Serving {
         let edge = self.edge.join().unwrap_or_else(|_| Err(EdgeError::Connect("the edge's thread panicked".to_owned())));
         let stopped = self.worker.stop();
         self.ops.stop();
+        if let Some(clerk) = self.dlq {
+            clerk.end();
+        }
         edge?;
         stopped?;
         tracing::info!("ended");
@@ -313,13 +334,21 @@ async fn identity(settings: &Settings) -> Result<Identity, ServeError> {
     }
 }
 
-fn sources(worker: &mut Worker, worker_id: &str, status: &Arc<EdgeStatus>, draining: &Arc<AtomicBool>) -> Sources {
+fn sources(
+    worker: &mut Worker,
+    worker_id: &str,
+    status: &Arc<EdgeStatus>,
+    dlq: Option<&Clerk>,
+    draining: &Arc<AtomicBool>,
+) -> Sources {
     let drains = draining.clone();
-    let checks = Checks::of_shards(&worker.gauges).with_edge(status).with(
-        "accepting",
-        Scope::Ready,
-        Arc::new(move || Check::unless(drains.load(Relaxed).then_some("draining"))),
-    );
+    let dlq = dlq.map(|clerk| clerk.desk().status.clone());
+    let mut checks = Checks::of_shards(&worker.gauges).with_edge(status);
+    if let Some(dlq) = &dlq {
+        checks = checks.with_dlq(dlq);
+    }
+    let checks =
+        checks.with("accepting", Scope::Ready, Arc::new(move || Check::unless(drains.load(Relaxed).then_some("draining"))));
     Sources {
         worker_id: worker_id.to_owned(),
         blocks: crate::blocks::TABLE.iter().map(|entry| entry.info.name.to_owned()).collect(),
@@ -327,5 +356,6 @@ fn sources(worker: &mut Worker, worker_id: &str, status: &Arc<EdgeStatus>, drain
         keeper: worker.take_keeper().expect("taken once, here"),
         checks,
         edge: Some(status.clone()),
+        dlq,
     }
 }

@@ -97,7 +97,7 @@ fn table(rows: &[Map<String, Value>], out: &mut impl Write) -> io::Result<()> {
 }
 
 /// Subjects and tenants are a sender's words: control characters would let them rewrite the terminal.
-pub(super) fn visible(text: &str) -> String {
+pub(crate) fn visible(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

@@ -3,8 +3,12 @@
 //! Everything here is a pure rendering: the same outcome for the same asker gives the same bytes. An optional id that is
 //! not valid for the router is left out, never `null`; originals go under `context`.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use shards::event::Overload;
 use shards::ids::{Text, hex};
@@ -79,11 +83,7 @@ pub(super) fn outputs(pen: &mut Pen, outcome: &Outcome) {
     pen.raw(if outcome.spilled { ",\"outputs_ref\":" } else { ",\"outputs\":" }).raw_bytes(text);
 }
 
-/// The largest dead letter, in bytes: a server refuses messages over 1 MiB by default, headers included.
-const DEAD_LETTER_BYTES_MAX: usize = (1 << 20) - (16 << 10);
-
-/// A dead letter: the whole message as it came, with why it was not done. One that would be too large to send says the
-/// message's size and hash instead.
+/// A dead letter: the whole message as it came, with why it was not done.
 pub(super) fn dead_letter(pen: &mut Pen, settings: &WireSettings, arrival: &Arrival, outcome: &Outcome) {
     let delivery = &arrival.delivery;
     let code = dead_code(outcome);
@@ -105,18 +105,37 @@ pub(super) fn dead_letter(pen: &mut Pen, settings: &WireSettings, arrival: &Arri
         pen.raw(if index == 0 { "[" } else { ",[" }).text(name).raw(",").text(value).raw("]");
     }
     pen.raw("]");
-    let text = embeddable(&delivery.body);
-    let size = text.map_or(delivery.body.len().div_ceil(3) * 4, str::len);
-    match text {
-        // Larger than any message may be: whoever reads it can find it in the journal by these.
-        _ if pen.len() + size > DEAD_LETTER_BYTES_MAX => {
-            let digest = hex(&Sha256::digest(&delivery.body));
-            pen.raw(",\"message_size\":").int(delivery.body.len() as u64);
-            pen.raw(",\"message_sha256\":").text(&digest).raw("}")
-        }
+    match embeddable(&delivery.body) {
         Some(text) => pen.raw(",\"message\":").raw(text).raw("}"),
         None => pen.raw(",\"message_base64\":\"").raw(&STANDARD.encode(&delivery.body)).raw("\"}"),
     };
+}
+
+/// A dead letter with the message's size and hash in the message's place, where a server takes none of its size: whoever reads
+/// it finds the whole in the worker's own store, or in its journal.
+pub(super) fn shortened(letter: &Bytes) -> Bytes {
+    let Ok(mut members) = serde_json::from_slice::<BTreeMap<&str, &RawValue>>(letter) else { return letter.clone() };
+    let (size, digest) = match (members.remove("message_base64"), members.remove("message")) {
+        (Some(text), _) => {
+            let body = STANDARD.decode(text.get().trim_matches('"')).unwrap_or_default();
+            (body.len(), Sha256::digest(&body))
+        }
+        (None, Some(text)) => {
+            // The last member, with the blanks that stood around it in the message.
+            let at = text.get().as_ptr() as usize - letter.as_ptr() as usize;
+            let blanks = letter[..at].iter().rev().take_while(|byte| byte.is_ascii_whitespace()).count();
+            let body = &letter[at - blanks..letter.len() - 1];
+            (body.len(), Sha256::digest(body))
+        }
+        (None, None) => return letter.clone(),
+    };
+    let mut pen = Pen::with_capacity(1_024);
+    pen.raw("{\"message_size\":").int(size as u64).raw(",\"message_sha256\":").text(&hex(&digest));
+    for (name, value) in members {
+        pen.raw(",").text(name).raw(":").raw(value.get());
+    }
+    pen.raw("}");
+    pen.done().into()
 }
 
 /// The body as text, if every JSON reader can take it inside another document.

@@ -28,6 +28,8 @@ pub(crate) struct Coverage {
     patterns: Vec<String>,
     /// Parcels whose subject is being asked about, in order.
     pub(crate) waiting: Vec<Sent>,
+    /// Subjects to ask about again though they are decided: a stream may have been made since.
+    wondered: Vec<Text>,
     question: Option<Question>,
 }
 
@@ -35,16 +37,32 @@ type Question = Pin<Box<dyn Future<Output = (Text, Option<Vec<String>>)>>>;
 
 impl Coverage {
     pub(crate) fn new(mode: NatsMode) -> Coverage {
-        Coverage { mode, decided: HashMap::new(), patterns: Vec::new(), waiting: Vec::new(), question: None }
+        Coverage {
+            mode,
+            decided: HashMap::new(),
+            patterns: Vec::new(),
+            waiting: Vec::new(),
+            wondered: Vec::new(),
+            question: None,
+        }
     }
 
-    /// Asks about the first subject that parcels wait for.
+    /// Has a subject asked about again; until there is an answer the older one stands.
+    pub(crate) fn wonder(&mut self, subject: &Text) {
+        let asked = asked(subject);
+        if self.mode != NatsMode::Core && !self.wondered.contains(&asked) {
+            self.wondered.push(asked);
+        }
+    }
+
+    /// Asks about the first subject that parcels wait for, or somebody wonders about.
     pub(crate) fn ask(&mut self, link: &Link) {
         if self.question.is_some() {
             return;
         }
-        let Some(first) = self.waiting.first() else { return };
-        let (subject, link) = (asked(&first.parcel.subject), link.clone());
+        let waited = self.waiting.first().map(|first| asked(&first.parcel.subject));
+        let Some(subject) = waited.or_else(|| self.wondered.pop()) else { return };
+        let link = link.clone();
         self.question = Some(Box::pin(async move {
             loop {
                 match lookup(&link, &subject).await {
@@ -88,8 +106,9 @@ impl Coverage {
         if self.decided.len() >= DECIDED_MAX {
             self.decided.clear();
         }
-        tracing::info!(%subject, stream = patterns.is_some(), "decided how to publish");
-        self.decided.insert(subject, patterns.is_some());
+        if self.decided.insert(subject.clone(), patterns.is_some()) != Some(patterns.is_some()) {
+            tracing::info!(%subject, stream = patterns.is_some(), "decided how to publish");
+        }
         for pattern in patterns.into_iter().flatten() {
             if !self.patterns.contains(&pattern) {
                 self.patterns.push(pattern);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use shards::runtime::ports::Parcel;
 
 use super::limits::{CONFIRM_WITHIN_MS, RESEND_MS};
+use crate::dlq::Place;
 
 /// A parcel that wants confirming. Lives on the edge's thread.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(crate) struct Sent {
     pub(crate) parcel: Parcel,
     /// How often it has been sent; more than once, and an answer "it was there already" is no surprise.
     pub(crate) sends: u32,
+    /// Where it is in the worker's own store, if it comes from there.
+    pub(crate) kept: Option<Place>,
 }
 
 /// What one answer confirms.
@@ -150,7 +153,7 @@ mod tests {
             confirm: Some(Ticket { slot, generation: 0 }),
             about,
         };
-        Sent { shard: 0, parcel, sends: 1 }
+        Sent { shard: 0, parcel, sends: 1, kept: None }
     }
 
     fn slots(list: Vec<Sent>) -> Vec<u32> {

@@ -154,7 +154,7 @@ impl Intake {
                         inherited: inherited[index],
                         request: request.into(),
                         inbox: inbox.clone(),
-                        credit: Credit::new(now, again),
+                        credit: Credit::new(now, again, self.settings.pull_bytes_max),
                         not_before: now,
                         check,
                     };
@@ -312,7 +312,10 @@ impl Intake {
             if batch == 0 {
                 continue;
             }
-            let body = format!("{{\"batch\":{batch},\"expires\":{}}}", PULL_EXPIRES_MS * 1_000_000);
+            // One request brings no more than this whatever the sizes are; a message that alone is larger would never come.
+            let bytes_max = self.settings.pull_bytes_max.max(2 * self.link.client.server_info().max_payload as u64);
+            let expires = PULL_EXPIRES_MS * 1_000_000;
+            let body = format!("{{\"batch\":{batch},\"max_bytes\":{bytes_max},\"expires\":{expires}}}");
             let reply = Subject::from(format!("{}.{}", pull.inbox, pull.credit.next()));
             if self.link.offer(pull.request.clone(), Some(reply), body.into()) {
                 pull.credit.asked(batch, now);
@@ -344,7 +347,7 @@ impl Intake {
                         }
                         continue;
                     };
-                    pull.credit.came(now);
+                    pull.credit.came(message.payload.len(), now);
                     token.inherited = token.sequence <= pull.inherited;
                     Origin::Stream(token)
                 }

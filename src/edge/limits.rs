@@ -40,6 +40,10 @@ pub(crate) const DOUBTS_MAX: u32 = 4_096;
 pub(crate) const REPLY_BYTES_MAX: usize = 256;
 /// Subjects whose coverage is remembered one by one.
 pub(crate) const DECIDED_MAX: usize = 1_024;
+/// While dead letters wait in the worker's own store, it is asked this often whether a stream takes them now, in milliseconds.
+pub(crate) const STORE_LOOK_MS: u64 = 5_000;
+/// And looked for the answer after this.
+pub(crate) const STORE_ANSWER_MS: u64 = 500;
 /// How long the end of the process waits for confirmations, in milliseconds.
 pub(crate) const FLUSH_WITHIN_MS: u64 = 1_500;
 /// Deliveries looked at one by one after a break for no visible reason.

@@ -3,7 +3,8 @@
 //! A parcel that wants confirming goes to a stream with one of our own reply subjects, and the stream's answer confirms it;
 //! on a core subject a marker of our own behind it, which comes back when the server has had everything before. Answers are
 //! never awaited one by one. What is not confirmed — no answer, a refusal, another connection — is sent again under the same
-//! message id until it is. Nothing is taken from the shards without a connection: they bound what waits.
+//! message id until it is; a dead letter that no stream takes is confirmed by the worker's own store. Nothing is taken from the
+//! shards without a connection: they bound what waits.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -22,8 +23,10 @@ use shards::event::Claimant;
 use shards::runtime::ports::{Outbound, Outgoing, Outlet, Parcel};
 use shards::runtime::tenure::Lease;
 
+use super::answer;
 use super::claims::{self, Claimer};
 use super::coverage::Coverage;
+use super::dead::DeadLetters;
 use super::frames::{header_map, settlement};
 use super::inflight::{Cargo, InFlight, Sent};
 use super::limits::{
@@ -35,6 +38,12 @@ use super::puback::{self, PubAck};
 use super::status::{EdgeStatus, add, bump};
 use super::tenancy::owned;
 use super::thread::{EdgeSettings, Halt, Phase};
+use crate::dlq::{Desk, Done, Why};
+
+/// What a server takes that does not say.
+const PAYLOAD_BYTES_DEFAULT: usize = 1 << 20;
+/// What NATS writes around a message's headers, in bytes.
+const HEADERS_AROUND_BYTES: usize = 16;
 
 /// The task. Lives on the edge's thread.
 pub(crate) struct Outbox {
@@ -55,6 +64,7 @@ pub(crate) struct Outbox {
     /// Sent on core subjects in this turn, waiting for the marker behind them.
     unmarked: Vec<Sent>,
     coverage: Coverage,
+    dead: DeadLetters,
     replies: String,
     epoch: u64,
     /// Whether a marker of ours has ever come back: an account may forbid publishing to inboxes.
@@ -80,6 +90,7 @@ impl Outbox {
         link: Link,
         ports: Rc<RefCell<Ports>>,
         outbound: flume::Receiver<Outbound>,
+        dlq: Option<Desk>,
         lease: Lease,
         claimer: Claimer,
         phase: Phase,
@@ -88,6 +99,7 @@ impl Outbox {
         let coverage = Coverage::new(settings.nats.mode);
         Outbox {
             coverage,
+            dead: DeadLetters::new(dlq),
             replies: format!("{}.c.", link.inbox()),
             epoch: link.epoch(),
             settings,
@@ -160,9 +172,9 @@ impl Outbox {
         batches: &mut Vec<Outbound>,
         mut tick: Pin<&mut tokio::time::Sleep>,
     ) -> bool {
-        let room = self.flight.live() + self.coverage.waiting.len() < WINDOW_MAX;
+        let room = self.flight.live() + self.coverage.waiting.len() + self.dead.going_in() < WINDOW_MAX;
         let open = room && self.link.connected() && self.lease.holds();
-        let (outbound, coverage, link) = (&mut self.outbound, &mut self.coverage, &self.link);
+        let (outbound, coverage, link, dead) = (&mut self.outbound, &mut self.coverage, &self.link, &mut self.dead);
         let mut decided = false;
         let ticked = poll_fn(|cx| {
             while came.len() < BATCH_MAX {
@@ -182,8 +194,10 @@ impl Outbox {
                 }
             }
             decided = coverage.poll(cx);
+            dead.poll(cx);
             let ticked = tick.as_mut().poll(cx).is_ready();
-            if ticked || !came.is_empty() || !batches.is_empty() || decided { Poll::Ready(ticked) } else { Poll::Pending }
+            let something = !came.is_empty() || !batches.is_empty() || !dead.came.is_empty();
+            if ticked || something || decided { Poll::Ready(ticked) } else { Poll::Pending }
         })
         .await;
         if decided {
@@ -207,6 +221,9 @@ impl Outbox {
         for message in came.drain(..) {
             self.answered(message);
         }
+        for done in std::mem::take(&mut self.dead.came) {
+            self.clerk_said(done).await;
+        }
         let mut settled = 0;
         for batch in batches.drain(..) {
             for item in batch.items {
@@ -226,13 +243,13 @@ impl Outbox {
                     }
                     Outgoing::Claim { ticket, key, accepted } => {
                         let parcel = self.claimer.parcel(batch.shard, ticket, key, accepted);
-                        self.post(Sent { shard: batch.shard, parcel, sends: 0 }).await;
+                        self.post(Sent { shard: batch.shard, parcel, sends: 0, kept: None }).await;
                     }
                     Outgoing::Parcel(parcel) if parcel.outlet == Outlet::Doubt => self.later(parcel),
                     Outgoing::Parcel(parcel) if parcel.confirm.is_none() => {
                         let _ = self.publish(&parcel, None).await;
                     }
-                    Outgoing::Parcel(parcel) => self.post(Sent { shard: batch.shard, parcel, sends: 0 }).await,
+                    Outgoing::Parcel(parcel) => self.post(Sent { shard: batch.shard, parcel, sends: 0, kept: None }).await,
                 }
             }
         }
@@ -286,6 +303,7 @@ impl Outbox {
             bump(&self.status.resent);
             self.post(sent).await;
         }
+        self.look_at_store(now);
         self.mark().await;
         let unconfirmed = self.flight.unconfirmed() + self.coverage.waiting.len();
         self.status.unconfirmed.store(unconfirmed as u32, Relaxed);
@@ -293,6 +311,17 @@ impl Outbox {
 
     /// Sends a parcel that wants confirming, or keeps it until it is known how.
     async fn post(&mut self, mut sent: Sent) {
+        let dead = sent.parcel.outlet == Outlet::DeadLetter && sent.kept.is_none();
+        if dead && !self.fits(&sent.parcel) {
+            if self.dead.keeps() {
+                return self.dead.keep(sent, Why::TooLarge, true);
+            }
+            sent.parcel.body = answer::shortened(&sent.parcel.body);
+        }
+        if sent.kept.is_some() && !self.fits(&sent.parcel) {
+            self.complain(&sent, "the server takes no message of this size", Instant::now());
+            return self.dead.not_taken(Instant::now());
+        }
         // A claim counts only where a stream keeps it.
         let streamed = if sent.parcel.outlet == Outlet::Claim { Some(true) } else { self.coverage.of(&sent.parcel.subject) };
         let Some(streamed) = streamed else {
@@ -302,7 +331,13 @@ impl Outbox {
         sent.sends += 1;
         self.copy(&sent.parcel).await;
         if !streamed {
-            if self.publish(&sent.parcel, None).await {
+            if sent.kept.is_some() {
+                return self.dead.not_taken(Instant::now());
+            }
+            let told = self.publish(&sent.parcel, None).await;
+            if dead && self.dead.keeps() {
+                self.dead.keep(sent, Why::NoStream, told);
+            } else if told {
                 self.unmarked.push(sent);
             } else {
                 // What was not sent is never taken for told.
@@ -314,6 +349,57 @@ impl Outbox {
         // One that cannot be sent stays in flight: it goes overdue, is tried again and complained of.
         let _ = self.publish(&sent.parcel, Some(reply)).await;
         self.flight.push(Cargo::One(sent), self.epoch, Instant::now());
+    }
+
+    /// Whether the server takes a parcel of this size.
+    fn fits(&self, parcel: &Parcel) -> bool {
+        let max = match self.link.client.server_info().max_payload {
+            0 => PAYLOAD_BYTES_DEFAULT,
+            max => max,
+        };
+        let headers: usize = parcel.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+        parcel.body.len() + headers + HEADERS_AROUND_BYTES <= max
+    }
+
+    /// A letter is in the store or was not taken there, or some were read out of it to be sent.
+    async fn clerk_said(&mut self, done: Done) {
+        match done {
+            Done::Kept(deposit, verdict) => {
+                self.dead.went_in();
+                let short = verdict.is_ok() && deposit.why == Why::TooLarge;
+                let mut sent = Sent { shard: deposit.shard, parcel: deposit.parcel, sends: deposit.sends, kept: None };
+                if short {
+                    sent.parcel.body = answer::shortened(&sent.parcel.body);
+                    if self.fits(&sent.parcel) {
+                        return self.post(sent).await;
+                    }
+                }
+                match verdict {
+                    Ok(()) => self.confirm_one(&sent),
+                    Err(refusal) => {
+                        let now = Instant::now();
+                        self.complain(&sent, &refusal.to_string(), now);
+                        self.flight.postpone(sent, now);
+                    }
+                }
+            }
+            Done::Read(list) => {
+                let open = self.link.connected() && self.lease.holds() && self.phase.now() != Halt::Stop;
+                for sent in self.dead.read_back(list, open) {
+                    self.post(sent).await;
+                }
+            }
+        }
+    }
+
+    /// Sees to it that what waits in the store is sent once a stream takes it.
+    fn look_at_store(&mut self, now: Instant) {
+        let Some(subjects) = self.dead.due(now) else { return };
+        let (covered, bare): (Vec<_>, Vec<_>) = subjects.into_iter().partition(|subject| self.coverage.of(subject) == Some(true));
+        if self.dead.look(covered, now) {
+            bare.iter().for_each(|subject| self.coverage.wonder(subject));
+            self.coverage.ask(&self.link);
+        }
     }
 
     /// Sends something that others may know better, after they had their time.
@@ -439,7 +525,13 @@ impl Outbox {
                 }
                 PubAck::Refused(why) => {
                     self.complain(&sent, &why, now);
-                    self.flight.postpone(sent, now);
+                    match sent.kept {
+                        Some(_) => self.dead.not_taken(now),
+                        None if sent.parcel.outlet == Outlet::DeadLetter && self.dead.keeps() => {
+                            self.dead.keep(sent, Why::Refused, false);
+                        }
+                        None => self.flight.postpone(sent, now),
+                    }
                 }
             },
         }
@@ -459,6 +551,9 @@ impl Outbox {
 
     fn confirm_one(&mut self, sent: &Sent) {
         bump(&self.status.confirmed);
+        if let Some(place) = sent.kept {
+            self.dead.taken(place);
+        }
         if let Some(ticket) = sent.parcel.confirm {
             if sent.parcel.outlet == Outlet::Claim {
                 bump(&self.status.claimed);
@@ -520,7 +615,8 @@ impl Outbox {
     ) {
         let deadline = Instant::now() + Duration::from_millis(FLUSH_WITHIN_MS);
         while self.link.connected() && Instant::now() < deadline {
-            let nothing = self.source.is_empty() && self.flight.live() + self.coverage.waiting.len() == 0;
+            let out = self.flight.live() + self.coverage.waiting.len() + self.dead.going_in();
+            let nothing = self.source.is_empty() && out == 0;
             if nothing && came.is_empty() && batches.is_empty() {
                 break;
             }

@@ -27,11 +27,6 @@ impl Pen {
         self.out.clear();
     }
 
-    /// Bytes written so far.
-    pub(super) fn len(&self) -> usize {
-        self.out.len()
-    }
-
     /// JSON text as it is.
     pub(super) fn raw(&mut self, text: &str) -> &mut Self {
         self.out.extend_from_slice(text.as_bytes());

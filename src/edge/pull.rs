@@ -24,12 +24,17 @@ pub(crate) struct Credit {
     next: u64,
     /// The last sign of life while something was outstanding.
     heard: Instant,
+    /// What may be on its way, in bytes.
+    bytes_max: u64,
+    /// How large messages have been of late, in bytes: the largest, forgotten little by little.
+    size: u64,
 }
 
 impl Credit {
     /// `careful`: after a break.
-    pub(crate) fn new(now: Instant, careful: bool) -> Credit {
-        Credit { outstanding: 0, window: if careful { 1 } else { OUTSTANDING_MAX }, live: Vec::new(), next: 0, heard: now }
+    pub(crate) fn new(now: Instant, careful: bool, bytes_max: u64) -> Credit {
+        let window = if careful { 1 } else { OUTSTANDING_MAX };
+        Credit { outstanding: 0, window, live: Vec::new(), next: 0, heard: now, bytes_max, size: 0 }
     }
 
     pub(crate) fn outstanding(&self) -> u32 {
@@ -51,9 +56,10 @@ impl Credit {
         self.next += 1;
     }
 
-    /// A message came.
-    pub(crate) fn came(&mut self, now: Instant) {
+    /// A message of so many bytes came.
+    pub(crate) fn came(&mut self, bytes: usize, now: Instant) {
         self.heard = now;
+        self.size = (self.size - self.size / 64).max(bytes as u64);
         self.outstanding = self.outstanding.saturating_sub(1);
         self.window = (self.window + 1).min(OUTSTANDING_MAX);
         if self.outstanding == 0 {
@@ -98,7 +104,8 @@ impl Credit {
 
     /// How much to ask for where the shards have `free` places; 0: not worth a request.
     pub(crate) fn top_up(&self, free: u32) -> u32 {
-        let goal = free.min(self.window);
+        let fit = (self.bytes_max / self.size.max(1)).max(1);
+        let goal = free.min(self.window).min(u32::try_from(fit).unwrap_or(u32::MAX));
         if self.outstanding.saturating_mul(2) >= goal {
             return 0;
         }
@@ -111,7 +118,7 @@ mod tests {
     use super::*;
 
     fn top_up(free: u32, outstanding: u32) -> u32 {
-        let mut credit = Credit::new(Instant::now(), false);
+        let mut credit = Credit::new(Instant::now(), false, u64::MAX);
         credit.asked(outstanding, Instant::now());
         credit.top_up(free)
     }
@@ -135,14 +142,14 @@ mod tests {
     #[test]
     fn after_a_break_messages_are_asked_for_one_by_one_at_first() {
         let now = Instant::now();
-        let mut credit = Credit::new(now, false);
+        let mut credit = Credit::new(now, false, u64::MAX);
         credit.asked(500, now);
         credit.broken();
         for already in 0..3 {
             let batch = credit.top_up(1_000);
             assert_eq!(batch, already + 1);
             credit.asked(batch, now);
-            credit.came(now);
+            credit.came(100, now);
             credit.forget();
         }
     }
@@ -150,10 +157,10 @@ mod tests {
     #[test]
     fn messages_and_ends_give_the_credit_back() {
         let now = Instant::now();
-        let mut credit = Credit::new(now, false);
+        let mut credit = Credit::new(now, false, u64::MAX);
         credit.asked(10, now);
         credit.asked(5, now);
-        credit.came(now);
+        credit.came(100, now);
         assert_eq!(credit.outstanding(), 14);
         credit.ended(0, Some(9), now);
         assert_eq!(credit.outstanding(), 5);
@@ -166,16 +173,34 @@ mod tests {
     #[test]
     fn the_end_of_the_last_request_clears_what_was_miscounted() {
         let now = Instant::now();
-        let mut credit = Credit::new(now, false);
+        let mut credit = Credit::new(now, false, u64::MAX);
         credit.asked(10, now);
         credit.ended(0, Some(3), now);
         assert_eq!(credit.outstanding(), 0);
     }
 
     #[test]
+    fn large_messages_are_asked_for_a_few_at_a_time() {
+        let now = Instant::now();
+        let mut credit = Credit::new(now, false, 1 << 20);
+        assert_eq!(credit.top_up(1_000), 1_000, "nothing is known of their size");
+        credit.asked(1, now);
+        credit.came(300_000, now);
+        assert_eq!(credit.top_up(1_000), 3);
+        credit.asked(1, now);
+        credit.came(8 << 20, now);
+        assert_eq!(credit.top_up(1_000), 1, "one at least");
+        for _ in 0..1_000 {
+            credit.asked(1, now);
+            credit.came(100, now);
+        }
+        assert_eq!(credit.top_up(1_000), 1_000, "what was large once is forgotten");
+    }
+
+    #[test]
     fn silence_past_the_end_is_a_stall() {
         let start = Instant::now();
-        let mut credit = Credit::new(start, false);
+        let mut credit = Credit::new(start, false, u64::MAX);
         credit.asked(10, start);
         assert!(!credit.stalled(start + Duration::from_millis(PULL_STALLED_MS - 1)));
         assert!(credit.stalled(start + Duration::from_millis(PULL_STALLED_MS)));
@@ -186,10 +211,10 @@ mod tests {
     #[test]
     fn messages_lost_on_the_way_are_written_off_without_a_stall() {
         let start = Instant::now();
-        let mut credit = Credit::new(start, false);
+        let mut credit = Credit::new(start, false, u64::MAX);
         credit.asked(10, start);
         let later = start + Duration::from_millis(PULL_STALLED_MS);
-        credit.came(later - Duration::from_millis(1));
+        credit.came(100, later - Duration::from_millis(1));
         assert!(!credit.stalled(later));
         assert_eq!(credit.outstanding(), 0);
     }

@@ -25,6 +25,7 @@ use super::ports::Ports;
 use super::status::EdgeStatus;
 use super::streams::{self, Source, Trouble};
 use super::tenancy::{Estate, Tenancy};
+use crate::dlq::Desk;
 use crate::settings::{NatsMode, NatsSettings};
 
 /// What the edge needs to know. Shared, never changes.
@@ -44,6 +45,8 @@ pub struct EdgeSettings {
     pub queued_max: u32,
     /// How long the journal remembers, and so how long a claim stands.
     pub horizon: Duration,
+    /// Bytes that may be on their way from one consumer.
+    pub pull_bytes_max: u64,
 }
 
 /// How the edge reaches one shard.
@@ -64,6 +67,8 @@ pub struct Links {
     pub outbound: flume::Receiver<Outbound>,
     /// What is needed to own work for them.
     pub estate: Estate,
+    /// The worker's own store of dead letters; none: what no stream takes is published and not kept.
+    pub dlq: Option<Desk>,
 }
 
 /// How far the end has come.
@@ -207,10 +212,11 @@ async fn run(
     let gauges: Vec<Arc<Gauge>> = links.shards.iter().map(|shard| shard.gauge.clone()).collect();
     let ports = Rc::new(RefCell::new(Ports::new(links.shards)));
     let tenancy = Tenancy::new(&settings, links.estate, status.clone());
-    let Some(door) = door else { return sessions(settings, gauges, ports, links.outbound, tenancy, phase, status).await };
+    let dlq = links.dlq;
+    let Some(door) = door else { return sessions(settings, gauges, ports, links.outbound, dlq, tenancy, phase, status).await };
     let served = grpc::serve(door, links.outbound, ports.clone(), gauges.clone(), phase.clone(), status.clone());
     let (outbound, front) = served.map_err(EdgeError::Thread)?;
-    let ended = sessions(settings, gauges, ports, outbound, tenancy, phase, status).await;
+    let ended = sessions(settings, gauges, ports, outbound, dlq, tenancy, phase, status).await;
     front.close().await;
     ended
 }
@@ -221,6 +227,7 @@ async fn sessions(
     gauges: Vec<Arc<Gauge>>,
     ports: Rc<RefCell<Ports>>,
     outbound: flume::Receiver<Outbound>,
+    dlq: Option<Desk>,
     mut tenancy: Tenancy,
     mut phase: Phase,
     status: Arc<EdgeStatus>,
@@ -237,13 +244,14 @@ async fn sessions(
         let outbox = match kept.take() {
             Some(outbox) => outbox.relinked(link.clone()),
             None => {
-                let (ports, outbound) = (ports.clone(), outbound.clone());
+                let (ports, outbound, dlq) = (ports.clone(), outbound.clone(), dlq.clone());
                 let claimer = tenancy.claimer();
                 Outbox::new(
                     settings.clone(),
                     link.clone(),
                     ports,
                     outbound,
+                    dlq,
                     lease.clone(),
                     claimer,
                     phase.clone(),

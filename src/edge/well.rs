@@ -57,7 +57,9 @@ impl Pull {
         if let Some(number) = number {
             self.credit.ended(number, left, now);
         }
-        if status == StatusCode::TIMEOUT {
+        // Its bytes are used up: that is what they are for.
+        let used_up = message.description.as_deref().is_some_and(|said| said.contains("MaxBytes"));
+        if status == StatusCode::TIMEOUT || used_up {
             return false;
         }
         self.not_before = now + Duration::from_millis(PULL_PAUSE_MS);

@@ -304,16 +304,15 @@ impl EdgeWire {
     }
 
     fn render_line(&self, arrival: &Arrival, letter: &Letter) -> Option<(Outlet, Text, Headers, Bytes)> {
+        let (outcome, replayed) = match letter {
+            Letter::Result { outcome, replayed, .. } => (outcome, *replayed),
+            Letter::DeadLetter { .. } => return self.render_message(arrival, letter),
+            Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::Reply(_) => return None,
+        };
         // Its reader went with the run that read it; a later run that has the same line asks for itself.
         if !matches!(arrival.delivery.origin, Origin::Line(_)) {
             return None;
         }
-        let (outcome, replayed) = match letter {
-            Letter::Result { outcome, replayed, .. } => (outcome, *replayed),
-            // Nobody watches the dead letters of a file: its reader is told on the spot what gets no other answer.
-            Letter::DeadLetter { outcome } if outcome.status == Status::Quarantined => (outcome, false),
-            Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::DeadLetter { .. } | Letter::Reply(_) => return None,
-        };
         Some((Outlet::Result, arrival.delivery.subject.clone(), Headers::new(), self.line_answer(arrival, outcome, replayed)))
     }
 
@@ -396,9 +395,15 @@ impl EdgeWire {
                 if let Some((_, id)) = original.filter(|(_, id)| !id.contains(['\r', '\n'])) {
                     headers.push((Text::from_static("x-original-msg-id"), id.clone()));
                 }
-                headers.push((Text::from_static("x-original-subject"), arrival.delivery.subject.clone()));
+                // A line's subject is its file's name, and that may be anything.
+                let original = &arrival.delivery.subject;
+                if !original.contains(['\r', '\n']) {
+                    headers.push((Text::from_static("x-original-subject"), original.clone()));
+                }
                 let body = roll.cut(|pen| answer::dead_letter(pen, settings, arrival, outcome));
-                let subject = if arrival.delivery.subject.starts_with(native::STEPS_PREFIX) {
+                let native_line =
+                    is_line(&arrival.delivery) && arrival.asker.as_ref().is_some_and(|asker| asker.profile == Profile::Native);
+                let subject = if native_line || arrival.delivery.subject.starts_with(native::STEPS_PREFIX) {
                     let tenant = if arrival.tenant.is_empty() { NO_TENANT } else { &arrival.tenant };
                     roll.text(|pen| _ = pen.raw(native::DLQ_PREFIX).raw(tenant))
                 } else {
@@ -434,7 +439,6 @@ impl Wire for EdgeWire {
         let (outlet, subject, headers, body) = rendered?;
         let (outcome, replayed) = match &post.letter {
             Letter::Result { outcome, replayed, .. } => (Some(outcome), *replayed),
-            Letter::DeadLetter { outcome } if outlet == Outlet::Result => (Some(outcome), false),
             Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::DeadLetter { .. } | Letter::Reply(_) => (None, false),
         };
         let about = About {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use shards::limits::STALL_SAID_MS;
 use shards::runtime::ports::Gauge;
 
+use crate::dlq::DlqStatus;
 use crate::edge::status::EdgeStatus;
 
 /// What one look found. Crosses cores.
@@ -45,6 +46,8 @@ pub enum Scope {
     Both,
     /// Readiness alone: not ready is not ill (a worker that drains).
     Ready,
+    /// Health alone: somebody should look, and the worker works on meanwhile.
+    Health,
 }
 
 /// The checks. Shared, never changes while the process runs.
@@ -100,6 +103,19 @@ impl Checks {
         )
     }
 
+    /// The same and `dlq`: whether dead letters find room.
+    pub fn with_dlq(self, status: &Arc<DlqStatus>) -> Checks {
+        let status = Arc::clone(status);
+        let look = move || match status.complaint() {
+            Some(complaint) => Check::fail(complaint),
+            None => Check::ok(match status.waiting.load(Relaxed) {
+                0 => "nothing waits".to_owned(),
+                waiting => format!("{waiting} dead letters wait for a stream"),
+            }),
+        };
+        self.with("dlq", Scope::Health, Arc::new(look))
+    }
+
     /// The same and one more.
     pub fn with(mut self, name: &'static str, scope: Scope, look: Look) -> Checks {
         self.list.push((name, scope, look));
@@ -126,23 +142,23 @@ impl Report {
 
     /// Every check holds.
     pub fn ready(&self) -> bool {
-        self.found.iter().all(|(_, _, check)| check.ok)
+        self.found.iter().all(|(_, scope, check)| check.ok || *scope == Scope::Health)
     }
 
     /// Names and whether they hold, those of health alone.
     pub fn holds(&self) -> Vec<(&'static str, bool)> {
-        self.found.iter().filter(|(_, scope, _)| *scope == Scope::Both).map(|(name, _, check)| (*name, check.ok)).collect()
+        self.found.iter().filter(|(_, scope, _)| *scope != Scope::Ready).map(|(name, _, check)| (*name, check.ok)).collect()
     }
 
     /// The platform's form of health. Its own check fails on the word "ok" at top level, so that stands only below `checks`.
     pub fn health(&self) -> Value {
         let status = if self.healthy() { "healthy" } else { "unhealthy" };
-        self.body(status, |scope| scope == Scope::Both)
+        self.body(status, |scope| scope != Scope::Ready)
     }
 
     /// The same form for readiness.
     pub fn readiness(&self) -> Value {
-        self.body(if self.ready() { "ready" } else { "unready" }, |_| true)
+        self.body(if self.ready() { "ready" } else { "unready" }, |scope| scope != Scope::Health)
     }
 
     fn body(&self, status: &str, wanted: fn(Scope) -> bool) -> Value {

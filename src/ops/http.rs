@@ -32,6 +32,7 @@ use super::health::{Checks, Report};
 use super::metrics::{self, STATUSES, View};
 use super::process::Usage;
 use super::{EdgeFigures, logs};
+use crate::dlq::DlqStatus;
 use crate::edge::status::EdgeStatus;
 
 /// How long the address is asked for: a killed predecessor's socket closes late.
@@ -57,6 +58,8 @@ pub struct Sources {
     pub checks: Checks,
     /// The edge, where there is one.
     pub edge: Option<Arc<EdgeStatus>>,
+    /// The store of dead letters, where there is one.
+    pub dlq: Option<Arc<DlqStatus>>,
 }
 
 /// The running server; it ends when this is dropped.
@@ -196,6 +199,7 @@ impl Sources {
             gauges: &self.gauges,
             checks: &report.holds(),
             edge: self.edge.as_deref().map(EdgeFigures::of),
+            dlq: self.dlq.as_deref(),
             usage: Usage::now(),
         })
     }
@@ -314,6 +318,7 @@ mod tests {
             keeper: Keeper::new(inbox, 1),
             checks: Checks::of_shards(&gauges),
             edge: None,
+            dlq: None,
         };
         let handle = spawn("127.0.0.1:0".parse()?, sources)?;
         let address = handle.address;

@@ -4,6 +4,7 @@
 //! platform's names come first, the project's own (`endstation_…`, base units, by shard) after them. No label is an id.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use prometheus::TextEncoder;
@@ -11,6 +12,8 @@ use prometheus::proto::{Bucket, Counter, Gauge as Value, Histogram, LabelPair, M
 use shards::outcome::Code;
 use shards::runtime::ports::Gauge;
 use shards::tally::{BlockTally, LATENCY_BOUNDS_US, Tally};
+
+use crate::dlq::DlqStatus;
 
 use super::EdgeFigures;
 use super::process::Usage;
@@ -35,6 +38,8 @@ pub struct View<'a> {
     pub checks: &'a [(&'a str, bool)],
     /// The edge, if there is one.
     pub edge: Option<EdgeFigures>,
+    /// The store of dead letters, if there is one.
+    pub dlq: Option<&'a DlqStatus>,
     /// This process.
     pub usage: Usage,
 }
@@ -46,6 +51,7 @@ pub fn render(view: &View<'_>) -> String {
     page.by_pool(view);
     page.by_shard(view);
     page.edge(view);
+    page.dlq(view);
     // Families are never empty and have names: there is nothing else to fail on in memory.
     TextEncoder::new().encode_to_string(&page.families).unwrap_or_default()
 }
@@ -180,6 +186,24 @@ impl Page {
         now("endstation_edge_backlog", "Messages that wait for a full inbox.", edge.backlog);
     }
 
+    fn dlq(&mut self, view: &View<'_>) {
+        let Some(dlq) = view.dlq else { return };
+        let value = |value: &AtomicU64| value.load(Relaxed) as f64;
+        let mut count = |name, help, count| self.counters(name, help, vec![counter(&[], value(count))]);
+        count("endstation_dlq_stored_total", "Dead letters put into the worker's own store.", &dlq.stored);
+        count("endstation_dlq_sent_total", "Dead letters of the store that a stream has taken.", &dlq.sent);
+        count("endstation_dlq_dropped_total", "Dead letters of the store that made room: published, kept nowhere.", &dlq.dropped);
+        count(
+            "endstation_dlq_refused_total",
+            "Dead letters that the store did not take, by try: they wait in the journal.",
+            &dlq.refused,
+        );
+        let mut now = |name, help, now| self.gauges(name, help, vec![gauge(&[], value(now))]);
+        now("endstation_dlq_waiting", "Dead letters of the store that wait for a stream.", &dlq.waiting);
+        now("endstation_dlq_bytes", "Bytes of the store of dead letters.", &dlq.bytes);
+        now("endstation_dlq_bytes_max", "Its budget.", &dlq.bytes_max);
+    }
+
     fn counters(&mut self, name: &str, help: &str, metrics: Vec<Metric>) {
         self.family(name, help, MetricType::COUNTER, metrics);
     }
@@ -309,6 +333,7 @@ mod tests {
             gauges: &gauges,
             checks: &[("journal", true), ("nats", false)],
             edge,
+            dlq: None,
             usage,
         })
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use shards::limits::{BUDGET_MS_MAX, Limits, MESSAGE_BYTES_MAX, OnOverload, RUNNING_PER_SHARD_MAX};
+use shards::runtime::layout::Layout;
 use toml::Value;
 use tracing::Level;
 
@@ -22,6 +23,8 @@ const PROCESS_RUNNING_MAX: u32 = RUNNING_PER_SHARD_MAX * 1_024;
 const HELD_BYTES_MAX: u64 = 1 << 40;
 const JOURNAL_BYTES_MIN: u64 = 1 << 20;
 const JOURNAL_BYTES_MAX: u64 = 1 << 50;
+/// The budget of dead letters where nobody chose one.
+const DLQ_BYTES_DEFAULT: u64 = 1 << 30;
 const REPLICAS_MAX: u32 = 5;
 
 const ASSIGN: &str = "caf.exec.assign.v1";
@@ -59,6 +62,7 @@ pub(super) fn settings(
     let blobs_dir = desk.take(key!(storage.blobs_dir), "", path).unwrap_or_else(|| storage_dir.join("blobs"));
     desk.derived("storage.blobs_dir", blobs_dir.display().to_string());
     let (limits, running_max_process) = desk.limits();
+    let dlq_bytes_max = desk.dlq(&limits);
     let events = desk.take(key!(events.enabled), "true", flag);
     let nats = desk.nats();
     let cores =
@@ -86,6 +90,7 @@ pub(super) fn settings(
         limits,
         cores,
         running_max_process,
+        dlq_bytes_max,
         events,
         grpc,
         ops_bind,
@@ -177,6 +182,7 @@ impl Desk {
             on_overload: self.take(key!(limits.on_overload), on_overload, choice(OVERLOADS)),
             stall_ms_max: self.take(key!(limits.stall), &duration_text(d.stall_ms_max), duration(1_000..=HOUR_MS)),
         };
+        let limits = Limits { shard_held_bytes_max: self.fit(limits.shard_held_bytes_max), ..limits };
         let process = self.take(key!(limits.process_running), "0", number(0..=PROCESS_RUNNING_MAX));
         if limits.horizon_min_ms > limits.horizon_ms {
             let horizon = duration_text(limits.horizon_ms);
@@ -187,6 +193,35 @@ impl Desk {
             self.fault("limits.payload_bytes", format!("must not be larger than limits.shard_held_bytes, which is {held}"));
         }
         (limits, (process > 0).then_some(process))
+    }
+
+    /// What a shard may hold where nobody chose it: as much as the memory allows.
+    fn fit(&mut self, held: u64) -> u64 {
+        let chosen = self.layers.iter().find_map(|layer| layer.find(key!(cores.shards).leaf));
+        let named = chosen.and_then(|(value, _)| core_list(value).ok().flatten()).map(|cores| cores.len());
+        let row = self.rows.iter_mut().find(|row| row.key == "limits.shard_held_bytes" && row.origin == Origin::Default);
+        let (Some(row), Some(limit)) = (row, super::memory::limit()) else { return held };
+        let shards = named.unwrap_or_else(|| Layout::allowed().len());
+        let part = super::memory::part(held, limit, shards);
+        if part < held {
+            (row.value, row.origin) = (bytes_text(part), Origin::Memory { limit });
+        }
+        part
+    }
+
+    /// The budget of the worker's own dead letters; `None`: it keeps none.
+    fn dlq(&mut self, limits: &Limits) -> Option<u64> {
+        let bytes = self.take(key!(dlq.bytes_max), &bytes_text(DLQ_BYTES_DEFAULT), size(0..=JOURNAL_BYTES_MAX));
+        // The largest message in base64, and what is said of it, fit in one of the store's files.
+        let least = JOURNAL_BYTES_MIN.max(limits.payload_bytes_max.saturating_mul(4));
+        if bytes > 0 && bytes < least {
+            let least = bytes_text(least);
+            self.fault(
+                "dlq.bytes_max",
+                format!("must be 0 (none are kept) or at least four times limits.payload_bytes: {least}"),
+            );
+        }
+        (bytes > 0).then_some(bytes)
     }
 
     fn nats(&mut self) -> NatsSettings {

@@ -188,8 +188,10 @@ fn unknown_keys_are_errors_that_say_where() {
     );
     refuse(
         file("[tenants.default]\nrunning = 1\n"),
-        &["tenants: no such key (file e.toml:1); known here: storage, journal, events, nats, limits, cores, grpc, ops, worker, \
-           shutdown, log"],
+        &[
+            "tenants: no such key (file e.toml:1); known here: storage, journal, dlq, events, nats, limits, cores, grpc, ops, worker, \
+           shutdown, log",
+        ],
     );
     refuse(file("[events]\n\"\" = 1\n"), &["events.\"\": no such key (file e.toml:2); known here: enabled"]);
     refuse(file("[events]\n'a.b' = 1\n"), &["events.\"a.b\": no such key (file e.toml:2); known here: enabled"]);

@@ -69,7 +69,7 @@ fn told(error: &ConfigError, file: &str, whole: &str) -> Seen {
     let placed = |origin: &Origin| match origin {
         Origin::File { path, line } => path == FILE && (1..=lines).contains(line),
         Origin::Env(name) => !name.is_empty() && whole.contains(name.as_str()),
-        Origin::Default => true,
+        Origin::Default | Origin::Memory { .. } => true,
         Origin::Flag(_) => false,
     };
     let mut detail = 0_u64;

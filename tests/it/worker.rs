@@ -57,6 +57,8 @@ pub(crate) struct Worker {
     id: String,
     /// Goes before the folder that it is mounted in.
     volume: Option<Volume>,
+    /// The control group that it runs in, where it has one of its own.
+    group: Option<PathBuf>,
     dir: tempfile::TempDir,
 }
 
@@ -72,7 +74,21 @@ impl Worker {
     pub(crate) fn stopped(url: &str, settings: Settings) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("endstation-it-").tempdir()?;
         let ops_port = free_port();
-        Ok(Worker { child: None, ops_port, url: url.to_owned(), settings, id: format!("it-{ops_port}"), volume: None, dir })
+        Ok(Worker {
+            child: None,
+            ops_port,
+            url: url.to_owned(),
+            settings,
+            id: format!("it-{ops_port}"),
+            volume: None,
+            group: None,
+            dir,
+        })
+    }
+
+    /// Has it run in this control group from its next start on.
+    pub(crate) fn confine(&mut self, group: &Path) {
+        self.group = Some(group.to_owned());
     }
 
     /// Gives it a disk of so many MiB for its storage; false, and said aloud, where nothing may be mounted.
@@ -112,7 +128,18 @@ impl Worker {
     pub(crate) fn launch_build(&mut self, program: &Path, extra: &[(&str, &str)]) -> Result<()> {
         self.kill();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
-        let mut command = Command::new(program);
+        let mut command = match &self.group {
+            None => Command::new(program),
+            // A process is in its group before it is the worker.
+            Some(group) => {
+                let mut shell = Command::new("/bin/sh");
+                shell
+                    .arg("-c")
+                    .arg(format!("echo $$ > {}/cgroup.procs && exec {} \"$@\"", group.display(), program.display()))
+                    .arg("sh");
+                shell
+            }
+        };
         command.arg("serve").current_dir(self.dir.path()).env_clear();
         command.envs(std::env::vars().filter(|(name, _)| matches!(name.as_str(), "PATH" | "HOME" | "LLVM_PROFILE_FILE")));
         command
@@ -226,7 +253,6 @@ impl Worker {
     }
 
     /// Its process.
-    #[cfg(feature = "failpoints")]
     pub(crate) fn pid(&self) -> Result<u32> {
         Ok(self.child.as_ref().context("the worker does not run")?.id())
     }
@@ -246,6 +272,11 @@ impl Worker {
     /// Its storage folder.
     pub(crate) fn storage(&self) -> PathBuf {
         self.dir.path().join("data")
+    }
+
+    /// Where health and metrics are.
+    pub(crate) fn ops_address(&self) -> (Ipv4Addr, u16) {
+        (Ipv4Addr::LOCALHOST, self.ops_port)
     }
 
     /// Its worker id.

@@ -168,11 +168,19 @@ impl Shard {
             letters += 1;
             fx.list.push(Effect::Post(Post { confirm: Some(ticket), arrival: arrival.clone(), letter }));
         }
-        if let Some(fault) = outcome.fault.as_ref().filter(|_| outcome.status == Status::Quarantined && arrival.is_call()) {
-            self.reply_to(arrival.clone(), Reply::Refused(fault.clone()), fx);
+        if outcome.status == Status::Quarantined {
+            match (&arrival.delivery.origin, &outcome.fault) {
+                (Origin::Call(_), Some(fault)) => self.reply_to(arrival.clone(), Reply::Refused(fault.clone()), fx),
+                // Who reads a file's answers is told on the spot.
+                (Origin::Line(_), _) => {
+                    let letter = Letter::Result { outcome: outcome.clone(), replayed: role == Role::Replay, under: key };
+                    letters += 1;
+                    fx.list.push(Effect::Post(Post { confirm: Some(ticket), arrival: arrival.clone(), letter }));
+                }
+                _ => {}
+            }
         }
-        let bad = !matches!(outcome.status, Status::Ok | Status::Cancelled);
-        if bad && !matches!(role, Role::Replay | Role::Shared) && !planted(Bug::NoDeadLetter) {
+        if outcome.is_dead() && !matches!(role, Role::Replay | Role::Shared) && !planted(Bug::NoDeadLetter) {
             letters += 1;
             self.tally.dead_letters += 1;
             let letter = Letter::DeadLetter { outcome: outcome.clone() };
@@ -240,8 +248,8 @@ impl Shard {
 
     fn settle_deliveries(&mut self, slot: u32, fx: &mut Effects) {
         let job = &mut self.jobs[slot as usize];
-        let aside = job.outcome.as_ref().is_some_and(|outcome| outcome.status == Status::Quarantined);
-        let how = if aside { Settle::Term } else { Settle::Ack };
+        let dead = job.outcome.as_ref().is_some_and(|outcome| outcome.is_dead());
+        let how = if dead { Settle::Term } else { Settle::Ack };
         let others = std::mem::take(&mut job.others);
         for arrival in std::iter::once(&job.arrival).chain(&others) {
             if let Origin::Stream(token) = &arrival.delivery.origin {

@@ -307,6 +307,7 @@ fn outcome_of(frame: &Frame) -> Option<Outcome> {
 mod answers;
 mod calls;
 mod claims;
+mod dead;
 mod notices;
 mod ownership;
 mod room;

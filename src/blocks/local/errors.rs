@@ -27,6 +27,10 @@ impl Refusal {
 
     /// The disk took the data but did not confirm it; another sync could confirm what is lost, so this is not tried again.
     pub(super) fn unsynced(error: Errno) -> Fault {
+        // No descriptor for the sync: nobody has asked the disk yet, so another try may.
+        if matches!(error, Errno::MFILE | Errno::NFILE) {
+            return Refusal::from(error);
+        }
         Fault::new(Code::ExecutionFailed, "The disk did not confirm a write.").with_details(errno(error))
     }
 

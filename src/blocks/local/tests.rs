@@ -259,4 +259,6 @@ fn the_words_of_the_disk_become_the_faults_that_were_promised() {
         assert_eq!(fault.code, code, "{errno}");
     }
     assert_presentable(&Refusal::unsynced(Errno::IO));
+    assert_eq!(Refusal::unsynced(Errno::IO).code, Code::ExecutionFailed);
+    assert_eq!(Refusal::unsynced(Errno::MFILE).code, Code::ResourceUnavailable, "no disk has been asked");
 }

@@ -14,6 +14,7 @@ use shards::{map, step::Delivery};
 use super::lines::{Line, Namer};
 use super::reader::Lines;
 use super::show::Show;
+use crate::dlq::{Deposit, Desk, Done, Question, Why};
 use crate::worker::{Worker, WorkerError};
 
 /// Lines under way at once, over all shards: enough to fill a commit, far below what a shard may hold.
@@ -50,6 +51,9 @@ pub(crate) enum FeedError {
     Worker(#[from] WorkerError),
 }
 
+/// A larger dead letter stays in the store: servers take no more than 1 MiB unless told, headers included.
+const SENT_BYTES_MAX: usize = (1 << 20) - (16 << 10);
+
 struct Feeder<'a, 'b> {
     worker: &'a Worker,
     file: &'a str,
@@ -58,6 +62,9 @@ struct Feeder<'a, 'b> {
     under_way: HashMap<u64, Line>,
     batches: Vec<Vec<Delivery>>,
     confirms: Vec<Vec<Ticket>>,
+    dlq: Option<&'a Desk>,
+    /// Dead letters on their way into the store.
+    going_in: usize,
     /// Letters came that are not for this run.
     foreign: bool,
     summary: Summary,
@@ -69,6 +76,7 @@ enum Woken {
     Lines(Lines),
     NoMoreLines,
     Results(Outbound),
+    Kept(Done),
     Nothing,
 }
 
@@ -81,6 +89,7 @@ pub(crate) fn feed(
     file: &str,
     input: &Receiver<Lines>,
     fresh: bool,
+    dlq: Option<&Desk>,
     show: &mut Show<'_>,
 ) -> Result<Summary, FeedError> {
     let started = Instant::now();
@@ -93,13 +102,15 @@ pub(crate) fn feed(
         under_way: HashMap::new(),
         batches: vec![Vec::new(); shards],
         confirms: vec![Vec::new(); shards],
+        dlq,
+        going_in: 0,
         foreign: false,
         summary: Summary::default(),
         show,
     };
     let mut namer = Namer::default();
     let mut input = Some(input);
-    while input.is_some() || !feeder.under_way.is_empty() {
+    while input.is_some() || !feeder.under_way.is_empty() || feeder.going_in > 0 {
         match feeder.wait(input.filter(|_| feeder.under_way.len() < UNDER_WAY_MAX)) {
             Woken::Lines(lines) => {
                 for (number, text) in lines.map_err(|(number, error)| FeedError::Read(number, error))? {
@@ -110,6 +121,7 @@ pub(crate) fn feed(
             }
             Woken::NoMoreLines => input = None,
             Woken::Results(batch) => feeder.take(batch.shard, batch.items)?,
+            Woken::Kept(done) => feeder.kept(done),
             Woken::Nothing => {
                 if let Some(error) = worker.watch(Duration::ZERO) {
                     return Err(error.into());
@@ -158,6 +170,10 @@ impl Feeder<'_, '_> {
     fn wait(&self, input: Option<&Receiver<Lines>>) -> Woken {
         let results = &self.worker.outbound;
         let select = Selector::new().recv(results, |batch| batch.map_or(Woken::Nothing, Woken::Results));
+        let select = match self.dlq {
+            Some(dlq) => select.recv(&dlq.done, |done| done.map_or(Woken::Nothing, Woken::Kept)),
+            None => select,
+        };
         let select = match input {
             Some(input) => select.recv(input, |lines| lines.map_or(Woken::NoMoreLines, Woken::Lines)),
             None => select,
@@ -173,10 +189,29 @@ impl Feeder<'_, '_> {
         Ok(())
     }
 
+    /// A dead letter is in the store, or stays in the journal for the next run or `serve`.
+    fn kept(&mut self, done: Done) {
+        let Done::Kept(deposit, verdict) = done else { return };
+        self.going_in -= 1;
+        match (verdict, deposit.parcel.confirm) {
+            (Ok(()), Some(ticket)) => self.confirms[usize::from(deposit.shard)].push(ticket),
+            (Ok(()), None) => {}
+            (Err(_), _) => self.foreign = true,
+        }
+    }
+
     fn take(&mut self, shard: u16, items: Vec<Outgoing>) -> Result<(), FeedError> {
         for item in items {
             // Lines have no stream to settle with.
             let Outgoing::Parcel(parcel) = item else { continue };
+            if let (Outlet::DeadLetter, Some(dlq)) = (parcel.outlet, self.dlq) {
+                self.going_in += 1;
+                // The line's result is printed: its reader knows.
+                let told = parcel.about.line != 0;
+                let why = if parcel.body.len() > SENT_BYTES_MAX { Why::TooLarge } else { Why::NoServer };
+                dlq.ask(Question::Keep(Deposit { shard, parcel, sends: 0, why, told }));
+                continue;
+            }
             // Letters of a server's steps, in a folder that `serve` left, are the next `serve`'s to send.
             if parcel.about.line == 0 {
                 self.foreign = true;

@@ -319,18 +319,38 @@ fn a_file_gets_results_in_its_own_form_and_nothing_else() {
 
     let quarantined = || {
         let fault = Fault::new(Code::InvalidFormat, "the message is not JSON");
-        Letter::DeadLetter { outcome: Rc::new(outcome(Status::Quarantined, Some(fault))) }
+        Rc::new(outcome(Status::Quarantined, Some(fault)))
     };
-    let told = line("junk".into(), quarantined()).expect("its reader is told");
+    let letter = Letter::Result { outcome: quarantined(), replayed: false, under: UNDER };
+    let told = line("junk".into(), letter).expect("its reader is told");
     assert!(text(&told).starts_with(r#"{"status":"ERROR","error":{"code":"INVALID_FORMAT""#));
     assert_eq!((told.outlet, told.about.line, told.about.status), (Outlet::Result, 41, Some(Status::Quarantined)));
-    let failed = Rc::new(outcome(Status::Error, Some(Fault::new(Code::ExecutionFailed, "it broke"))));
     for letter in [
-        Letter::DeadLetter { outcome: failed },
         Letter::Ack { accepted: true, fault: None, overload: Overload::Healthy, at_ms: 1 },
         Letter::Lifecycle { stage: Stage::Accepted, outcome: None, sequence: 0, at_ms: 1 },
     ] {
         assert!(line(body.clone(), letter).is_none());
+    }
+    let dead = line("junk".into(), Letter::DeadLetter { outcome: quarantined() }).expect("a letter for the store");
+    assert_eq!((dead.outlet, &*dead.subject, dead.about.line), (Outlet::DeadLetter, "caf.exec.dlq.v1", 41));
+    let failed =
+        || Letter::DeadLetter { outcome: Rc::new(outcome(Status::Error, Some(Fault::new(Code::ExecutionFailed, "no")))) };
+    let native = line(body.clone(), failed()).expect("a letter for the store");
+    assert_eq!(&*native.subject, "beamline.worker.dlq.v1.acme");
+    let journal = Origin::Journal { source: Source::Line, since_ms: 1 };
+    assert!(render(delivery(journal, body), failed()).is_some(), "whether its reader is still there or not");
+}
+
+#[test]
+fn a_letter_that_is_too_large_says_size_and_hash_of_the_very_bytes_that_came() {
+    let expired = || Letter::DeadLetter { outcome: Rc::new(outcome(Status::Error, Some(Fault::new(Code::Expired, "late")))) };
+    let with_blanks = format!(" {}\n", assignment(&[]));
+    for body in [assignment(&[]), with_blanks, "junk \"message\": {".to_owned()] {
+        let whole = render(delivery(Origin::Core, body.clone()), expired()).expect("a letter");
+        let short: Value = serde_json::from_slice(&answer::shortened(&whole.body)).expect("JSON");
+        let hash = shards::ids::hex(&sha2::Sha256::digest(body.as_bytes()));
+        assert_eq!((&short["message_size"], &short["message_sha256"]), (&json!(body.len()), &json!(hash)), "{body}");
+        assert_eq!((&short["reason"], short.get("message"), short.get("message_base64")), (&json!("expired"), None, None));
     }
 }
 

@@ -44,13 +44,24 @@ pub fn check(arrival: &Arrival, parcel: &Parcel) {
         }
         Some(_) if parcel.outlet == Outlet::Result => step_result(&headers, arrival, parcel),
         _ => body_of(&headers, &parcel.body).and_then(|object| match parcel.outlet {
-            Outlet::DeadLetter => letters::dead_letter(&headers, &object, |_| None).and_then(|()| whole(arrival, &object)),
+            Outlet::DeadLetter => letters::dead_letter(&with_subject(arrival, headers.clone()), &object, |_| None)
+                .and_then(|()| whole(arrival, &object)),
             _ => event(&headers, &object, &parcel.subject),
         }),
     };
     if let Err(violation) = judged {
         panic!("{violation}\n  {:?} on {} {headers:?}\n  {}", parcel.outlet, parcel.subject, parcel.body.escape_ascii());
     }
+}
+
+/// A line's subject is its file's name; one with a line break in it can be no header, and is left out.
+fn with_subject(arrival: &Arrival, mut headers: Headers) -> Headers {
+    const NAME: &str = "x-original-subject";
+    if arrival.delivery.subject.contains(['\r', '\n']) {
+        assert!(headers.iter().all(|(name, _)| name != NAME));
+        headers.push((NAME.to_owned(), arrival.delivery.subject.to_string()));
+    }
+    headers
 }
 
 /// What a call is told: its own, in protobuf, for no subject.

@@ -14,9 +14,11 @@ const LET_GO_BYTES: u64 = 1 << 20;
 /// At most one index entry in so many bytes: that bounds the index at 1/4000 of the journal.
 const INDEX_EVERY_BYTES: u64 = 64 << 10;
 
-/// Where too many files are open to open one more, this often and so many times is tried again: for 3 s.
+/// Where too many files are open to open one more, this often and so many times is tried again: for a minute. Meanwhile it
+/// is as with a slow disk, the next segment is open already, and nothing is lost; a process that holds so many for so long is
+/// better begun anew.
 const SHORTAGE_LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(50);
-const SHORTAGE_LOOKS: u32 = 60;
+const SHORTAGE_LOOKS: u32 = 1_200;
 /// Zeros that stand for allocated space are written in pieces of this size, in bytes.
 const FILL_BYTES: u64 = 1 << 20;
 
@@ -194,10 +196,18 @@ pub(super) async fn open_to_read(path: &Path) -> Result<BufferedFile, DiskError>
 }
 
 async fn open_when_possible(options: &OpenOptions, path: &Path) -> Result<BufferedFile, DiskError> {
+    when_possible(path, || options.buffered_open(path)).await
+}
+
+/// Opens something of the journal's, waiting while too many files are open.
+async fn when_possible<T, F>(path: &Path, open: impl Fn() -> F) -> Result<T, DiskError>
+where
+    F: Future<Output = glommio::Result<T, ()>>,
+{
     let shortages = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
     let mut patience = SHORTAGE_LOOKS;
     loop {
-        match options.buffered_open(path).await {
+        match open().await {
             // Steps have files open, too, and close them again.
             Err(error) if shortages.contains(&error.raw_os_error()) && patience > 0 => {
                 if patience == SHORTAGE_LOOKS {
@@ -246,7 +256,7 @@ async fn write(file: &BufferedFile, path: &Path, bytes: Vec<u8>, at: u64) -> Res
 
 /// Makes created and removed names durable.
 pub(super) async fn sync_folder(folder: &Path) -> Result<(), DiskError> {
-    let directory = Directory::open(folder).await.map_err(DiskError::ring("opening", folder))?;
+    let directory = when_possible(folder, || Directory::open(folder)).await?;
     directory.sync().await.map_err(DiskError::ring("syncing", folder))?;
     directory.close().await.map_err(DiskError::ring("closing", folder))
 }

@@ -61,7 +61,7 @@ fn what_another_claimed_is_not_run_and_may_have_happened() {
     let (told, settled) = bench.settle();
     let fault = told[0].1.fault.as_ref().expect("why");
     assert_eq!((fault.code, fault.effect, told[0].1.tries), (Code::Indeterminate, Effected::Unknown, 0));
-    assert_eq!(settled, [(1, Settle::Ack)]);
+    assert_eq!(settled, [(1, Settle::Term)]);
     assert!(bench.runs().is_empty() && bench.holds_nothing());
 }
 

@@ -46,7 +46,7 @@ fn an_inherited_step_that_must_never_run_twice_is_not_run() {
     let (told, settled) = bench.settle();
     let fault = told[0].1.fault.as_ref().expect("why");
     assert_eq!((fault.code, fault.effect), (Code::Indeterminate, Effected::Unknown));
-    assert_eq!((settled, bench.outcomes()[0].tries), (vec![(1, Settle::Ack)], 0));
+    assert_eq!((settled, bench.outcomes()[0].tries), (vec![(1, Settle::Term)], 0));
     let accounts: Vec<_> = bench.shard.accounts().map(|(_, queued, running)| (queued, running)).collect();
     assert_eq!(accounts, [(0, 0)], "what it was charged is back");
 }
@@ -158,7 +158,7 @@ fn a_superseded_outcome_is_told_with_all_its_letters_once_the_stream_asks_for_it
         bench.did.iter().filter_map(name).collect::<Vec<_>>()
     };
     assert_eq!(letters(&mut bench), [("result", Some(outcome.clone())), ("dead letter", None)]);
-    assert_eq!(bench.settle().1, [(1, Settle::Ack)]);
+    assert_eq!(bench.settle().1, [(1, Settle::Term)]);
     assert_eq!(bench.shard.unpublished(), 0);
 
     // Now it is published, and no longer untold.
