@@ -4,13 +4,13 @@
 #   make deps     what build and tests need besides Rust and git: nats-server, a C compiler, rustfmt, clippy
 #   make test     all tests
 #   make lint     formatting, clippy, and that the machine compiles without its runtime
-#   make chaos    hundreds of kills, thousands of simulated worlds, millions of bent inputs, recorded in tests/runs/
+#   make chaos    kills and every trouble at random, simulated worlds, bent inputs, recorded in tests/runs/ (under 30 min once built)
 #   make perf     measurements, recorded in perf/runs/
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps run test lint chaos perf
+.PHONY: help deps run test lint chaos chaos-runs perf
 
 CARGO ?= cargo
 # Failpoints are the crash points C0 to C9; planted bugs are what the simulation must find.
@@ -39,21 +39,31 @@ lint:
 	$(CARGO) check -p shards --no-default-features
 	$(CARGO) clippy -p shards --no-default-features -- -D warnings
 
-# How much: make chaos WORKER_KILLS=20 SERVER_KILLS=5 SEEDS=1..1000 FUZZ=1000000 (executions of each target)
+# How much: make chaos WORKER_KILLS=20 SERVER_KILLS=5 MIXED_SECONDS=60 SEEDS=1..1000 FUZZ=1000000 (executions of each target).
+# SEED is the first world's of the mixed run.
 WORKER_KILLS ?= 200
 SERVER_KILLS ?= 50
-SEEDS ?= 1..100000
-FUZZ ?= 50000000
+MIXED_SECONDS ?= 900
+SEED ?= $(shell date -u +%s)
+SEEDS ?= 1..20000
+FUZZ ?= 5000000
+# Whatever the machine: what has not ended by then is cut off, and the run fails.
+BUDGET ?= 30m
 
 chaos: deps
+	$(CARGO) test --release --features failpoints --test it --test sim --test fuzz --no-run
+	timeout $(BUDGET) $(MAKE) --no-print-directory chaos-runs
+
+chaos-runs:
 	@mkdir -p tests/runs/$(RUN)
 	ENDSTATION_IT_WORKER_KILLS=$(WORKER_KILLS) ENDSTATION_IT_SERVER_KILLS=$(SERVER_KILLS) \
-	  ENDSTATION_IT_RECORD=$(CURDIR)/tests/runs/$(RUN)/chaos.jsonl \
-	  $(CARGO) test --release --test it scenario::chaos -- --nocapture
-	SEEDS=$(SEEDS) $(CARGO) test --release --test sim many_seeds -- --ignored --nocapture | tee tests/runs/$(RUN)/sim.txt
-	FUZZ_RECORD=$(CURDIR)/tests/runs/$(RUN)/fuzz.jsonl $(CARGO) test --release --test fuzz exhaustive -- --nocapture
+	  MIXED_SECONDS=$(MIXED_SECONDS) SEED=$(SEED) ENDSTATION_IT_RECORD=$(CURDIR)/tests/runs/$(RUN)/chaos.jsonl \
+	  $(CARGO) test --release --features failpoints --test it scenario::chaos -- --nocapture
+	SEEDS=$(SEEDS) $(CARGO) test --release --features failpoints --test sim many_seeds -- --ignored --nocapture | tee tests/runs/$(RUN)/sim.txt
+	FUZZ_RECORD=$(CURDIR)/tests/runs/$(RUN)/fuzz.jsonl \
+	  $(CARGO) test --release --features failpoints --test fuzz exhaustive -- --nocapture
 	FUZZ=$(FUZZ) FUZZ_RECORD=$(CURDIR)/tests/runs/$(RUN)/fuzz.jsonl \
-	  $(CARGO) test --release --test fuzz long -- --ignored --nocapture
+	  $(CARGO) test --release --features failpoints --test fuzz long -- --ignored --nocapture
 
 # What is measured and how: cargo run -p perf -- help
 PERF_ARGS ?=

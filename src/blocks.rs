@@ -13,6 +13,8 @@ use shards::step::EffectClass;
 
 mod abort;
 mod echo;
+#[cfg(feature = "failpoints")]
+mod effect;
 mod fail;
 mod fs;
 mod hang;
@@ -57,6 +59,31 @@ pub static TABLE: &[Entry] = &[
     Entry { info: &fail::INFO, dev: true, check: fail::check, build: || Rc::new(fail::Fail) },
     Entry { info: &abort::INFO, dev: true, check: abort::check, build: || Rc::new(abort::Abort) },
     Entry { info: &hang::INFO, dev: true, check: hang::check, build: || Rc::new(hang::Hang) },
+    #[cfg(feature = "failpoints")]
+    Entry { info: &effect::PURE, dev: true, check: effect::check_pure, build: || Rc::new(effect::Doing(&effect::PURE)) },
+    #[cfg(feature = "failpoints")]
+    Entry {
+        info: &effect::IDEMPOTENT,
+        dev: true,
+        check: effect::check_idempotent,
+        build: || Rc::new(effect::Doing(&effect::IDEMPOTENT)),
+    },
+    #[cfg(feature = "failpoints")]
+    Entry {
+        info: &effect::TRANSACTIONAL,
+        dev: true,
+        check: effect::check_transactional,
+        build: || Rc::new(effect::Doing(&effect::TRANSACTIONAL)),
+    },
+    #[cfg(feature = "failpoints")]
+    Entry {
+        info: &effect::CONDITIONAL,
+        dev: true,
+        check: effect::check_conditional,
+        build: || Rc::new(effect::Doing(&effect::CONDITIONAL)),
+    },
+    #[cfg(feature = "failpoints")]
+    Entry { info: &effect::UNSAFE, dev: true, check: effect::check_unsafe, build: || Rc::new(effect::Doing(&effect::UNSAFE)) },
 ];
 
 /// The block that goes by `name`, canonical or alias. `dev` opens the development blocks.

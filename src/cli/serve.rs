@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use shards::runtime::keeper::Keeper;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -24,6 +25,8 @@ use crate::worker::{Identity, Plan, TAKEN_IN, Worker, WorkerError, random_salt};
 
 /// The most that is on its way from one consumer, however much the shards may hold, in bytes.
 const PULL_BYTES_MAX: u64 = 256 << 20;
+/// How long the deployment is asked who this worker is before health is served without the answer.
+const ASKED_FOR: Duration = Duration::from_millis(500);
 
 /// Why serving could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -156,7 +159,7 @@ impl Serving {
     pub async fn start(settings: &Settings, dev: bool) -> Result<Serving, ServeError> {
         let frame = settings.grpc.as_ref().map(DoorFrame::of).transpose()?;
         let lock = Worker::hold(settings)?;
-        let identity = identity(settings).await?;
+        let identity = known_identity(settings).await?;
         let mut worker = Worker::start_on(settings, &Plan { identity: identity.clone(), dev }, lock)?;
         for found in &worker.found {
             tracing::info!(
@@ -317,6 +320,28 @@ impl Serving {
         self.drain.ended(if drained { End::Drained } else { End::CutShort });
         Ok(())
     }
+}
+
+/// Who this worker is. Where that takes long, for there is no server to ask, whoever looks at its health meanwhile is told.
+async fn known_identity(settings: &Settings) -> Result<Identity, ServeError> {
+    let mut asking = std::pin::pin!(identity(settings));
+    if let Ok(known) = tokio::time::timeout(ASKED_FOR, &mut asking).await {
+        return known;
+    }
+    let (_, nothing) = flume::bounded(1);
+    let sources = Sources {
+        worker_id: settings.worker_id.clone(),
+        blocks: crate::blocks::TABLE.iter().map(|entry| entry.info.name.to_owned()).collect(),
+        gauges: Vec::new(),
+        keeper: Keeper::new(nothing, 0),
+        checks: Checks::of_shards(&[]).with_edge(&Arc::default()),
+        edge: Some(Arc::default()),
+        dlq: None,
+    };
+    let ops = http::spawn(settings.ops_bind, sources).map_err(|error| ServeError::Ops(settings.ops_bind, error))?;
+    let known = asking.await;
+    ops.stop();
+    known
 }
 
 /// Who this worker is; the deployment's salt where the configuration names none.

@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shards::ids::Text;
 
 use super::inflight::Sent;
-use super::limits::DECIDED_MAX;
+use super::limits::{COMPLAINT_EVERY_MS, DECIDED_MAX};
 use super::native::OWN_PATTERNS;
 use super::nats::Link;
 use super::streams::{self, Cover, Trouble};
@@ -64,10 +64,15 @@ impl Coverage {
         let Some(subject) = waited.or_else(|| self.wondered.pop()) else { return };
         let link = link.clone();
         self.question = Some(Box::pin(async move {
+            let mut said: Option<Instant> = None;
             loop {
                 match lookup(&link, &subject).await {
                     Ok(patterns) => return (subject, patterns),
-                    Err(trouble) => tracing::warn!(%subject, ?trouble, "it is not known yet whether a stream takes this subject"),
+                    Err(trouble) if said.is_none_or(|at| at.elapsed() >= Duration::from_millis(COMPLAINT_EVERY_MS)) => {
+                        said = Some(Instant::now());
+                        tracing::warn!(%subject, ?trouble, "it is not known yet whether a stream takes this subject");
+                    }
+                    Err(_) => {}
                 }
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }

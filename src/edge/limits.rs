@@ -52,6 +52,16 @@ pub(crate) const RESCUE_LOOKS_MAX: usize = 4_096;
 pub(crate) const LOSS_SHOWS_MS: u64 = 60_000;
 /// One question to the JetStream API, in milliseconds.
 pub(crate) const API_WITHIN_MS: u64 = 3_000;
+/// A connection that is silent for this long is asked whether it is still there, in milliseconds; the third time it is given up.
+pub(crate) const PING_EVERY_MS: u64 = 2_000;
+/// A lease that cannot be renewed for this long makes the connection doubtful, in milliseconds.
+pub(crate) const DOUBT_AFTER_MS: u64 = 3_000;
+/// And a doubtful one is given up if the server does not answer over it within this, in milliseconds.
+pub(crate) const ANSWER_WITHIN_MS: u64 = 1_000;
+/// One try to connect, the server's greeting included, in milliseconds.
+pub(crate) const CONNECT_WITHIN_MS: u64 = 3_000;
+/// A complaint that goes on is repeated this often, in milliseconds.
+pub(crate) const COMPLAINT_EVERY_MS: u64 = 10_000;
 /// Commands that wait between the edge's tasks and the connection.
 pub(crate) const CONNECTION_QUEUE: usize = 16_384;
 /// max_ack_pending of our consumers: NAKed messages count too, and our own credit bounds deliveries.

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use async_nats::client::RequestErrorKind;
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, Statistics};
 
-use super::limits::{API_WITHIN_MS, CONNECTION_QUEUE};
+use super::limits::{ANSWER_WITHIN_MS, API_WITHIN_MS, COMPLAINT_EVERY_MS, CONNECT_WITHIN_MS, CONNECTION_QUEUE, PING_EVERY_MS};
 use super::status::EdgeStatus;
 use super::thread::{EdgeError, Halt, Phase};
 use crate::settings::{NatsAuth, NatsSettings};
@@ -63,6 +64,23 @@ impl Link {
         &self.inbox
     }
 
+    /// Gives the connection up if nothing comes back over it. What still comes may hide that nothing goes out: the client asks
+    /// whether the server is there only when it is silent.
+    pub(crate) async fn doubt(&self) {
+        let (within, epoch) = (Duration::from_millis(ANSWER_WITHIN_MS), self.epoch());
+        // Nobody listens there, and a server that hears us says so.
+        let asked = self.client.request(format!("{}.there", self.inbox), "".into());
+        let answered = match tokio::time::timeout(within, asked).await {
+            Ok(Ok(_)) => true,
+            Ok(Err(error)) => error.kind() == RequestErrorKind::NoResponders,
+            Err(_) => false,
+        };
+        if !answered && self.epoch() == epoch && self.connected() {
+            tracing::warn!("nothing comes back from the NATS server: connecting again");
+            let _ = tokio::time::timeout(within, self.client.force_reconnect()).await;
+        }
+    }
+
     /// Hands a message to the connection if it takes one at once.
     pub(crate) fn offer(&self, subject: async_nats::Subject, reply: Option<async_nats::Subject>, body: bytes::Bytes) -> bool {
         use futures_util::FutureExt;
@@ -94,7 +112,7 @@ pub(crate) async fn connect(
         .await?
         .retry_on_initial_connect()
         .client_capacity(CONNECTION_QUEUE)
-        .ping_interval(Duration::from_secs(10))
+        .ping_interval(Duration::from_millis(PING_EVERY_MS))
         .reconnect_delay_callback(|attempts| Duration::from_millis((attempts.saturating_sub(1) as u64 * 50).min(2_000)))
         .event_callback(move |event| {
             watcher.saw(&event);
@@ -122,7 +140,10 @@ pub(crate) async fn connect(
 /// How every connection of this worker identifies itself and secures itself.
 pub(crate) async fn options(settings: &NatsSettings, name: &str) -> Result<ConnectOptions, EdgeError> {
     let options = identify(ConnectOptions::new(), &settings.auth).await?;
-    let mut options = options.name(name).request_timeout(Some(Duration::from_millis(API_WITHIN_MS)));
+    let mut options = options
+        .name(name)
+        .request_timeout(Some(Duration::from_millis(API_WITHIN_MS)))
+        .connection_timeout(Duration::from_millis(CONNECT_WITHIN_MS));
     if settings.tls.required {
         options = options.require_tls(true);
     }
@@ -189,24 +210,24 @@ impl Watcher {
             }
             Event::SlowConsumer(subscription) => {
                 self.status.lost();
-                if self.may_say() {
+                if self.may_say(1_000) {
                     let lost = self.status.slow_lost.load(Ordering::Relaxed);
                     tracing::error!(subscription, lost, "messages are lost: the edge cannot keep up");
                 }
             }
             Event::LameDuckMode => tracing::warn!("the NATS server is about to shut down"),
             // Permissions violations come this way.
-            Event::ServerError(error) if self.may_say() => tracing::error!(%error, "the NATS server refuses something"),
-            Event::ClientError(error) if self.may_say() => tracing::warn!(%error, "NATS"),
+            Event::ServerError(error) if self.may_say(1_000) => tracing::error!(%error, "the NATS server refuses something"),
+            Event::ClientError(error) if self.may_say(COMPLAINT_EVERY_MS) => tracing::warn!(%error, "NATS"),
             _ => {}
         }
     }
 
-    /// At most one repeated complaint a second.
-    fn may_say(&self) -> bool {
-        let now = self.since.elapsed().as_millis() as u64 + 1_000;
+    /// A repeated complaint only if none was told for so long.
+    fn may_say(&self, every_ms: u64) -> bool {
+        let now = self.since.elapsed().as_millis() as u64 + COMPLAINT_EVERY_MS;
         let last = self.said.load(Ordering::Relaxed);
-        now - last >= 1_000 && self.said.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        now - last >= every_ms && self.said.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 

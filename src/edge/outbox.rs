@@ -74,6 +74,8 @@ pub(crate) struct Outbox {
     doubts: Rc<Cell<u32>>,
     /// A fenced result that was ours to decide has been complained of; further ones are only counted.
     fence_said: bool,
+    /// The same of one that was there already.
+    duplicate_said: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -119,6 +121,7 @@ impl Outbox {
             resend_said: None,
             doubts: Rc::default(),
             fence_said: false,
+            duplicate_said: false,
         }
     }
 
@@ -500,10 +503,12 @@ impl Outbox {
                 PubAck::Stored { duplicate } => {
                     if duplicate && self.surprising(&sent) {
                         bump(&self.status.duplicates);
-                        tracing::error!(
-                            subject = %sent.parcel.subject, key = %sent.parcel.about.key,
-                            "a result published for the first time was already there: do two workers share this work?"
-                        );
+                        if !std::mem::replace(&mut self.duplicate_said, true) {
+                            tracing::error!(
+                                subject = %sent.parcel.subject, key = %sent.parcel.about.key,
+                                "a result published for the first time was already there: do two workers share this work? Further ones are only counted"
+                            );
+                        }
                     }
                     self.confirm_one(&sent);
                 }

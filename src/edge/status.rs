@@ -17,6 +17,8 @@ pub struct EdgeStatus {
     pub owner_epoch: AtomicU32,
     /// Who owns the work that we stand by for.
     standby: Mutex<Option<String>>,
+    /// What we own could not be renewed in time: nothing is published until it is.
+    pub lease_lapsed: AtomicBool,
     /// Every consumer we pull from was there when last looked at.
     pub consumers_ok: AtomicBool,
     /// How often a connection was lost and found again.
@@ -80,6 +82,9 @@ impl EdgeStatus {
         }
         if !self.ready.load(Ordering::Relaxed) {
             return Some("streams and consumers are not settled yet");
+        }
+        if self.lease_lapsed.load(Ordering::Relaxed) {
+            return Some("ownership cannot be renewed: nothing is published until it is");
         }
         if !self.consumers_ok.load(Ordering::Relaxed) {
             return Some("a JetStream consumer is missing");

@@ -15,7 +15,9 @@ use shards::runtime::tenure::{Grant, Lease, since_boot_us};
 use super::bucket::{CLAIMS, SHARED, Written};
 use super::claims::{self, Claimer};
 use super::lease::{Claim, Record, Released, Watch};
-use super::limits::{API_WITHIN_MS, LEASE_HOLD_MS, LEASE_LOOK_MS, LEASE_RENEW_MS, LEASE_TRY_MS};
+use super::limits::{
+    API_WITHIN_MS, COMPLAINT_EVERY_MS, DOUBT_AFTER_MS, LEASE_HOLD_MS, LEASE_LOOK_MS, LEASE_RENEW_MS, LEASE_TRY_MS,
+};
 use super::nats::Link;
 use super::status::EdgeStatus;
 use super::streams::{self, Consumer, Source};
@@ -58,6 +60,8 @@ pub(crate) struct Tenancy {
     status: Arc<EdgeStatus>,
     /// By the key in the bucket; taken in the order of the keys, so that two who want several never wait for each other.
     held: BTreeMap<String, Held>,
+    /// When it was last complained of that one could not be renewed; none once it could.
+    late_said: Option<Instant>,
 }
 
 impl Tenancy {
@@ -76,6 +80,7 @@ impl Tenancy {
             done,
             status,
             held: BTreeMap::new(),
+            late_said: None,
         }
     }
 
@@ -279,16 +284,22 @@ impl Tenancy {
         if self.held.is_empty() {
             return std::future::pending().await;
         }
-        let mut pause = LEASE_RENEW_MS;
+        let (mut pause, mut well) = (LEASE_RENEW_MS, Instant::now());
         loop {
             tokio::time::sleep(Duration::from_millis(pause)).await;
             if !link.connected() {
-                pause = LEASE_LOOK_MS / 4;
+                (pause, well) = (LEASE_LOOK_MS / 4, Instant::now());
                 continue;
             }
             match self.renew(link).await {
-                Ok(true) => pause = LEASE_RENEW_MS,
-                Ok(false) => pause = LEASE_LOOK_MS,
+                Ok(true) => (pause, well) = (LEASE_RENEW_MS, Instant::now()),
+                Ok(false) => {
+                    pause = LEASE_LOOK_MS;
+                    if well.elapsed() >= Duration::from_millis(DOUBT_AFTER_MS) {
+                        link.doubt().await;
+                        well = Instant::now();
+                    }
+                }
                 Err(lost) => return lost,
             }
         }
@@ -325,17 +336,20 @@ impl Tenancy {
                     held.revision = 0;
                     return Ok(false);
                 }
-                Ok(Err(error)) => {
-                    tracing::warn!(key, %error, "the lease could not be renewed");
-                    return Ok(false);
-                }
-                Err(_) => {
-                    tracing::warn!(key, "the lease could not be renewed in time");
+                late => {
+                    let why = if let Ok(Err(error)) = late { error.to_string() } else { "no answer".to_owned() };
+                    if self.late_said.is_none_or(|at| at.elapsed() >= Duration::from_millis(COMPLAINT_EVERY_MS)) {
+                        self.late_said = Some(Instant::now());
+                        tracing::warn!(key, why, "the lease could not be renewed in time; trying again");
+                    }
+                    self.status.lease_lapsed.store(!self.lease.holds(), Relaxed);
                     return Ok(false);
                 }
             }
         }
         self.lease.extend(from_us + LEASE_HOLD_MS * 1000);
+        self.late_said = None;
+        self.status.lease_lapsed.store(false, Relaxed);
         Ok(true)
     }
 

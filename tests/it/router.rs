@@ -57,7 +57,8 @@ pub(crate) struct Strictness {
     pub(crate) message_ids: bool,
     /// Acks come before results. Off where the observer's own connection may lose messages.
     pub(crate) order: bool,
-    /// Owners change: a later one may decide again what an earlier one told of and could not ack any more.
+    /// Owners change: a later one may decide again what an earlier one told of and could not ack any more. Where nobody owns the
+    /// work, another worker may.
     pub(crate) owners: bool,
 }
 
@@ -142,6 +143,22 @@ pub(crate) struct Model {
     dead: Vec<Map<String, Value>>,
     events: HashMap<String, u64>,
     counts: Counts,
+    /// By worker, the newest epoch of a result of its.
+    epochs: HashMap<String, u64>,
+    /// Outcomes that came though a later owner had told its own: the assignment, whose they are, and the later one's epoch.
+    told_late: Vec<(String, String, u64)>,
+}
+
+/// Whether another owner decided the second of two results, or another worker where nobody owns.
+fn decided_by_a_later_one(first: &Map<String, Value>, second: &Map<String, Value>) -> bool {
+    match (epoch(first), epoch(second)) {
+        (None | Some(0), None | Some(0)) => first.get("worker_id") != second.get("worker_id"),
+        (first, second) => first < second,
+    }
+}
+
+fn epoch(result: &Map<String, Value>) -> Option<u64> {
+    result.get("owner_epoch").and_then(Value::as_u64)
 }
 
 impl Model {
@@ -158,6 +175,15 @@ impl Model {
         }
         self.open += usize::from(owed == Owed::Answer);
         self.sent.insert(id.to_owned(), Sent { echo, owed, ack: None, result: None });
+    }
+
+    /// An assignment of which it was open whether it would arrive has arrived: it is owed an answer.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn arrived(&mut self, id: &str) {
+        if let Some(sent) = self.sent.get_mut(id).filter(|sent| sent.owed == Owed::Either) {
+            sent.owed = Owed::Answer;
+            self.open += usize::from(sent.result.is_none());
+        }
     }
 
     /// Judges one message of the worker's.
@@ -237,6 +263,10 @@ impl Model {
         rules::flow_ids(&object)?;
         rules::error_fields(&object, status == "success")?;
         letters::extras(&object)?;
+        if let (Some(epoch), Some(worker)) = (epoch(&object), object.get("worker_id").and_then(Value::as_str)) {
+            let newest = self.epochs.entry(worker.to_owned()).or_default();
+            *newest = epoch.max(*newest);
+        }
         let strict = self.strict;
         let sent = self.known(&id)?;
         for (name, was, is) in [("provider_id", &sent.echo.provider_id, provider), ("job.type", &sent.echo.job_type, kind)] {
@@ -252,8 +282,19 @@ impl Model {
         }
         let message_id = rules::header(headers, "Nats-Msg-Id").first().map(|id| (*id).to_owned());
         if let Some(first) = &sent.result {
-            let epoch = |object: &Map<String, Value>| object.get("owner_epoch").and_then(Value::as_u64);
-            if first.payload != payload && strict.owners && epoch(&first.object) < epoch(&object) {
+            if first.payload != payload && strict.owners && decided_by_a_later_one(&first.object, &object) {
+                self.counts.results += 1;
+                self.counts.decided_again += 1;
+                return Ok(());
+            }
+            if let (Some(later), Some(earlier)) = (epoch(&first.object), epoch(&object))
+                && strict.owners
+                && first.payload != payload
+                && earlier < later
+            {
+                // Its worker has come back to the work and tells what its journal has; or it is one that should be silent.
+                let worker = object.get("worker_id").and_then(Value::as_str).unwrap_or_default().to_owned();
+                self.told_late.push((id, worker, later));
                 self.counts.results += 1;
                 self.counts.decided_again += 1;
                 return Ok(());
@@ -344,6 +385,19 @@ impl Model {
     /// How many events of this kind were seen.
     pub(crate) fn events_of(&self, kind: &str) -> u64 {
         self.events.get(kind).copied().unwrap_or_default()
+    }
+
+    /// The newest owner that a result names; empty where none does.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn owner(&self) -> &str {
+        self.epochs.iter().max_by_key(|(_, epoch)| **epoch).map_or("", |(worker, _)| worker)
+    }
+
+    /// Outcomes told late by workers that did not own the work again afterwards: they should have been silent.
+    pub(crate) fn told_by_nobody(&self) -> Vec<&str> {
+        let back = |worker: &str, than: u64| self.epochs.get(worker).is_some_and(|newest| *newest > than);
+        let late = self.told_late.iter().filter(|(_, worker, later)| !back(worker, *later));
+        late.map(|(id, ..)| id.as_str()).collect()
     }
 
     /// What was counted so far.

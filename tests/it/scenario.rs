@@ -5,6 +5,7 @@ mod burst;
 mod chaos;
 mod cli;
 mod conflict;
+mod connection;
 mod core_nats;
 mod crash;
 mod descriptors;

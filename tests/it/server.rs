@@ -99,6 +99,11 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// The port they connect to.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     fn log(&self) -> PathBuf {
         self.dir.path().join("server.log")
     }

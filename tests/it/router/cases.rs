@@ -321,6 +321,41 @@ fn headerless_answers_are_taken_on_core_nats_only() {
 }
 
 #[test]
+fn a_second_result_is_another_owner_s_or_none() {
+    let (_, assignment) = sent(Owed::Answer);
+    let by = |worker: &str, epoch: u64| {
+        let mut value = result(&assignment);
+        (value["worker_id"], value["owner_epoch"]) = (json!(worker), json!(epoch));
+        value
+    };
+    let owners = || {
+        let mut model = Model::new(Subjects::default(), Strictness { message_ids: true, order: false, owners: true });
+        model.assigned(&assignment.id, assignment.echo(), Owed::Answer);
+        model
+    };
+    let told = |model: &mut Model, worker, epoch| see(model, RESULT, &headers('r'), &by(worker, epoch));
+    let mut model = owners();
+    assert_eq!((told(&mut model, "a", 1), told(&mut model, "b", 2)), (Ok(()), Ok(())), "a later one decides again");
+    assert_eq!(told(&mut model, "a", 1), Ok(()), "the first again");
+    assert!(model.told_by_nobody().is_empty());
+
+    let mut model = owners();
+    assert_eq!((told(&mut model, "a", 0), told(&mut model, "b", 0)), (Ok(()), Ok(())), "where nobody owns, another worker");
+
+    let mut model = owners();
+    assert_eq!((told(&mut model, "b", 2), told(&mut model, "a", 1)), (Ok(()), Ok(())));
+    assert_eq!(model.told_by_nobody(), [assignment.id.as_str()], "it owns nothing any more");
+    assert_eq!(told(&mut model, "a", 3), Ok(()));
+    assert!(model.told_by_nobody().is_empty(), "it owns the work again, and its journal has that outcome");
+
+    let mut model = owners();
+    let mut other = by("b", 2);
+    other["latency_ms"] = json!(77);
+    assert_eq!(told(&mut model, "b", 2), Ok(()));
+    assert_eq!(see(&mut model, RESULT, &headers('r'), &other), Err(Rule::SecondResult), "the same owner");
+}
+
+#[test]
 fn other_subjects_are_refused() {
     let (mut model, assignment) = sent(Owed::Answer);
     assert_eq!(see(&mut model, "caf.exec.progress.v1", &Vec::new(), &result(&assignment)), Err(Rule::Subject));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::context::PublishError;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt as _;
@@ -108,10 +109,7 @@ impl Router {
 
     /// Sends any bytes to the workers; over JetStream until the server has confirmed them.
     pub(crate) async fn send_raw(&self, subject: &str, headers: &Headers, body: Vec<u8>) -> Result<()> {
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            map.append(name.as_str(), value.as_str());
-        }
+        let map = header_map(headers);
         if !self.jetstream {
             if map.is_empty() {
                 self.client.publish(subject.to_owned(), body.into()).await?;
@@ -120,21 +118,31 @@ impl Router {
             }
             return Ok(self.client.flush().await?);
         }
-        let mut context = async_nats::jetstream::new(self.client.clone());
-        context.set_timeout(Duration::from_secs(2));
         let begun = Instant::now();
         loop {
-            let sent = context.publish_with_headers(subject.to_owned(), map.clone(), body.clone().into()).await;
-            let error = match sent {
-                Ok(confirmed) => match confirmed.await {
-                    Ok(_) => return Ok(()),
-                    Err(error) => error,
-                },
-                Err(error) => error,
-            };
+            let Err(error) = self.publish(subject, map.clone(), body.clone()).await else { return Ok(()) };
             ensure!(begun.elapsed() < SEND_FOR, "an assignment could not be sent: {error}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// One publish to a stream, and its confirmation.
+    async fn publish(&self, subject: &str, headers: HeaderMap, body: Vec<u8>) -> Result<(), PublishError> {
+        let mut context = async_nats::jetstream::new(self.client.clone());
+        context.set_timeout(Duration::from_secs(2));
+        context.publish_with_headers(subject.to_owned(), headers, body.into()).await?.await.map(drop)
+    }
+
+    /// Sends an assignment once and never again, whatever becomes of it: it is owed an answer only if the server confirmed it.
+    /// Whether it did.
+    #[cfg(feature = "failpoints")]
+    pub(crate) async fn send_once(&self, assignment: &Assignment) -> bool {
+        self.expect(assignment, Owed::Either);
+        let sent = self.publish(&self.subjects.assign, header_map(&assignment.headers), assignment.body()).await;
+        if sent.is_ok() {
+            lock(&self.shared).model.arrived(&assignment.id);
+        }
+        sent.is_ok()
     }
 
     /// Sends many at once without waiting for each: all are confirmed when this returns.
@@ -205,6 +213,13 @@ impl Router {
     pub(crate) fn verdict(&self) -> Result<()> {
         self.unbroken()?;
         let shared = lock(&self.shared);
+        let late = shared.model.told_by_nobody();
+        ensure!(
+            late.is_empty(),
+            "{} second results of workers that owned nothing any more: {:?}",
+            late.len(),
+            &late[..late.len().min(10)]
+        );
         let missing = shared.model.unanswered();
         ensure!(missing.is_empty(), "{} assignments without a result: {:?}", missing.len(), &missing[..missing.len().min(10)]);
         Ok(())
@@ -212,27 +227,35 @@ impl Router {
 
     /// Reads the whole result stream past the model: what this connection missed while the server was down. Gives its length.
     pub(crate) async fn read_result_stream(&self) -> Result<u64> {
+        self.read_stream(&self.subjects.result, &mut 1).await
+    }
+
+    /// Reads the stream over `subject` past the model from the sequence `next` on, which then is the one after the last. Gives how
+    /// many there were.
+    pub(crate) async fn read_stream(&self, subject: &str, next: &mut u64) -> Result<u64> {
         let context = async_nats::jetstream::new(self.client.clone());
-        let name = context.stream_by_subject(self.subjects.result.as_str()).await.context("no stream over the results")?;
+        let name = context.stream_by_subject(subject).await.with_context(|| format!("no stream over {subject}"))?;
         let stream = context.get_stream(&name).await?;
-        let total = stream.cached_info().state.messages;
         let config = pull::Config {
             ack_policy: AckPolicy::None,
-            deliver_policy: DeliverPolicy::All,
-            filter_subject: self.subjects.result.clone(),
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: *next },
+            filter_subject: subject.to_owned(),
             ..pull::Config::default()
         };
         let consumer = stream.create_consumer(config).await?;
+        let total = consumer.cached_info().num_pending;
         let mut read = 0;
         while read < total {
             let mut batch = consumer.fetch().max_messages(500).messages().await?;
             let before = read;
             while let Some(message) = batch.next().await {
-                let message = message.map_err(|error| anyhow::anyhow!("reading the result stream: {error}"))?;
+                let message = message.map_err(|error| anyhow::anyhow!("reading the stream {name}: {error}"))?;
                 lock(&self.shared).take_in(&message.subject, message.headers.as_ref(), &message.payload);
+                let info = message.info().map_err(|error| anyhow::anyhow!("a message of {name}: {error}"))?;
+                *next = info.stream_sequence + 1;
                 read += 1;
             }
-            ensure!(read > before, "the result stream says {total} messages, {read} could be read");
+            ensure!(read > before, "the stream {name} says {total} messages, {read} could be read");
         }
         Ok(total)
     }
@@ -337,6 +360,14 @@ impl Shared {
             self.broken.push(format!("{violation}\n  on {subject} {headers:?}\n  {text}"));
         }
     }
+}
+
+fn header_map(headers: &Headers) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        map.append(name.as_str(), value.as_str());
+    }
+    map
 }
 
 /// A panic while it was held must not hide the first failure.

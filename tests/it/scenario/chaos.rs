@@ -1,7 +1,12 @@
 //! Kill -9 while work flows: the worker's, then the server's. Every assignment gets exactly one terminal result, and no
 //! file is written twice.
 //!
+//! [`mixed`] does these and everything else at random.
+//!
 //! `ENDSTATION_IT_WORKER_KILLS` and `ENDSTATION_IT_SERVER_KILLS` raise the counts for a longer run.
+
+#[cfg(feature = "failpoints")]
+mod mixed;
 
 use std::time::{Duration, Instant};
 
@@ -10,9 +15,10 @@ use serde_json::json;
 
 use crate::ledger::Ledger;
 use crate::record;
+use crate::router::peer::Router;
 use crate::router::{Assignment, Strictness};
 use crate::stranded::{self, Stranded};
-use crate::worker::Settings;
+use crate::worker::{Settings, Worker};
 use crate::world::{World, alone};
 
 const TENANTS: u32 = 8;
@@ -54,10 +60,10 @@ struct Tally {
 }
 
 /// Waits until the assignments' stream is empty, or until it is proven that what stays in it is the server's doing.
-async fn run_dry(world: &World, server_killed: bool) -> Result<Stranded> {
+async fn run_dry(router: &Router, worker: &Worker, server_killed: bool) -> Result<Stranded> {
     let (mut left, mut since) = (u64::MAX, Instant::now());
     loop {
-        let now_left = world.router.left_in_stream().await?;
+        let now_left = router.left_in_stream().await?;
         if now_left == 0 {
             return Ok(Stranded::default());
         }
@@ -65,10 +71,10 @@ async fn run_dry(world: &World, server_killed: bool) -> Result<Stranded> {
             (left, since) = (now_left, Instant::now());
         }
         let still = since.elapsed();
-        if server_killed && (still > HELD || still > COMES_AGAIN && stranded::nothing_is_out(&world.router).await?) {
-            return stranded::prove(world).await;
+        if server_killed && (still > HELD || still > COMES_AGAIN && stranded::nothing_is_out(router).await?) {
+            return stranded::prove(router, worker).await;
         }
-        ensure!(still < SETTLE, "{left} messages stay in the stream, of {:?}", world.router.leftovers().await?.first());
+        ensure!(still < SETTLE, "{left} messages stay in the stream, of {:?}", router.leftovers().await?.first());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -76,7 +82,7 @@ async fn run_dry(world: &World, server_killed: bool) -> Result<Stranded> {
 async fn settle(world: &World, jobs: &[Assignment], ledger: &mut Ledger, scenario: &str, tally: &Tally) -> Result<()> {
     world.router.all_answered(SETTLE).await?;
     // Redeliveries of what was done already may still come: let the consumer run dry before counting.
-    let stranded = run_dry(world, tally.server_killed).await?;
+    let stranded = run_dry(&world.router, &world.worker, tally.server_killed).await?;
     let stored = world.router.read_result_stream().await?;
     world.router.verdict()?;
     let (counts, wrong, unacked) = world.router.ask(|model| {
@@ -99,6 +105,11 @@ async fn settle(world: &World, jobs: &[Assignment], ledger: &mut Ledger, scenari
     }
     ledger.never_rewritten()
 }
+
+#[cfg(not(feature = "failpoints"))]
+#[test]
+#[ignore = "the mixed run needs `cargo test --features failpoints`"]
+fn the_mixed_run_needs_a_build_with_the_failpoints_feature() {}
 
 #[tokio::test]
 async fn killing_the_worker_again_and_again_loses_and_doubles_nothing() -> Result<()> {
