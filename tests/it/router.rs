@@ -177,15 +177,6 @@ impl Model {
         self.sent.insert(id.to_owned(), Sent { echo, owed, ack: None, result: None });
     }
 
-    /// An assignment of which it was open whether it would arrive has arrived: it is owed an answer.
-    #[cfg(feature = "failpoints")]
-    pub(crate) fn arrived(&mut self, id: &str) {
-        if let Some(sent) = self.sent.get_mut(id).filter(|sent| sent.owed == Owed::Either) {
-            sent.owed = Owed::Answer;
-            self.open += usize::from(sent.result.is_none());
-        }
-    }
-
     /// Judges one message of the worker's.
     ///
     /// # Errors

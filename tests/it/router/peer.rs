@@ -133,18 +133,6 @@ impl Router {
         context.publish_with_headers(subject.to_owned(), headers, body.into()).await?.await.map(drop)
     }
 
-    /// Sends an assignment once and never again, whatever becomes of it: it is owed an answer only if the server confirmed it.
-    /// Whether it did.
-    #[cfg(feature = "failpoints")]
-    pub(crate) async fn send_once(&self, assignment: &Assignment) -> bool {
-        self.expect(assignment, Owed::Either);
-        let sent = self.publish(&self.subjects.assign, header_map(&assignment.headers), assignment.body()).await;
-        if sent.is_ok() {
-            lock(&self.shared).model.arrived(&assignment.id);
-        }
-        sent.is_ok()
-    }
-
     /// Sends many at once without waiting for each: all are confirmed when this returns.
     pub(crate) async fn send_all(&self, assignments: &[Assignment]) -> Result<()> {
         for chunk in assignments.chunks(256) {

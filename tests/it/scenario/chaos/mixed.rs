@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::{SETTLE, run_dry};
 use crate::dice::Dice;
-use crate::effect::{Class, EffectServer, Mood};
+use crate::effect::{EffectServer, Mood};
 use crate::record;
 use crate::router::peer::Router;
 use crate::router::{Strictness, Subjects};
@@ -63,11 +63,6 @@ impl Plan {
         let shared = workers > 1 && dice.per_mille(record::count("MIXED_SHARED", 0).into());
         let shards = dice.weighted(&[(2, "0"), (1, "0-1")]);
         (Plan { seed, workers, shared, shards, full_disk: dice.per_mille(300) }, dice)
-    }
-
-    /// The classes of effects that steps may have. Where workers share a consumer, unsafe ones are refused.
-    fn classes(&self) -> &'static [Class] {
-        if self.shared { &Class::ALL[..4] } else { &Class::ALL }
     }
 }
 
@@ -213,10 +208,6 @@ impl Mixed {
 
 /// Sends one message as it may be sent.
 async fn send(router: &Router, message: Message) -> Result<()> {
-    if message.once {
-        router.send_once(&message.assignment).await;
-        return Ok(());
-    }
     router.send(&message.assignment).await
 }
 

@@ -40,8 +40,6 @@ pub(super) struct Step {
     pub(super) kind: Kind,
     /// Which key it stands for: steps of one key share it. Also its mark at the effect server.
     pub(super) key: u64,
-    /// It went out at most once, and perhaps not at all.
-    pub(super) unsure: bool,
 }
 
 /// Something to send.
@@ -50,8 +48,6 @@ pub(super) struct Message {
     pub(super) assignment: Assignment,
     /// Which step it is.
     pub(super) step: usize,
-    /// It must not be sent again where the server does not answer: who owns the work next would not know it.
-    pub(super) once: bool,
 }
 
 /// The steps of a run so far.
@@ -89,14 +85,14 @@ impl Work {
         let after_ms = self.dice.range(0, 2) * 30;
         let job = Assignment::new("mallory", "test.abort", json!({ "after_ms": after_ms }));
         self.keys += 1;
-        self.add(job, Kind::Poison, self.keys, false)
+        self.add(job, Kind::Poison, self.keys)
     }
 
     fn fresh(&mut self) -> Message {
         self.keys += 1;
         let key = self.keys;
         let kind = match self.dice.range(0, 100) {
-            0..50 => Kind::Effect(*self.dice.one_of(self.plan.classes())),
+            0..50 => Kind::Effect(*self.dice.one_of(&Class::ALL)),
             50..60 => Kind::Put,
             60..68 => Kind::Sleep,
             68..76 => Kind::Flaky,
@@ -115,14 +111,10 @@ impl Work {
         if self.dice.per_mille(300) {
             job = job.in_flow(&uuid4(), &uuid4(), &uuid4(), 1);
         }
-        // Sent again after a change of owner it would be another step to the new one, as README says.
-        let once = self.plan.workers > 1 && kind == Kind::Effect(Class::Unsafe);
-        let message = self.add(job, kind, key, once);
-        if !once {
-            self.recent.push_back((message.step, message.assignment.clone()));
-            if self.recent.len() > RECENT {
-                self.recent.pop_front();
-            }
+        let message = self.add(job, kind, key);
+        self.recent.push_back((message.step, message.assignment.clone()));
+        if self.recent.len() > RECENT {
+            self.recent.pop_front();
         }
         message
     }
@@ -135,25 +127,25 @@ impl Work {
         match self.dice.range(0, 4) {
             0 | 1 => {
                 self.resent += 1;
-                Some(Message { assignment, step, once: false })
+                Some(Message { assignment, step })
             }
-            2 if in_flow => Some(self.add(assignment.as_another(), of.kind, of.key, false)),
+            2 if in_flow => Some(self.add(assignment.as_another(), of.kind, of.key)),
             // Who owns the work next does not know what an earlier owner's journal holds.
             3 if in_flow && self.plan.workers == 1 && answered(&of.id) => {
                 let mut other = assignment.as_another();
                 let payload = &mut other.json["job"]["payload"];
                 let changed = if matches!(of.kind, Kind::Effect(_)) { "mark" } else { "other" };
                 payload[changed] = json!(FORBIDDEN + of.key);
-                Some(self.add(other, Kind::Conflict, of.key, false))
+                Some(self.add(other, Kind::Conflict, of.key))
             }
             _ => None,
         }
     }
 
-    fn add(&mut self, assignment: Assignment, kind: Kind, key: u64, once: bool) -> Message {
+    fn add(&mut self, assignment: Assignment, kind: Kind, key: u64) -> Message {
         let step = self.steps.len();
-        self.steps.push(Step { id: assignment.id.clone(), kind, key, unsure: once });
-        Message { assignment, step, once }
+        self.steps.push(Step { id: assignment.id.clone(), kind, key });
+        Message { assignment, step }
     }
 }
 
