@@ -33,6 +33,7 @@ mod route;
 pub mod salt;
 pub mod status;
 mod streams;
+mod stuck;
 pub mod subjects;
 pub mod tenancy;
 pub mod thread;

@@ -22,7 +22,9 @@ use shards::runtime::tenure::Lease;
 use shards::step::{Delivery, Origin};
 
 use super::frames::{is_inbox, nak_body};
-use super::limits::{BATCH_MAX, DRAIN_NAK_MS, NAKS_WAITING_MAX, PULL_EXPIRES_MS, PULL_PAUSE_MS};
+use super::limits::{
+    BATCH_MAX, DRAIN_NAK_MS, NAKS_WAITING_MAX, NUDGE_EVERY_MS, NUDGE_EXPIRES_MS, PULL_EXPIRES_MS, PULL_PAUSE_MS,
+};
 use super::native::tenant_of;
 use super::nats::Link;
 use super::notice::{self, is_notice};
@@ -30,6 +32,7 @@ use super::ports::Ports;
 use super::pull::Credit;
 use super::status::{EdgeStatus, add, bump};
 use super::streams::Source;
+use super::stuck::Stillness;
 use super::tenancy::owned;
 use super::thread::{EdgeSettings, Halt, Phase};
 use super::well::{Pull, Well, check, headers};
@@ -157,6 +160,7 @@ impl Intake {
                         credit: Credit::new(now, again, self.settings.pull_bytes_max),
                         not_before: now,
                         check,
+                        stillness: Stillness::new(Duration::from_millis(self.settings.nats.ack_wait_ms), now),
                     };
                     self.link.client.subscribe(format!("{inbox}.*")).await.map(|subscriber| (subscriber, Some(pull)))
                 }
@@ -203,13 +207,21 @@ impl Intake {
                         Poll::Pending => break,
                     }
                 }
-                if let Some(pull) = &mut well.pull
-                    && let Some(check) = &mut pull.check
+                let Some(pull) = &mut well.pull else { continue };
+                if let Some(check) = &mut pull.check
                     && let Poll::Ready(found) = check.as_mut().poll(cx)
                 {
                     pull.check = None;
                     pull.not_before = Instant::now();
                     self.rescued.extend(found);
+                }
+                if let Some(look) = &mut pull.stillness.look
+                    && let Poll::Ready(found) = look.as_mut().poll(cx)
+                {
+                    pull.stillness.look = None;
+                    if let Ok(standing) = found {
+                        pull.stillness.seen(standing, Instant::now());
+                    }
                 }
             }
             let ticked = tick.as_mut().poll(cx).is_ready();
@@ -221,8 +233,11 @@ impl Intake {
     /// How long until the next look at things that do not announce themselves.
     fn pause(&self) -> Duration {
         let ports = self.ports.borrow();
+        let nudging = self.wells.iter().filter_map(|well| well.pull.as_ref()).any(|pull| pull.stillness.nudging());
         Duration::from_millis(if ports.blocked() || !self.naks.is_empty() {
             1
+        } else if nudging {
+            NUDGE_EVERY_MS
         } else if ports.busy() {
             // A shard's places come free without a word to us.
             5
@@ -261,6 +276,7 @@ impl Intake {
             }
         }
         self.wells = wells;
+        self.nudge(now);
         for delivery in std::mem::take(&mut self.rescued) {
             self.hand_over(delivery, now);
         }
@@ -307,6 +323,7 @@ impl Intake {
         }
         let count = idle.len() as u32;
         for pull in idle {
+            pull.stillness.look(&self.link, &pull.consumer, now);
             // A part for each, so that one consumer without work does not hold all the credit.
             let batch = pull.credit.top_up(free.div_ceil(count.max(1))).min(free.saturating_sub(outstanding));
             if batch == 0 {
@@ -320,6 +337,23 @@ impl Intake {
             if self.link.offer(pull.request.clone(), Some(reply), body.into()) {
                 pull.credit.asked(batch, now);
                 outstanding += batch;
+            }
+        }
+    }
+
+    /// Asks a consumer that stands still once more, for a moment.
+    fn nudge(&mut self, now: Instant) {
+        if self.draining || !self.link.connected() {
+            return;
+        }
+        for pull in self.wells.iter_mut().filter_map(|well| well.pull.as_mut()) {
+            if !pull.stillness.nudge() {
+                continue;
+            }
+            let body = format!("{{\"batch\":1,\"expires\":{}}}", NUDGE_EXPIRES_MS * 1_000_000);
+            let reply = Subject::from(format!("{}.{}", pull.inbox, pull.credit.next()));
+            if self.link.offer(pull.request.clone(), Some(reply), body.into()) {
+                pull.credit.asked(1, now);
             }
         }
     }
@@ -348,6 +382,7 @@ impl Intake {
                         continue;
                     };
                     pull.credit.came(message.payload.len(), now);
+                    pull.stillness.moved(now);
                     token.inherited = token.sequence <= pull.inherited;
                     Origin::Stream(token)
                 }

@@ -10,6 +10,16 @@ pub(crate) const PULL_EXPIRES_MS: u64 = 10_000;
 pub(crate) const PULL_STALLED_MS: u64 = PULL_EXPIRES_MS + 2_000;
 /// After a refusal of a pull request, nothing is asked of that consumer for this long.
 pub(crate) const PULL_PAUSE_MS: u64 = 250;
+/// A consumer that hands out nothing is looked at this often at most, in milliseconds.
+pub(crate) const STILL_LOOK_MS: u64 = 1_000;
+/// It stands still if nothing has moved for this much longer than ack_wait, in milliseconds.
+pub(crate) const STILL_SLACK_MS: u64 = 1_000;
+/// Short pull requests to get it going, in one round.
+pub(crate) const NUDGES_MAX: u32 = 10_000;
+/// They go out at this distance, in milliseconds: the server takes several that come together for one.
+pub(crate) const NUDGE_EVERY_MS: u64 = 1;
+/// And end after this, in milliseconds: so 100 of one worker wait at once, where servers let 512 wait by default.
+pub(crate) const NUDGE_EXPIRES_MS: u64 = 100;
 /// The pause before asking again whether a lost consumer can be had.
 pub(crate) const CHECK_PAUSE_MS: u64 = 1_000;
 /// Messages taken from one subscription in one turn, and the largest batch a shard's inbox gets.

@@ -11,6 +11,7 @@ use super::lease::Reach;
 use super::limits::{ACK_PENDING_MAX, DUPLICATES_NS, STREAM_AGE_NS};
 use super::native::{OWN_PATTERNS, STEPS_PREFIX};
 use super::nats::Link;
+use super::stuck::Standing;
 use super::subjects::{collide, covers, durable, filters, widest};
 use super::thread::EdgeError;
 use crate::settings::{NatsMode, NatsSettings};
@@ -312,6 +313,18 @@ pub(super) async fn reach(link: &Link, consumer: &Consumer) -> Result<Reach, Tro
     let reach = number(&of_consumer, "/delivered/stream_seq").zip(number(&of_stream, "/state/last_seq"));
     let (delivered, last) = reach.ok_or_else(|| Trouble::Unsure(format!("{durable} of {stream} does not say how far it is")))?;
     Ok(Reach { delivered, last })
+}
+
+/// What a consumer has handed out and what it could.
+pub(super) async fn standing(link: &Link, consumer: &Consumer) -> Result<Standing, Trouble> {
+    let value = fact(link, &format!("CONSUMER.INFO.{}.{}", consumer.stream, consumer.durable)).await?;
+    let number = |pointer: &str| value.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+    Ok(Standing {
+        deliveries: number("/delivered/consumer_seq"),
+        out: number("/num_ack_pending"),
+        pending: number("/num_pending"),
+        waiting: number("/num_waiting"),
+    })
 }
 
 /// The stream sequences between which a consumer's deliveries are out: after its ack floor, up to its newest delivery.

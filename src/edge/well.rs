@@ -17,6 +17,7 @@ use super::pull::Credit;
 use super::rescue;
 use super::status::EdgeStatus;
 use super::streams::{self, Consumer};
+use super::stuck::Stillness;
 use super::thread::EdgeSettings;
 
 /// One subscription that work comes through.
@@ -40,6 +41,7 @@ pub(crate) struct Pull {
     pub(crate) not_before: Instant,
     /// The consumer is being looked after; nothing is asked for meanwhile.
     pub(crate) check: Option<Check>,
+    pub(crate) stillness: Stillness,
 }
 
 /// Ends when the consumer is as it should be, with the deliveries that cannot come over the connection.

@@ -89,9 +89,24 @@ impl NatsServer {
         }
     }
 
+    /// Ends it as it ends by itself: all that it knows is on the disk when this returns.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            let id = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw).context("its process id")?;
+            rustix::process::kill_process(id, rustix::process::Signal::TERM)?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
     /// The files of a stream's messages, those of its consumers not among them.
     pub(crate) fn messages_of(&self, stream: &str) -> PathBuf {
         self.dir.path().join("jetstream/$G/streams").join(stream).join("msgs")
+    }
+
+    /// Where it writes down what it knows of a consumer.
+    pub(crate) fn known_of(&self, stream: &str, durable: &str) -> PathBuf {
+        self.messages_of(stream).with_file_name("obs").join(durable).join("o.dat")
     }
 
     /// Where clients connect.

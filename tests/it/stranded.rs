@@ -30,9 +30,14 @@ pub(crate) struct Stranded {
     pub(crate) ghosts: u64,
 }
 
+/// How far the worker's consumer is.
+pub(crate) async fn standing(router: &Router) -> Result<Standing> {
+    router.standing(DURABLE).await
+}
+
 /// Whether all that may still come has come: nothing is out, so nothing waits for ack_wait or a delay.
 pub(crate) async fn nothing_is_out(router: &Router) -> Result<bool> {
-    let standing = router.standing(DURABLE).await?;
+    let standing = standing(router).await?;
     Ok(standing.pending == 0 && standing.out == 0)
 }
 
@@ -72,7 +77,7 @@ pub(crate) async fn prove(router: &Router, worker: &Worker) -> Result<Stranded> 
 async fn asked(router: &Router) -> Result<Standing> {
     let begun = Instant::now();
     loop {
-        let standing = router.standing(DURABLE).await?;
+        let standing = standing(router).await?;
         if standing.waiting > 0 || begun.elapsed() > COMES_AGAIN {
             return Ok(standing);
         }

@@ -109,3 +109,34 @@ async fn a_stream_that_fell_behind_its_consumer_hands_out_work_again() -> Result
     world.router.run(&echo(100), PATIENCE).await?;
     world.finish().await
 }
+
+#[tokio::test]
+async fn deliveries_that_a_killed_server_waits_for_without_having_them_keep_nothing_back() -> Result<()> {
+    // A killed server may remember of a consumer what it knew before the last acks, and have done what they ask of the stream.
+    // When such a delivery is due again there is nothing to deliver, and the server waits for the next request.
+    const GHOSTS: usize = 300;
+    let mut world = World::jetstream(Settings::default()).await?;
+    let sleep = |ms: u64| Assignment::new("acme", "sleep", json!({ "ms": ms }));
+    // What lies before the first message that is left, the server forgets by itself.
+    let first = sleep(25_000);
+    world.router.send(&first).await?;
+    let gone: Vec<Assignment> = (0..GHOSTS).map(|_| sleep(2_000)).collect();
+    world.router.send_all(&gone).await?;
+    let accepted = |model: &crate::router::Model| gone.iter().all(|job| model.ack_of(&job.id) == Some("accepted"));
+    world.router.wait(PATIENCE, "acks", |model| accepted(model).then_some(())).await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let known = world.server.known_of("CAF_ASSIGN", "endstation");
+    let earlier = std::fs::read(&known)?;
+    for job in &gone {
+        world.router.result(&job.id, PATIENCE).await?;
+    }
+    world.server.stop()?;
+    std::fs::write(&known, earlier)?;
+    world.server.restart().await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let out = crate::stranded::standing(&world.router).await?.out;
+    ensure!(out > GHOSTS as u64, "the server has not taken the bait: {out} are out");
+    world.router.run(&Assignment::new("acme", "echo", json!({})), Duration::from_secs(12)).await?;
+    ensure!(world.router.ask(|model| model.result_of(&first.id).is_none()), "the first is over: nothing is shown");
+    world.finish().await
+}

@@ -11,7 +11,7 @@ mod work;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use serde_json::json;
@@ -23,7 +23,7 @@ use crate::record;
 use crate::router::peer::Router;
 use crate::router::{Strictness, Subjects};
 use crate::server::NatsServer;
-use crate::stranded::Stranded;
+use crate::stranded::{self, Stranded};
 use crate::world::alone;
 use fleet::Fleet;
 use work::{Message, Work};
@@ -146,7 +146,10 @@ impl Mixed {
                 break;
             }
             let first = self.router.ask(|model| model.unanswered().first().map(|id| (*id).to_owned()));
-            ensure!(Instant::now() < deadline, "{open} never answered, {first:?} among them; {read:?}");
+            if Instant::now() >= deadline {
+                let (standing, states) = (stranded::standing(&self.router).await, self.fleet.states().await);
+                bail!("{open} never answered, {first:?} among them; {read:?}; the server says {standing:?}\n{states}");
+            }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         let deadline = Instant::now() + SETTLE;

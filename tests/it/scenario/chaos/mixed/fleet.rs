@@ -339,6 +339,18 @@ impl Fleet {
         self.members.iter().map(|member| &member.worker)
     }
 
+    /// What they say of themselves, for a failure's text.
+    pub(super) async fn states(&self) -> String {
+        let mut said = String::new();
+        for worker in self.workers() {
+            for page in ["/_readyz", "/_state", "/_health"] {
+                let answer = worker.get(page).await;
+                said += &format!("{} {page}: {answer:?}\n", worker.id());
+            }
+        }
+        said
+    }
+
     /// The ends of their logs, for a failure's text.
     pub(super) fn logs(&self) -> String {
         let log = |worker: &Worker| format!("--- {} ---\n{}", worker.id(), worker.log_tail());
