@@ -57,7 +57,11 @@ pub struct Cut {
 /// they are needed. `None` where there is no journal yet.
 pub fn inspect(dir: &Path) -> Result<Option<SegmentHead>, DiskError> {
     let mut newest: Option<SegmentHead> = None;
-    for (_, generation) in numbered(dir, "")? {
+    // A generation that a newer one has replaced says nothing.
+    for (_, generation) in numbered(dir, "")?.into_iter().rev() {
+        if newest.is_some() {
+            break;
+        }
         for (_, shard) in numbered(&generation, "")? {
             for (_, path) in numbered(&shard, ".seg")? {
                 let mut bytes = Vec::new();

@@ -9,16 +9,19 @@
 //! numbered above all old ones, so that a lsn that somebody kept outside (a claim) stands for no other frame, ever. The MARKs
 //! are not copied: each new shard ends with one of its own, with the newest watermark of those whose partitions it takes over.
 //! A page that names the key in which the process died becomes that key's STRUCK frame.
+//!
+//! Builds from before there was more than one generation look into the first alone, and would begin an empty journal there. So
+//! a *marker* stays in its place: one segment with a header that says to them that a newer version wrote it.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::open::{inspect, numbered, read_start};
 use super::{DiskError, DiskSettings, next};
 use crate::ids::{Key, Lsn, Partition, Salt};
-use crate::journal::segment::{HeadError, SEGMENT_HEAD_BYTES, SegmentHead};
+use crate::journal::segment::{FEATURES, FORMAT, HeadError, SEGMENT_HEAD_BYTES, SegmentHead};
 use crate::journal::{Head, Log, Message};
 use crate::limits::PARTITIONS;
 use crate::map;
@@ -40,6 +43,9 @@ const SAY_EVERY_US: u64 = 5_000_000;
 /// A generation that is being written, and one that is being removed: neither is a number, so neither is read as a journal.
 const NEW: &str = ".rewriting";
 const OLD: &str = ".replaced";
+/// In the marker's folder; tells people.
+const MARKER_FILE: &str = "replaced";
+const MARKER_TEXT: &str = "The journal has been rewritten for another number of shards and lies in the folder with the highest number.\nThis one only keeps earlier builds of endstation from beginning an empty journal here.\n";
 
 /// How the journal should lie. Lives on the thread that starts the worker.
 #[derive(Clone, Copy)]
@@ -58,6 +64,33 @@ pub struct Wanted<'a> {
     pub along: &'a [&'a str],
     /// The shard, of so many, that gets a message without a readable tenant: such a message has no partition of its own.
     pub unowned: fn(&Message, u16) -> u16,
+}
+
+/// A rewrite that the next start begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// How many shards wrote the journal.
+    pub was: u16,
+    /// Bytes that it may need on the disk at most.
+    pub needed: u64,
+    /// Bytes that are free there.
+    pub free: u64,
+}
+
+/// Whether a start with so many shards would rewrite the journal in `dir`; nothing is changed, and nobody kept out.
+///
+/// # Errors
+/// It cannot be listed or read.
+pub fn due(dir: &Path, shards: u16) -> Result<Option<Due>, DiskError> {
+    let Some(generation) = newest(dir)? else { return Ok(None) };
+    let Some(was) = written_by(dir, generation)?.filter(|was| *was != shards) else { return Ok(None) };
+    let mut written = 0;
+    for (_, shard) in numbered(&dir.join(generation.to_string()), "")? {
+        for (_, path) in numbered(&shard, ".seg")? {
+            written += fs::metadata(&path).map_or(0, |about| about.len());
+        }
+    }
+    Ok(Some(Due { was, needed: written, free: free(dir) }))
 }
 
 impl Wanted<'_> {
@@ -85,11 +118,48 @@ impl Wanted<'_> {
             remove(&aside);
         }
         for (number, path) in numbered(self.dir, "")? {
-            if number < generation && is_generation(&path)? {
+            if number < generation && is_generation(&path)? && !path.join(MARKER_FILE).exists() {
                 self.retire(number);
             }
         }
+        if generation > FIRST_GENERATION {
+            self.mark_first()?;
+        }
         Ok(())
+    }
+
+    /// Puts the marker where the first generation was.
+    fn mark_first(&self) -> Result<(), DiskError> {
+        let place = self.dir.join(FIRST_GENERATION.to_string());
+        if place.exists() {
+            return Ok(());
+        }
+        let new = self.dir.join(format!("{FIRST_GENERATION}{NEW}"));
+        let shard = new.join("0");
+        let head = SegmentHead {
+            worker_id: self.worker_id.to_owned(),
+            generation: FIRST_GENERATION,
+            shard: 0,
+            shards: self.shards,
+            features: FEATURES,
+            id: 0,
+            sequence: 1,
+            first_lsn: Lsn(1),
+            salt: self.salt.clone(),
+            created_ms: 0,
+            boot: 0,
+        };
+        let write = |path: PathBuf, bytes: &[u8]| {
+            let mut file = File::create(path)?;
+            file.write_all(bytes)?;
+            file.sync_all()
+        };
+        let made = step(|| fs::create_dir_all(&shard))
+            .and_then(|()| step(|| write(segment_path(&shard, 1), &head.encode_as(FORMAT + 1, u16::MAX))))
+            .and_then(|()| step(|| write(new.join(MARKER_FILE), MARKER_TEXT.as_bytes())))
+            .and_then(|()| step(|| fs::rename(&new, &place)));
+        made.map_err(DiskError::io("writing", &place))?;
+        sync(self.dir)
     }
 
     /// Removes a generation that a newer one has replaced. What cannot be removed is in nobody's way but the disk's.
@@ -129,6 +199,9 @@ impl Wanted<'_> {
         };
         self.retire(generation);
         sync(self.dir)?;
+        if let Err(error) = self.mark_first() {
+            tracing::warn!(%error, "earlier builds are not kept from this journal's old place; the next start tries again");
+        }
         let ms = clock.now().mono_us / 1000;
         let Copied { frames, bytes } = copied;
         tracing::info!(was, now = self.shards, generation = generation + 1, frames, bytes, ms, "the journal is rewritten");
