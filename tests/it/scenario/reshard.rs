@@ -23,7 +23,11 @@ fn step(n: u32) -> Assignment {
     match n {
         n if n.is_multiple_of(5) => Assignment::new(&tenant, "fs.blob_put", json!({"path": path(n), "content": path(n)})),
         n if n.is_multiple_of(7) => Assignment::new(&tenant, "sleep", json!({"ms": 100 + n % 700})),
-        n if n.is_multiple_of(3) && cfg!(feature = "failpoints") => Assignment::new(&tenant, "test.fail", json!({"times": 2})),
+        n if n.is_multiple_of(3) && cfg!(feature = "failpoints") => {
+            let mut job = Assignment::new(&tenant, "test.fail", json!({"times": 2}));
+            job.json["options"]["retry"] = json!({"max_attempts": 4, "backoff_ms": 300});
+            job
+        }
         n => Assignment::new(&tenant, "echo", json!({"n": n})),
     }
 }

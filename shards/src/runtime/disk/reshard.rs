@@ -90,7 +90,8 @@ pub fn due(dir: &Path, shards: u16) -> Result<Option<Due>, DiskError> {
             written += fs::metadata(&path).map_or(0, |about| about.len());
         }
     }
-    Ok(Some(Due { was, needed: written, free: free(dir) }))
+    let needed = target::bytes_max(written, shards, DiskSettings::SEGMENT_BYTES_DEFAULT);
+    Ok(Some(Due { was, needed, free: free(dir) }))
 }
 
 impl Wanted<'_> {
@@ -111,6 +112,10 @@ impl Wanted<'_> {
 
     /// Removes what an earlier rewrite, or its end, left behind.
     fn sweep(&self, generation: u64) -> Result<(), DiskError> {
+        if generation > FIRST_GENERATION {
+            // A process that died right after the rename has not seen it reach the disk, and its predecessor goes below.
+            sync(self.dir)?;
+        }
         for (_, half) in numbered(self.dir, NEW)? {
             fs::remove_dir_all(&half).map_err(DiskError::io("removing", &half))?;
         }
