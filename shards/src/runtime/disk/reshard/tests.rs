@@ -10,17 +10,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tempfile::TempDir;
 
 use super::*;
-use crate::audit::{AuditItem, AuditKind};
 use crate::event::Role;
 use crate::fold::{Fold, Owned, Restored};
-use crate::ids::{AskerId, BlockId, Fingerprint, Text};
+use crate::ids::{AskerId, Fingerprint, Text};
 use crate::journal::scan::Scan;
 use crate::journal::segment::Damage;
 use crate::journal::view::Frames;
-use crate::journal::{Accepted, Answer, Fact, Frame, FrameView, Peek, ResultFact};
-use crate::outcome::{Effected, Outcome, Status};
+use crate::journal::{FrameView, Peek};
 use crate::runtime::disk::open::read_whole;
-use crate::step::EffectClass;
+
+mod large;
+mod random;
+
+use random::{Dice, write};
 
 /// Small, so that a journal of some hundred frames has many segments.
 const SEGMENT_BYTES: u64 = 8 << 10;
@@ -64,20 +66,6 @@ pub(super) fn before_a_step() -> io::Result<()> {
     }
 }
 
-/// Numbers from a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
-
-    fn one_in(&mut self, bound: u64) -> bool {
-        self.below(bound) == 0
-    }
-}
-
 fn wanted(dir: &Path, shards: u16) -> Wanted<'_> {
     Wanted { dir, shards, worker_id: WORKER, salt: &SALT, segment_bytes: SEGMENT_BYTES, along: &["name"], unowned }
 }
@@ -101,138 +89,6 @@ fn tenant(number: u8) -> Text {
 /// Every ninth key is of a message that names no tenant.
 fn is_unowned(number: u8) -> bool {
     number % 9 == 8
-}
-
-fn message(number: u8, at_ms: u64) -> Message {
-    Message {
-        source: 1 + number % 4,
-        sequence: u64::from(number),
-        since_ms: at_ms - 5,
-        subject: Text::from_static("a.subject"),
-        headers: vec![(Text::from_static("tenant_id"), tenant(number))],
-        body: bytes::Bytes::from(vec![number; 1 + usize::from(number) * 7]),
-    }
-}
-
-fn outcome(number: u8, at_ms: u64) -> Outcome {
-    Outcome {
-        status: Status::Ok,
-        effect: Effected::Applied,
-        outputs: bytes::Bytes::from(vec![b'o'; usize::from(number)]),
-        spilled: false,
-        fault: None,
-        tries: 1,
-        received_ms: at_ms - 2,
-        started_ms: at_ms - 1,
-        ended_ms: at_ms,
-        ran_us: 10,
-        queue_depth: 0,
-        boot: BOOT,
-        owner_epoch: 0,
-    }
-}
-
-fn audit(seq: u64, at_ms: u64) -> AuditItem {
-    AuditItem {
-        kind: AuditKind::Outcome,
-        wall_ms: at_ms,
-        tenant_seq: seq,
-        outcome_digest: [5; 32],
-        actor: Text::from_static("worker"),
-        config_epoch: 0,
-    }
-}
-
-/// The next frame of a key, as likely to be an odd one as not.
-fn fact(dice: &mut Dice, number: u8, at_ms: u64) -> Fact {
-    let fingerprint = Fingerprint([number; 32]);
-    let name = if is_unowned(number) { Text::new() } else { tenant(number) };
-    let answer = |dice: &mut Dice| Answer {
-        tenant: name.clone(),
-        fingerprint,
-        asker: asker(number),
-        of: dice.one_in(2).then(|| key(200)),
-        outcome: outcome(number, at_ms),
-        audit: audit(at_ms, at_ms),
-        message: message(number, at_ms),
-    };
-    if is_unowned(number) {
-        return if dice.one_in(2) { Fact::Quarantined(answer(dice)) } else { Fact::Published { asker: asker(number), at_ms } };
-    }
-    match dice.below(16) {
-        0..=3 => Fact::Accepted(Accepted {
-            tenant: name,
-            fingerprint,
-            asker: asker(number),
-            effect: EffectClass::Unsafe,
-            effect_ceiling: None,
-            block: Text::from_static("echo@1"),
-            config_epoch: 0,
-            replay_of: None,
-            deadline_ms: at_ms + 1000,
-            not_after_ms: at_ms + 2000,
-            received_ms: at_ms,
-            message: message(number, at_ms),
-        }),
-        4..=6 => Fact::Started { try_number: dice.below(4) as u32 + 1, boot: BOOT, at_ms },
-        7 | 8 => Fact::RetryAt { try_number: 2, at_ms: at_ms + 90_000 },
-        9 | 10 => Fact::Result(ResultFact {
-            tenant: name,
-            fingerprint,
-            asker: asker(number),
-            block: Text::from_static("echo@1"),
-            outcome: outcome(number, at_ms),
-            audit: audit(at_ms, at_ms),
-        }),
-        11 | 12 => Fact::Published { asker: asker(number), at_ms },
-        13 => Fact::Released { at_ms },
-        14 => Fact::Struck { strikes: dice.below(3) as u32 + 1, boot: BOOT - 1, at_ms },
-        _ if dice.one_in(2) => Fact::Answer(answer(dice)),
-        _ => Fact::Unknown(99),
-    }
-}
-
-/// A journal of `shards` shards with a page in some of them, and a name.
-fn write(dir: &Path, generation: u64, shards: u16, dice: &mut Dice) {
-    let make = |shard: u16| {
-        let folder = dir.join(generation.to_string()).join(shard.to_string());
-        Target::create(folder, wanted(dir, shards).settings(generation, shards, shard), Lsn(1), BOOT).unwrap()
-    };
-    let mut targets: Vec<Target> = (0..shards).map(make).collect();
-    let mut log = Log::default();
-    for at_ms in 1_000_000..1_000_600 {
-        let number = dice.below(u64::from(KEYS)) as u8;
-        let (fact, partition) = (fact(dice, number, at_ms), map::partition(&tenant(number)));
-        let shard = if is_unowned(number) { unowned(&message(number, at_ms), shards) } else { map::shard(partition, shards) };
-        let partition = if is_unowned(number) { map::partition("") } else { partition };
-        log.append(&Frame { key: key(number), partition, owner_epoch: dice.below(3) as u32, fact });
-        let target = &mut targets[usize::from(shard)];
-        target.push(&log.bytes).unwrap();
-        log.clear();
-        if dice.one_in(4) {
-            target.flush().unwrap();
-        }
-        if dice.one_in(60) {
-            log.mark(at_ms, Lsn(dice.below(20)), if dice.one_in(2) { at_ms - 70 } else { 0 });
-            target.push(&log.bytes).unwrap();
-            log.clear();
-        }
-    }
-    for target in targets {
-        log.mark(1_000_600, Lsn(0), 0);
-        target.end(&log.bytes).unwrap();
-        log.clear();
-    }
-    fs::write(dir.join(generation.to_string()).join("name"), b"its name").unwrap();
-    for shard in (0..shards).filter(|_| dice.one_in(2)) {
-        let folder = dir.join(generation.to_string()).join(shard.to_string());
-        let number =
-            (0..KEYS).find(|number| !is_unowned(*number) && map::shard(map::partition(&tenant(*number)), shards) == shard);
-        let Some(number) = number else { continue };
-        let (page, _) = Page::open(&folder, BOOT).unwrap();
-        std::mem::forget(page.name(key(number), map::partition(&tenant(number)), BlockId(0)));
-        fs::write(folder.join("0000000001.keys"), b"derived").unwrap();
-    }
 }
 
 /// A key as it lies in the journal, without its places: short F, short asker, the frame with the outcome.
@@ -581,57 +437,4 @@ fn shards_that_the_journal_should_not_have_are_refused_where_they_hold_something
     let error = wanted(dir.path(), 1).settle().unwrap_err();
     assert!(matches!(error, DiskError::Head { error: HeadError::Shards { written: 2, .. }, .. }), "{error}");
     assert_eq!(contents(dir.path()), before);
-}
-
-/// `cargo test --release -p shards --lib reshard -- --ignored --nocapture`: a million steps, 2 GB.
-#[test]
-#[ignore = "measures: writes 2 GB three times"]
-fn how_long_a_large_journal_takes() {
-    const STEPS: u64 = 1_000_000;
-    let dir = tempfile::tempdir().unwrap();
-    let wanted = |shards| Wanted { segment_bytes: DiskSettings::SEGMENT_BYTES_DEFAULT, ..wanted(dir.path(), shards) };
-    let folder = dir.path().join("1").join("0");
-    let mut target = Target::create(folder, wanted(1).settings(1, 1, 0), Lsn(1), BOOT).unwrap();
-    let mut log = Log::default();
-    let mut dice = Dice(1);
-    for step in 0..STEPS {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&dice.below(u64::MAX).to_le_bytes());
-        bytes[8..].copy_from_slice(&step.to_le_bytes());
-        let (key, number, at_ms) = (Key(bytes), (step % 7) as u8, 1_000_000 + step / 10);
-        let partition = map::partition(&tenant((step % 17) as u8));
-        let mut accepted = loop {
-            if let Fact::Accepted(accepted) = fact(&mut dice, number, at_ms) {
-                break accepted;
-            }
-        };
-        accepted.message.body = bytes::Bytes::from(vec![b'b'; 1_300]);
-        let result = loop {
-            if let Fact::Result(result) = fact(&mut dice, number, at_ms) {
-                break result;
-            }
-        };
-        let started = Fact::Started { try_number: 1, boot: BOOT, at_ms };
-        let published = Fact::Published { asker: asker(number), at_ms };
-        for fact in [Fact::Accepted(accepted), started, Fact::Result(result), published] {
-            log.append(&Frame { key, partition, owner_epoch: 1, fact });
-        }
-        for frame in Frames::new(&log.bytes) {
-            target.push(frame.unwrap()).unwrap();
-        }
-        log.clear();
-    }
-    log.mark(2_000_000, Lsn(0), 0);
-    target.end(&log.bytes).unwrap();
-    let size: u64 = numbered(&dir.path().join("1").join("0"), ".seg")
-        .unwrap()
-        .iter()
-        .map(|(_, path)| fs::metadata(path).unwrap().len())
-        .sum();
-    for shards in [2, 1] {
-        let clock = Clock::start();
-        wanted(shards).settle().unwrap();
-        let seconds = clock.now().mono_us as f64 / 1e6;
-        println!("{STEPS} steps, {size} bytes, to {shards} shards: {seconds:.2} s, {:.0} MB/s", size as f64 / 1e6 / seconds);
-    }
 }
