@@ -328,6 +328,21 @@ fn a_watermark_holds_for_the_partitions_that_had_it() {
 }
 
 #[test]
+fn frames_of_several_shards_lie_in_the_order_of_their_time() {
+    // Else the oldest segment would hold new messages, and its going would raise the watermark over all that still wait.
+    let (dir, _) = written(4, 11);
+    wanted(dir.path(), 1).settle().unwrap();
+    let (_, frames, _) = fold(&wanted(dir.path(), 1).settings(2, 1, 0));
+    let (mut newest_ms, mut late_ms) = (0, 0);
+    for raw in frames.values() {
+        let at_ms = FrameView::parse(raw).unwrap().peek().unwrap().at_ms().unwrap_or(newest_ms);
+        newest_ms = at_ms.max(newest_ms);
+        late_ms = late_ms.max(newest_ms - at_ms);
+    }
+    assert!(newest_ms == 1_000_600 && late_ms < 150, "a frame comes {late_ms} ms late, more than a batch takes");
+}
+
+#[test]
 fn wherever_the_process_dies_the_next_start_finds_one_whole_journal() {
     for (n, m, next_count) in [(1, 2, 1), (2, 1, 1), (3, 2, 3), (2, 3, 3)] {
         let mut steps = 0;
