@@ -392,7 +392,9 @@ fn cannot_start(error: &WorkerError) -> u8 {
     let wrong = match disk {
         DiskError::Head { error, .. } => Wrong::Head(error.clone()),
         DiskError::Damaged { damage, .. } => Wrong::Damage(*damage),
-        DiskError::Io { .. } | DiskError::NoRoom { .. } | DiskError::Held { .. } => return EXIT_CONFIG,
+        DiskError::Io { .. } | DiskError::NoRoom { .. } | DiskError::NoRoomToReshard { .. } | DiskError::Held { .. } => {
+            return EXIT_CONFIG;
+        }
     };
     match (wrong.grade(), wrong) {
         (Grade::Newer, _) => EXIT_NEWER,

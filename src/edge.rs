@@ -29,7 +29,7 @@ mod pull;
 pub(crate) mod reading;
 mod rescue;
 mod roll;
-mod route;
+pub(crate) mod route;
 pub mod salt;
 pub mod status;
 mod streams;

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use shards::envelope::Envelope;
 use shards::ids::{Salt, Text, hex};
+use shards::journal::Message;
+use shards::runtime::disk::reshard::Wanted;
 use shards::runtime::disk::{DirLock, DiskError, DiskSettings, lock_dir};
 use shards::runtime::keeper::Keeper;
 use shards::runtime::launch::{Exit, Found, ShardError, launch};
@@ -25,6 +27,7 @@ use shards::runtime::watchdog::{Watch, watch};
 use thiserror::Error;
 
 use crate::blocks;
+use crate::edge::route;
 use crate::edge::wire::{EdgeWire, Found as FoundBlock, WireSettings};
 use crate::settings::Settings;
 
@@ -124,8 +127,8 @@ impl Worker {
         Worker::start_on(settings, plan, Worker::hold(settings)?)
     }
 
-    /// Starts the shards on the directory that is held; returns once all of them have read their journals. They wait for a
-    /// [`Grant`] then.
+    /// Starts the shards on the directory that is held; returns once all of them have read their journals, which are rewritten
+    /// before if another number of shards wrote them. They wait for a [`Grant`] then.
     ///
     /// # Errors
     /// A journal is damaged or not ours, a core cannot be used.
@@ -143,7 +146,18 @@ impl Worker {
         let (found_to, found_from) = flume::bounded(count);
         let (exits_to, exits) = flume::bounded(count);
         let clock = Clock::start();
-        let journal = identity::journal(&storage_dir)?;
+        let segment_bytes = segment_bytes(settings.limits.journal_bytes_max, count);
+        let wanted = Wanted {
+            dir: &storage_dir,
+            shards: count as u16,
+            worker_id: &plan.identity.worker_id,
+            salt: &plan.identity.salt,
+            segment_bytes,
+            along: &[identity::NAME_FILE],
+            unowned,
+        };
+        let generation = wanted.settle()?;
+        let journal = identity::journal(&storage_dir, generation)?;
         let lease = Lease::unbounded();
         let (mut inboxes, mut controls, mut gauges) = (Vec::new(), Vec::new(), Vec::new());
         let mut grants = Vec::new();
@@ -174,6 +188,7 @@ impl Worker {
             let seat = Seat {
                 shard: index as u16,
                 shards: count as u16,
+                generation,
                 core: *core,
                 dir: storage_dir.clone(),
                 worker_id: plan.identity.worker_id.clone(),
@@ -182,7 +197,7 @@ impl Worker {
                 block_names: blocks::TABLE.iter().map(|entry| name_and_version(entry.info)).collect(),
                 events: settings.events,
                 progress_us: settings.nats.ack_wait_ms * 1000 / 3,
-                segment_bytes: segment_bytes(settings.limits.journal_bytes_max, count),
+                segment_bytes,
                 clock,
                 inbox,
                 control,
@@ -368,6 +383,12 @@ fn segment_bytes(journal_bytes_max: u64, shards: usize) -> u64 {
 
 fn name_and_version(info: &shards::block::BlockInfo) -> Text {
     Text::from(format!("{}@{}", info.name, info.version))
+}
+
+/// The shard that the edge gives a message to whose tenant the wire could not read.
+fn unowned(message: &Message, shards: u16) -> u16 {
+    let header = message.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("tenant_id")).map(|(_, value)| &**value);
+    route::shard(&message.subject, &message.body, header, shards).0
 }
 
 /// The block table, as the wire looks things up in it.

@@ -5,6 +5,8 @@
 use std::io::{self, IsTerminal, Write};
 
 use serde_json::{Map, Value, json};
+use shards::runtime::disk::reshard::{Due, due};
+use shards::runtime::layout::Layout;
 
 use crate::config::{ConfigError, ConfigFault};
 use crate::settings::Settings;
@@ -42,10 +44,35 @@ pub fn check(loaded: &Result<Settings, ConfigError>, form: Form, out: &mut impl 
     let rows = settings.rows();
     let set = rows.iter().filter(|row| row.origin != crate::config::Origin::Default).count();
     match form {
-        Form::Table => writeln!(out, "ok: {set} of {} keys are set, the others have their defaults", rows.len())?,
-        Form::Ndjson => writeln!(out, "{}", json!({"ok": true, "keys": rows.len(), "set": set}))?,
+        Form::Table => {
+            writeln!(out, "ok: {set} of {} keys are set, the others have their defaults", rows.len())?;
+            if let Some((Due { was, needed, free }, now)) = rewrite(settings) {
+                writeln!(
+                    out,
+                    "note: {was} shards wrote the journal in {}, and there are {now} now: the next start rewrites it once, for which \
+                     up to {needed} bytes are needed and {free} are free",
+                    settings.storage_dir.display()
+                )?;
+            }
+        }
+        Form::Ndjson => {
+            let mut line = json!({"ok": true, "keys": rows.len(), "set": set});
+            if let Some((Due { was, needed, free }, now)) = rewrite(settings) {
+                line["journal_rewrite"] =
+                    json!({"shards_before": was, "shards": now, "bytes_needed": needed, "bytes_free": free});
+            }
+            writeln!(out, "{line}")?;
+        }
     }
     Ok(EXIT_OK)
+}
+
+/// The rewrite that the next start begins with, and for how many shards. What cannot be read is told by that start.
+fn rewrite(settings: &Settings) -> Option<(Due, u16)> {
+    let cores = &settings.cores;
+    let layout = Layout::resolve(cores.shards.as_deref(), cores.edge.as_deref(), &Layout::allowed()).ok()?;
+    let now = u16::try_from(layout.shards.len()).ok()?;
+    due(&settings.storage_dir, now).ok()?.map(|due| (due, now))
 }
 
 /// Prints every key with its value, secrets hidden, and with `origin` where it came from. Gives the exit code.

@@ -37,7 +37,8 @@ struct Record<'a> {
     #[serde(borrow)]
     journal: Cow<'a, str>,
     shard: u16,
-    /// The frame that holds the step's message: one that the journal has forgotten has another.
+    /// The frame that holds the step's message: one that the journal has forgotten has another, and so has each once the journal
+    /// is rewritten for another number of shards, which gives no lsn of any shard twice.
     accepted: u64,
 }
 

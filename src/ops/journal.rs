@@ -25,12 +25,13 @@ pub use wrong::{Finding, Wrong};
 /// A worker that writes while we read may spoil so many looks at one segment before its faults are believed.
 const LOOKS_MAX: u32 = 16;
 
-/// All shards' folders. Lives on the thread that reads.
+/// All shards' folders of the newest generation: an older one is what a rewrite for another number of shards has replaced.
+/// Lives on the thread that reads.
 #[derive(Debug)]
 pub struct Journal {
     /// The storage folder.
     pub dir: PathBuf,
-    /// In the order of generation and shard.
+    /// In the order of shards.
     pub folders: Vec<Folder>,
 }
 
@@ -132,17 +133,21 @@ impl From<io::Error> for NotTaken {
 }
 
 impl Journal {
-    /// Reads the headers of all segments under `dir`.
+    /// Reads the headers of all segments of the newest generation under `dir` that has any.
     ///
     /// # Errors
     /// `dir` or a folder in it cannot be listed. A file that cannot be read is a finding of its folder.
     pub fn open(dir: &Path) -> io::Result<Journal> {
         let mut folders = Vec::new();
-        for (generation, path) in numbered(dir, "")?.into_iter().filter(|(_, path)| path.is_dir()) {
+        for (generation, path) in numbered(dir, "")?.into_iter().rev().filter(|(_, path)| path.is_dir()) {
+            folders.clear();
             for (shard, path) in numbered(&path, "")? {
                 if let (Ok(shard), true) = (u16::try_from(shard), path.is_dir()) {
                     folders.push(Folder::open(generation, shard, path)?);
                 }
+            }
+            if folders.iter().any(|folder| folder.disk_bytes > 0) {
+                break;
             }
         }
         Ok(Journal { dir: dir.to_owned(), folders })

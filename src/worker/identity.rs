@@ -6,12 +6,11 @@ use std::path::Path;
 
 use shards::ids::Salt;
 use shards::runtime::disk::{DiskError, inspect};
-use shards::runtime::launch::GENERATION;
 
 use crate::settings::Settings;
 
-/// Beside the shards' folders.
-const NAME_FILE: &str = "name";
+/// Beside the shards' folders; goes along where the journal is rewritten.
+pub(super) const NAME_FILE: &str = "name";
 
 /// Who a worker is. Shared, never changes.
 #[derive(Clone, Debug)]
@@ -33,8 +32,8 @@ pub fn stored(dir: &Path) -> Option<Identity> {
 ///
 /// # Errors
 /// It can be neither read nor made.
-pub(super) fn journal(dir: &Path) -> Result<String, DiskError> {
-    let folder = dir.join(GENERATION.to_string());
+pub(super) fn journal(dir: &Path, generation: u64) -> Result<String, DiskError> {
+    let folder = dir.join(generation.to_string());
     let (path, new) = (folder.join(NAME_FILE), folder.join(format!("{NAME_FILE}.new")));
     if let Ok(name) = std::fs::read_to_string(&path)
         && name.len() == 32

@@ -25,6 +25,7 @@ mod poison;
 mod provision;
 mod redelivery;
 mod rehearsal;
+mod reshard;
 mod stall;
 mod storage;
 #[cfg(feature = "failpoints")]

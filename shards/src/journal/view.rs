@@ -42,6 +42,21 @@ pub enum Peek<'a> {
     Unknown(u8),
 }
 
+impl Peek<'_> {
+    /// When it was written, Unix ms, where the frame says so.
+    pub fn at_ms(&self) -> Option<u64> {
+        match self {
+            Peek::Accepted(fact) => Some(fact.received_ms),
+            Peek::Result(fact) => Some(fact.ended_ms),
+            Peek::Answer(fact) | Peek::Quarantined(fact) => Some(fact.ended_ms),
+            Peek::Started { at_ms, .. } | Peek::Published { at_ms, .. } => Some(*at_ms),
+            Peek::Struck { at_ms, .. } | Peek::Released { at_ms } => Some(*at_ms),
+            Peek::Mark { wall_ms, .. } => Some(*wall_ms),
+            Peek::RetryAt { .. } | Peek::Unknown(_) => None,
+        }
+    }
+}
+
 /// The head of an [`super::Accepted`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(missing_docs, reason = "fields as in Accepted and Message")]

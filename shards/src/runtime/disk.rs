@@ -31,6 +31,7 @@ mod next;
 mod open;
 mod probe;
 mod reserve;
+pub mod reshard;
 mod segment;
 mod signal;
 #[cfg(feature = "failpoints")]
@@ -128,6 +129,23 @@ pub enum DiskError {
         path: PathBuf,
         /// How much was wanted.
         bytes: u64,
+    },
+    /// The journal must be rewritten for another number of shards, and there is no room for it twice. It is as it was.
+    #[error(
+        "{was} shards wrote this journal and there are {now} now: it has to be rewritten once, for which {needed} bytes are needed at {path} and {free} are free; free space there, set cores.shards back to {was}, or name another storage.dir",
+        path = path.display()
+    )]
+    NoRoomToReshard {
+        /// The data directory.
+        path: PathBuf,
+        /// How many shards wrote it.
+        was: u16,
+        /// How many there are.
+        now: u16,
+        /// The new journal's size at most.
+        needed: u64,
+        /// What there was.
+        free: u64,
     },
     /// A segment's header says that it is not for us.
     #[error("{path}: {error}", path = path.display())]

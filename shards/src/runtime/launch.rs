@@ -28,8 +28,6 @@ use super::ports::{Control, Gauge, Wire};
 use super::seat::{Boot, Seat};
 use super::tenure::Grant;
 
-/// Which layout of shards and partitions the journals of this version have, and so the folder they lie in.
-pub const GENERATION: u64 = 1;
 /// Registered buffers of one ring: it counts against the memlock limit, which is small on many systems.
 const IO_MEMORY_BYTES: usize = 256 << 10;
 /// How long a task may run before others get their turn.
@@ -227,7 +225,7 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Opt
     let local = Local::default();
     let settings = DiskSettings {
         dir: seat.dir.clone(),
-        generation: GENERATION,
+        generation: seat.generation,
         shard: seat.shard,
         shards: seat.shards,
         worker_id: seat.worker_id.clone(),

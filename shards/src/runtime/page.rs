@@ -70,6 +70,21 @@ impl Page {
         Ok((page, page.read()))
     }
 
+    /// What the lives before the start `boot` left in the shard's folder, which is not touched; `None` also where no page is.
+    ///
+    /// # Errors
+    /// The system refused the file.
+    pub fn left(folder: &Path, boot: u32) -> io::Result<Option<Polled>> {
+        let bytes = match std::fs::read(folder.join(FILE_NAME)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes?,
+        };
+        let Some(bytes) = bytes.first_chunk::<{ size_of::<u64>() * 4 }>() else { return Ok(None) };
+        let word = |at: usize| AtomicU64::new(u64::from_ne_bytes(bytes[at * 8..at * 8 + 8].try_into().expect("eight bytes")));
+        let line = Line { key: [word(0), word(1)], life: word(2), sum: word(3) };
+        Ok(line.polled(machine_seed()).map(|(polled, _)| polled).filter(|polled| polled.boot < boot))
+    }
+
     /// A page that does not outlive the process.
     pub fn nowhere(boot: u32) -> Page {
         Page { line: Box::leak(Box::default()), boot, seed: 0 }
@@ -105,9 +120,15 @@ impl Page {
     }
 
     fn line(&self) -> Option<(Polled, BlockId)> {
-        let words = [self.line.key[0].load(Relaxed), self.line.key[1].load(Relaxed)];
-        let life = self.line.life.load(Relaxed);
-        if self.line.sum.load(Relaxed) != sum(self.seed, words, life) {
+        self.line.polled(self.seed)
+    }
+}
+
+impl Line {
+    fn polled(&self, seed: u64) -> Option<(Polled, BlockId)> {
+        let words = [self.key[0].load(Relaxed), self.key[1].load(Relaxed)];
+        let life = self.life.load(Relaxed);
+        if self.sum.load(Relaxed) != sum(seed, words, life) {
             return None;
         }
         let mut key = [0; 16];
@@ -187,6 +208,9 @@ mod tests {
         let polled = Some(Polled { key: KEY, partition: PARTITION, boot: 3 });
         assert_eq!(open(&folder, 4).1, polled);
         assert_eq!(open(&folder, 9).1, polled, "a life that died before it polled anything changes nothing");
+        assert_eq!(Page::left(folder.path(), 9).expect("a page"), polled, "without mapping it, too");
+        assert_eq!(Page::left(folder.path(), 3).expect("a page"), None, "a life does not find itself dead");
+        assert_eq!(Page::left(&folder.path().join("elsewhere"), 9).expect("no page is no error"), None);
         assert_eq!(open(&folder, 3).1, None, "a journal that counts its lives anew knows nothing of it");
     }
 

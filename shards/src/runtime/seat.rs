@@ -19,6 +19,8 @@ pub struct Seat<W> {
     pub shard: u16,
     /// Of how many.
     pub shards: u16,
+    /// Which layout of shards and partitions the journal has, and so the folder it lies in.
+    pub generation: u64,
     /// The core it is pinned to.
     pub core: usize,
     /// The journal's directory.

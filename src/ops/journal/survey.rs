@@ -182,15 +182,7 @@ impl Survey {
         self.frames[view.kind().map_or(0, |kind| usize::from(kind as u8))] += 1;
         self.first_lsn.get_or_insert(place.lsn);
         self.last_lsn = Some(place.lsn);
-        let at_ms = match peek {
-            Peek::Accepted(fact) => Some(fact.received_ms),
-            Peek::Result(fact) => Some(fact.ended_ms),
-            Peek::Answer(fact) | Peek::Quarantined(fact) => Some(fact.ended_ms),
-            Peek::Started { at_ms, .. } | Peek::Published { at_ms, .. } => Some(at_ms),
-            Peek::Struck { at_ms, .. } | Peek::Released { at_ms } => Some(at_ms),
-            Peek::Mark { wall_ms, .. } => Some(wall_ms),
-            Peek::RetryAt { .. } | Peek::Unknown(_) => None,
-        };
+        let at_ms = peek.at_ms();
         self.oldest_ms = self.oldest_ms.or(at_ms);
         self.newest_ms = self.newest_ms.max(at_ms.unwrap_or_default());
         let bytes = if place.lsn == place.batch.first_lsn { place.batch.size() as u64 } else { 0 };

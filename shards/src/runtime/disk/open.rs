@@ -57,7 +57,11 @@ pub struct Cut {
 /// they are needed. `None` where there is no journal yet.
 pub fn inspect(dir: &Path) -> Result<Option<SegmentHead>, DiskError> {
     let mut newest: Option<SegmentHead> = None;
-    for (_, generation) in numbered(dir, "")? {
+    // A generation that a newer one has replaced says nothing.
+    for (_, generation) in numbered(dir, "")?.into_iter().rev() {
+        if newest.is_some() {
+            break;
+        }
         for (_, shard) in numbered(&generation, "")? {
             for (_, path) in numbered(&shard, ".seg")? {
                 let mut bytes = Vec::new();
@@ -186,13 +190,13 @@ async fn first_segment(settings: &DiskSettings, sequence: u64) -> Result<(Segmen
 }
 
 /// The segments of a shard by their headers.
-struct Found {
-    heads: Vec<(PathBuf, SegmentHead)>,
+pub(super) struct Found {
+    pub(super) heads: Vec<(PathBuf, SegmentHead)>,
     /// Files without a header: prepared but never begun.
     blanks: Vec<PathBuf>,
 }
 
-fn find(files: Vec<(u64, PathBuf)>, settings: &DiskSettings) -> Result<Found, DiskError> {
+pub(super) fn find(files: Vec<(u64, PathBuf)>, settings: &DiskSettings) -> Result<Found, DiskError> {
     let DiskSettings { worker_id, generation, shard, shards, salt, .. } = settings;
     let expected = Expected { worker_id, generation: *generation, shard: *shard, shards: *shards, salt };
     let mut found = Found { heads: Vec::new(), blanks: Vec::new() };
@@ -271,7 +275,7 @@ impl Reading {
 }
 
 /// Entries whose name is a number and then `suffix`, in order; none where the folder is not there.
-fn numbered(folder: &Path, suffix: &str) -> Result<Vec<(u64, PathBuf)>, DiskError> {
+pub(super) fn numbered(folder: &Path, suffix: &str) -> Result<Vec<(u64, PathBuf)>, DiskError> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(DiskError::io("listing", folder))?,
@@ -290,13 +294,13 @@ fn numbered(folder: &Path, suffix: &str) -> Result<Vec<(u64, PathBuf)>, DiskErro
 }
 
 /// The first bytes of a file, as many as a header takes.
-fn read_start(path: &Path, bytes: &mut Vec<u8>) -> Result<(), DiskError> {
+pub(super) fn read_start(path: &Path, bytes: &mut Vec<u8>) -> Result<(), DiskError> {
     bytes.clear();
     let read = File::open(path).and_then(|file| file.take(SEGMENT_HEAD_BYTES as u64).read_to_end(bytes));
     read.map(|_| ()).map_err(DiskError::io("reading", path))
 }
 
-fn read_whole(path: &Path, bytes: &mut Vec<u8>) -> Result<(), DiskError> {
+pub(super) fn read_whole(path: &Path, bytes: &mut Vec<u8>) -> Result<(), DiskError> {
     let failed = |error| DiskError::io("reading", path)(error);
     let file = File::open(path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len() as usize;
