@@ -310,6 +310,11 @@ impl Shard {
         queue.min(unpublished).min(self.looks_left()).saturating_sub(self.probing.len() as u32)
     }
 
+    /// Bytes of message bodies and untold outputs that are held.
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes
+    }
+
     /// Nothing is running, waiting or on its way out.
     pub fn is_idle(&self) -> bool {
         self.live == 0 && self.waiting == 0 && self.probing.is_empty()
