@@ -195,8 +195,11 @@ impl Port {
             self.send(Inbound::Claimed(claimed), 0, 0);
         }
         self.look();
-        let bytes_max = INBOX_BYTES_MAX.min(self.bytes_max / 4);
-        while !self.backlog.is_empty() && !self.inbox.is_full() && self.in_inbox_bytes <= bytes_max {
+        // What a shard refuses it holds, too, until that is told: half as much again as it may hold otherwise, and no more.
+        let held = self.gauge.held_bytes.load(Ordering::Relaxed);
+        let left = (self.bytes_max + self.bytes_max / 2).saturating_sub(held);
+        let bytes_max = INBOX_BYTES_MAX.min(self.bytes_max / 4).min(left);
+        while !self.backlog.is_empty() && !self.inbox.is_full() && self.in_inbox_bytes < bytes_max {
             let (mut count, mut bytes) = (0, 0);
             for delivery in self.backlog.iter().take(BATCH_MAX) {
                 count += 1;
@@ -320,11 +323,15 @@ mod tests {
         assert_eq!(ports.free_bytes(), 1 << 20, "what it holds and what waits here are not free");
         ports.flush();
         assert_eq!(ports.free_bytes(), 1 << 20, "nor is what is in the inbox");
-        assert_eq!(taken.len(), 3, "a quarter of what it may hold, and the batch that exceeds that");
+        assert_eq!(taken.len(), 2, "a quarter of what it may hold");
         assert!(matches!(taken.recv(), Ok(Inbound::Deliveries(batch)) if batch.len() == 1));
         assert_eq!(ports.free_bytes(), 2 << 20, "the shard has one and its gauge tells");
+        gauge.held_bytes.store(BYTES_MAX + BYTES_MAX / 2, Ordering::Relaxed);
         ports.flush();
-        assert_eq!(taken.len(), 3);
+        assert_eq!(taken.len(), 1, "it holds all that it may and what it refused");
+        gauge.held_bytes.store(BYTES_MAX, Ordering::Relaxed);
+        ports.flush();
+        assert_eq!(taken.len(), 2);
     }
 
     #[test]

@@ -62,7 +62,6 @@ async fn a_flood_of_large_messages_in_a_small_control_group_loses_nothing() -> R
 }
 
 #[tokio::test]
-#[ignore = "fails still: the kernel ends it"]
 async fn a_flood_on_core_nats_in_a_small_control_group_ends_nobody() -> Result<()> {
     let Some(group) = Group::with_memory(LIMIT) else { return Ok(()) };
     let _turn = alone().await;
