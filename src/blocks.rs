@@ -12,6 +12,7 @@ use shards::outcome::Fault;
 use shards::step::EffectClass;
 
 mod abort;
+mod eat;
 mod echo;
 #[cfg(feature = "failpoints")]
 mod effect;
@@ -21,6 +22,7 @@ mod hang;
 mod hash;
 mod inputs;
 pub mod local;
+mod panic;
 mod path;
 mod sleep;
 
@@ -59,6 +61,8 @@ pub static TABLE: &[Entry] = &[
     Entry { info: &fail::INFO, dev: true, check: fail::check, build: || Rc::new(fail::Fail) },
     Entry { info: &abort::INFO, dev: true, check: abort::check, build: || Rc::new(abort::Abort) },
     Entry { info: &hang::INFO, dev: true, check: hang::check, build: || Rc::new(hang::Hang) },
+    Entry { info: &panic::INFO, dev: true, check: panic::check, build: || Rc::new(panic::Panic) },
+    Entry { info: &eat::INFO, dev: true, check: eat::check, build: || Rc::new(eat::Eat) },
     #[cfg(feature = "failpoints")]
     Entry { info: &effect::PURE, dev: true, check: effect::check_pure, build: || Rc::new(effect::Doing(&effect::PURE)) },
     #[cfg(feature = "failpoints")]

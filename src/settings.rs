@@ -110,6 +110,11 @@ impl Settings {
         &self.rows
     }
 
+    /// Whether the memory that this process may use made a bound smaller than it would be.
+    pub fn memory_is_short(&self) -> bool {
+        self.rows.iter().any(|row| matches!(row.origin, Origin::Memory { .. }))
+    }
+
     /// Whether somebody chose the worker's id, rather than taking the host's name.
     pub fn worker_id_chosen(&self) -> bool {
         self.rows.iter().any(|row| row.key == "worker.id" && row.origin != Origin::Default)

@@ -135,6 +135,9 @@ impl Worker {
     pub fn start_on(settings: &Settings, plan: &Plan, lock: DirLock) -> Result<Worker, WorkerError> {
         let layout = Layout::resolve(settings.cores.shards.as_deref(), settings.cores.edge.as_deref(), &Layout::allowed())?;
         allowance::raise(layout.shards.len())?;
+        if settings.memory_is_short() {
+            keep_less_memory();
+        }
         let storage_dir = absolute(&settings.storage_dir);
         let blobs_dir = &absolute(&settings.blobs_dir);
         blocks::local::sweep(blobs_dir).map_err(|source| WorkerError::Blobs { path: blobs_dir.clone(), source })?;
@@ -365,6 +368,21 @@ fn early(exit: Exit) -> WorkerError {
     exit.result.map_or_else(WorkerError::Shard, |()| WorkerError::Ended(exit.shard))
 }
 
+/// What was freed goes back to the system after this where memory is short, in milliseconds: the allocator's own second is as much
+/// as a flood of large messages brings in that time.
+const PURGE_AFTER_MS: std::ffi::c_long = 50;
+/// `mi_option_purge_delay` in mimalloc's list of options (its `mimalloc.h`); the crate does not name it.
+const PURGE_DELAY: std::ffi::c_int = 15;
+
+/// Has the allocator keep less of what was freed: it costs time, so only where memory is short.
+fn keep_less_memory() {
+    // SAFETY: it takes no pointer and may be called at any time, on any thread.
+    #[expect(unsafe_code, reason = "the allocator offers it only so")]
+    unsafe {
+        libmimalloc_sys::mi_option_set(PURGE_DELAY, PURGE_AFTER_MS);
+    }
+}
+
 /// Hands the memory that reading a journal took back to the system: the allocator keeps it per thread, and this thread will
 /// not need as much again.
 fn give_back_memory() {
@@ -411,4 +429,17 @@ pub fn random_salt() -> Salt {
     let mut source = std::fs::File::open("/dev/urandom").expect("every Linux has /dev/urandom");
     source.read_exact(&mut bytes).expect("/dev/urandom never ends");
     Salt(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_option_that_keeps_less_memory_is_the_one_that_is_meant() {
+        // SAFETY: it takes no pointer and may be called at any time, on any thread.
+        #[expect(unsafe_code, reason = "the allocator offers it only so")]
+        let before_ms = unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) };
+        assert_eq!(before_ms, 1_000, "the allocator's own: another number has another default");
+    }
 }

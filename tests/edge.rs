@@ -130,7 +130,7 @@ impl Bench {
             let gauge = Arc::new(Gauge::default());
             gauge.free.store(PLACES, Relaxed);
             gauge.ready.store(true, Relaxed);
-            links.push(ShardLink { inbox, gauge: gauge.clone() });
+            links.push(ShardLink { inbox, gauge: gauge.clone(), bytes_max: 1 << 30 });
             let part = StandIn {
                 shard,
                 count,

@@ -80,6 +80,8 @@ pub struct Shard {
     known: Known,
     jobs: Vec<Job>,
     free: Vec<u32>,
+    /// Stands in free slots, which must not keep the message of the step that had them.
+    nothing: Rc<Arrival>,
     live: u32,
     lane: Lane,
     strikes: Strikes,
@@ -227,6 +229,7 @@ impl Shard {
             known: Known::default(),
             jobs: Vec::new(),
             free: Vec::new(),
+            nothing: Rc::new(Arrival::nothing()),
             live: 0,
             lane: Lane::default(),
             strikes: Strikes::default(),
@@ -305,6 +308,11 @@ impl Shard {
         let unpublished = limits.unpublished_max.saturating_sub(self.unpublished);
         // Those that ask again for a finished key take no place in a queue, but somebody has to read for them.
         queue.min(unpublished).min(self.looks_left()).saturating_sub(self.probing.len() as u32)
+    }
+
+    /// Bytes of message bodies and untold outputs that are held.
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes
     }
 
     /// Nothing is running, waiting or on its way out.
@@ -465,7 +473,8 @@ impl Shard {
         }
         job.state = State::Free;
         job.generation += 1;
-        self.held_bytes -= job.arrival.held_bytes();
+        let arrival = std::mem::replace(&mut job.arrival, self.nothing.clone());
+        self.held_bytes -= arrival.held_bytes();
         job.others = Vec::new();
         self.held_bytes -= job.outcome.take().map_or(0, |outcome| outcome.outputs.len() as u64);
         job.stopped_by = None;

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::ids::{AskerId, BlockId, Fingerprint, Key, Partition, Text};
-use crate::outcome::Fault;
+use crate::outcome::{Code, Fault};
 
 /// Message headers in the order they came.
 pub type Headers = Vec<(Text, Text)>;
@@ -244,6 +244,22 @@ pub struct Asker {
 }
 
 impl Arrival {
+    /// What stands where none is: it holds no memory.
+    pub fn nothing() -> Arrival {
+        let delivery =
+            Delivery { origin: Origin::Core, subject: Text::new(), headers: Vec::new(), body: Bytes::new(), reply: None };
+        Arrival {
+            delivery,
+            tenant: Text::new(),
+            partition: Partition(0),
+            key: Key([0; 16]),
+            fingerprint: Fingerprint([0; 32]),
+            asker: None,
+            content: Content::Garbage(Fault::new(Code::InvalidFormat, "Nothing.")),
+            received_ms: 0,
+        }
+    }
+
     /// The stream delivery to settle, if there is one.
     pub fn token(&self) -> Option<&StreamToken> {
         match &self.delivery.origin {

@@ -155,11 +155,11 @@ fn every_name_of_the_contract_finds_its_block() {
         assert_eq!(entry.info.name, canonical);
         assert_eq!(build_all()[usize::from(id.0)].info(), entry.info);
     }
-    for unknown in ["", "Echo", "fs", "http.request", "test.fail", "test.abort", "test.hang"] {
+    for unknown in ["", "Echo", "fs", "http.request", "test.fail", "test.abort", "test.hang", "test.panic", "test.eat"] {
         assert!(find(unknown, false).is_none(), "{unknown}");
     }
     assert!(find("test.fail", true).is_some() && find("test.abort", true).is_some());
-    assert!(find("test.hang", true).is_some());
+    assert!(["test.hang", "test.panic", "test.eat"].iter().all(|name| find(name, true).is_some()));
 }
 
 #[test]

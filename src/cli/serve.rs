@@ -196,7 +196,11 @@ impl Serving {
             .fold((0, 0), |(running, queued), limits| (running + limits.shard_running_max, queued + limits.shard_queued_max));
         let links = Links {
             shards: std::iter::zip(&worker.inboxes, &worker.gauges)
-                .map(|(inbox, gauge)| ShardLink { inbox: inbox.clone(), gauge: gauge.clone() })
+                .map(|(inbox, gauge)| ShardLink {
+                    inbox: inbox.clone(),
+                    gauge: gauge.clone(),
+                    bytes_max: settings.limits.shard_held_bytes_max,
+                })
                 .collect(),
             outbound: worker.outbound.clone(),
             estate: Estate {

@@ -61,7 +61,7 @@ pub(crate) fn serve(
     phase: Phase,
     status: Arc<EdgeStatus>,
 ) -> io::Result<(flume::Receiver<Outbound>, Front)> {
-    let (calls, watches) = (Arc::new(Calls::new(status.clone())), Arc::<Watches>::default());
+    let (calls, watches) = (Arc::new(Calls::new(status.clone(), ports.borrow().bytes_max())), Arc::<Watches>::default());
     let (requests, asked) = mpsc::channel(REQUESTS_WAITING_MAX);
     // As unbounded as the shards' own, and bounded as that is.
     let (onward, to_nats) = flume::unbounded();

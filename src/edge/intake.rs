@@ -313,6 +313,7 @@ impl Intake {
             return;
         }
         let free = self.ports.borrow_mut().free();
+        let free_bytes = self.ports.borrow_mut().free_bytes();
         let mut outstanding: u32 =
             self.wells.iter().filter_map(|well| well.pull.as_ref()).map(|pull| pull.credit.outstanding()).sum();
         let pulls = self.wells.iter_mut().filter_map(|well| well.pull.as_mut());
@@ -325,12 +326,16 @@ impl Intake {
         for pull in idle {
             pull.stillness.look(&self.link, &pull.consumer, now);
             // A part for each, so that one consumer without work does not hold all the credit.
-            let batch = pull.credit.top_up(free.div_ceil(count.max(1))).min(free.saturating_sub(outstanding));
+            let batch = pull
+                .credit
+                .top_up(free.div_ceil(count.max(1)), free_bytes.div_ceil(u64::from(count.max(1))))
+                .min(free.saturating_sub(outstanding));
             if batch == 0 {
                 continue;
             }
             // One request brings no more than this whatever the sizes are; a message that alone is larger would never come.
-            let bytes_max = self.settings.pull_bytes_max.max(2 * self.link.client.server_info().max_payload as u64);
+            let bytes_max =
+                self.settings.pull_bytes_max.min(free_bytes).max(2 * self.link.client.server_info().max_payload as u64);
             let expires = PULL_EXPIRES_MS * 1_000_000;
             let body = format!("{{\"batch\":{batch},\"max_bytes\":{bytes_max},\"expires\":{expires}}}");
             let reply = Subject::from(format!("{}.{}", pull.inbox, pull.credit.next()));

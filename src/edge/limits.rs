@@ -28,8 +28,12 @@ pub(crate) const BATCH_MAX: usize = 256;
 pub(crate) const BACKLOG_STREAM_MAX: usize = 1_024;
 /// Core messages that wait at the edge for one shard's full inbox; more are lost and counted.
 pub(crate) const BACKLOG_CORE_MAX: usize = 65_536;
-/// Bytes of bodies that wait at the edge for one shard, whatever they came by.
-pub(crate) const BACKLOG_BYTES_MAX: usize = 256 << 20;
+/// Bytes of bodies that wait at the edge for one shard, whatever they came by; never more than the shard itself may hold.
+pub(crate) const BACKLOG_BYTES_MAX: u64 = 256 << 20;
+/// Bytes of bodies in one shard's inbox, and never more than a quarter of what the shard may hold; one batch may exceed it.
+pub(crate) const INBOX_BYTES_MAX: u64 = 16 << 20;
+/// A batch for a shard's inbox is closed at so many bytes of bodies; its last message may exceed it.
+pub(crate) const BATCH_BYTES_MAX: u64 = 1 << 20;
 /// Hand-backs the connection would not take yet; beyond these the server finds out by itself after ack_wait.
 pub(crate) const NAKS_WAITING_MAX: usize = 8_192;
 /// Delay of a delivery handed back because the worker drains, in milliseconds.
@@ -113,8 +117,8 @@ pub(crate) const CALL_PING_EVERY_MS: u64 = 20_000;
 pub(crate) const CALL_PONG_WITHIN_MS: u64 = 10_000;
 /// Requests that wait for their answers, over all connections; more are refused.
 pub(crate) const CALLS_MAX: usize = 16_384;
-/// Bytes of those requests.
-pub(crate) const CALLS_BYTES_MAX: usize = 256 << 20;
+/// Bytes of those requests; never more than all shards may hold.
+pub(crate) const CALLS_BYTES_MAX: u64 = 256 << 20;
 /// Requests between the calls and their shards' ports; further ones wait.
 pub(crate) const REQUESTS_WAITING_MAX: usize = 1_024;
 /// Steps of one SubmitStream that are under way; it is read no further meanwhile.

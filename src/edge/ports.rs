@@ -11,7 +11,7 @@ use shards::ids::Ticket;
 use shards::runtime::ports::{Gauge, Inbound};
 use shards::step::{Delivery, Origin};
 
-use super::limits::{BACKLOG_BYTES_MAX, BACKLOG_CORE_MAX, BACKLOG_STREAM_MAX, BATCH_MAX};
+use super::limits::{BACKLOG_BYTES_MAX, BACKLOG_CORE_MAX, BACKLOG_STREAM_MAX, BATCH_BYTES_MAX, BATCH_MAX, INBOX_BYTES_MAX};
 use super::thread::ShardLink;
 
 /// All shards, by number. Lives on the edge's thread.
@@ -22,12 +22,15 @@ pub(crate) struct Ports {
 struct Port {
     inbox: flume::Sender<shards::runtime::ports::Inbound>,
     gauge: Arc<Gauge>,
-    /// Deliveries in each batch of the inbox, oldest first: the last `inbox.len()` of them are still there.
-    sizes: VecDeque<u32>,
-    /// Their sum.
+    /// Bytes that the shard may hold.
+    bytes_max: u64,
+    /// Deliveries in each batch of the inbox and their bytes, oldest first: the last `inbox.len()` of them are still there.
+    sizes: VecDeque<(u32, u64)>,
+    /// Their sums.
     in_inbox: u32,
+    in_inbox_bytes: u64,
     backlog: VecDeque<Delivery>,
-    backlog_bytes: usize,
+    backlog_bytes: u64,
     confirmed: Vec<Ticket>,
     claimed: Vec<(Ticket, Claimant)>,
 }
@@ -37,8 +40,10 @@ impl Ports {
         let port = |link: ShardLink| Port {
             inbox: link.inbox,
             gauge: link.gauge,
+            bytes_max: link.bytes_max,
             sizes: VecDeque::new(),
             in_inbox: 0,
+            in_inbox_bytes: 0,
             backlog: VecDeque::new(),
             backlog_bytes: 0,
             confirmed: Vec::new(),
@@ -60,6 +65,16 @@ impl Ports {
     /// How many more deliveries the shards would take, less what is already on its way to them.
     pub(crate) fn free(&mut self) -> u32 {
         self.shards.iter_mut().map(Port::free).fold(0, u32::saturating_add)
+    }
+
+    /// How many more bytes the shards would hold, less what is already on its way to them.
+    pub(crate) fn free_bytes(&mut self) -> u64 {
+        self.shards.iter_mut().map(Port::free_bytes).fold(0, u64::saturating_add)
+    }
+
+    /// Bytes that all shards may hold.
+    pub(crate) fn bytes_max(&self) -> u64 {
+        self.shards.iter().map(|port| port.bytes_max).fold(0, u64::saturating_add)
     }
 
     /// Whether steps wait or run, so that places may come free without anything else happening here.
@@ -88,10 +103,12 @@ impl Ports {
             Origin::Stream(_) => BACKLOG_STREAM_MAX,
             _ => BACKLOG_CORE_MAX,
         };
-        if port.backlog.len() >= bound || port.backlog_bytes + delivery.body.len() > BACKLOG_BYTES_MAX {
+        let bytes = port.backlog_bytes + delivery.body.len() as u64;
+        // One alone waits whatever its size: the shard says what is wrong with it.
+        if port.backlog.len() >= bound || (bytes > port.bytes_max.min(BACKLOG_BYTES_MAX) && !port.backlog.is_empty()) {
             return Err(delivery);
         }
-        port.backlog_bytes += delivery.body.len();
+        port.backlog_bytes = bytes;
         port.backlog.push_back(delivery);
         Ok(())
     }
@@ -136,7 +153,7 @@ impl Ports {
         for port in &mut self.shards {
             let (streamed, kept) = port.backlog.drain(..).partition(|delivery| matches!(delivery.origin, Origin::Stream(_)));
             port.backlog = kept;
-            port.backlog_bytes = port.backlog.iter().map(|delivery| delivery.body.len()).sum();
+            port.backlog_bytes = port.backlog.iter().map(|delivery| delivery.body.len() as u64).sum();
             withdrawn.extend::<VecDeque<Delivery>>(streamed);
         }
         withdrawn
@@ -144,10 +161,17 @@ impl Ports {
 }
 
 impl Port {
-    fn free(&mut self) -> u32 {
+    /// Forgets the batches that the shard has taken.
+    fn look(&mut self) {
         while self.sizes.len() > self.inbox.len() {
-            self.in_inbox -= self.sizes.pop_front().unwrap_or(0);
+            let Some((count, bytes)) = self.sizes.pop_front() else { return };
+            self.in_inbox -= count;
+            self.in_inbox_bytes -= bytes;
         }
+    }
+
+    fn free(&mut self) -> u32 {
+        self.look();
         if !self.gauge.ready.load(Ordering::Relaxed) {
             return 0;
         }
@@ -155,33 +179,52 @@ impl Port {
         free.saturating_sub(self.in_inbox).saturating_sub(self.backlog.len() as u32)
     }
 
+    fn free_bytes(&mut self) -> u64 {
+        self.look();
+        let held = self.gauge.held_bytes.load(Ordering::Relaxed);
+        self.bytes_max.saturating_sub(held).saturating_sub(self.in_inbox_bytes).saturating_sub(self.backlog_bytes)
+    }
+
     fn flush(&mut self) {
         if !self.confirmed.is_empty() && !self.inbox.is_full() {
             let confirmed = std::mem::take(&mut self.confirmed);
-            self.send(Inbound::Confirmed(confirmed), 0);
+            self.send(Inbound::Confirmed(confirmed), 0, 0);
         }
         if !self.claimed.is_empty() && !self.inbox.is_full() {
             let claimed = std::mem::take(&mut self.claimed);
-            self.send(Inbound::Claimed(claimed), 0);
+            self.send(Inbound::Claimed(claimed), 0, 0);
         }
-        while !self.backlog.is_empty() && !self.inbox.is_full() {
-            let count = self.backlog.len().min(BATCH_MAX);
-            let batch: Vec<Delivery> = self.backlog.drain(..count).collect();
-            self.backlog_bytes -= batch.iter().map(|delivery| delivery.body.len()).sum::<usize>();
-            self.send(Inbound::Deliveries(batch), count as u32);
+        self.look();
+        // What a shard refuses it holds, too, until that is told: half as much again as it may hold otherwise, and no more.
+        let held = self.gauge.held_bytes.load(Ordering::Relaxed);
+        let left = (self.bytes_max + self.bytes_max / 2).saturating_sub(held);
+        let bytes_max = INBOX_BYTES_MAX.min(self.bytes_max / 4).min(left);
+        while !self.backlog.is_empty() && !self.inbox.is_full() && self.in_inbox_bytes < bytes_max {
+            let (mut count, mut bytes) = (0, 0);
+            for delivery in self.backlog.iter().take(BATCH_MAX) {
+                count += 1;
+                bytes += delivery.body.len() as u64;
+                if bytes >= BATCH_BYTES_MAX {
+                    break;
+                }
+            }
+            let batch = self.backlog.drain(..count).collect();
+            self.backlog_bytes -= bytes;
+            self.send(Inbound::Deliveries(batch), count as u32, bytes);
         }
     }
 
     /// This thread is the inbox's only sender, so room that was seen is still there. A shard that is gone takes nothing more:
     /// the process is ending, and what it should have had is still with the server.
-    fn send(&mut self, inbound: Inbound, deliveries: u32) {
+    fn send(&mut self, inbound: Inbound, deliveries: u32, bytes: u64) {
         if self.inbox.try_send(inbound).is_ok() {
-            self.sizes.push_back(deliveries);
+            self.sizes.push_back((deliveries, bytes));
             self.in_inbox += deliveries;
+            self.in_inbox_bytes += bytes;
         }
         // Keeps the list short while nobody asks for `free`.
         if self.sizes.len() > 2 * self.inbox.len() + 64 {
-            self.free();
+            self.look();
         }
     }
 }
@@ -190,6 +233,12 @@ impl Port {
 mod tests {
     use super::*;
     use bytes::Bytes;
+
+    const BYTES_MAX: u64 = 8 << 20;
+
+    fn large(sequence: u64, bytes: usize) -> Delivery {
+        Delivery { body: vec![0; bytes].into(), ..delivery(sequence) }
+    }
 
     fn delivery(sequence: u64) -> Delivery {
         let reply = format!("$JS.ACK.s.c.1.{sequence}.1.1.0");
@@ -202,7 +251,7 @@ mod tests {
         let gauge = Arc::new(Gauge::default());
         gauge.free.store(free, Ordering::Relaxed);
         gauge.ready.store(true, Ordering::Relaxed);
-        (Ports::new(vec![ShardLink { inbox, gauge: gauge.clone() }]), taken, gauge)
+        (Ports::new(vec![ShardLink { inbox, gauge: gauge.clone(), bytes_max: BYTES_MAX }]), taken, gauge)
     }
 
     #[test]
@@ -262,6 +311,38 @@ mod tests {
         ports.offer(0, core).expect("core has its own, higher bound");
         assert_eq!(ports.withdraw().len(), BACKLOG_STREAM_MAX);
         assert_eq!(ports.backlog(), 1);
+    }
+
+    #[test]
+    fn large_messages_go_in_small_batches_and_take_of_the_shards_bytes_on_their_way() {
+        let (mut ports, taken, gauge) = port(64, 100);
+        gauge.held_bytes.store(1 << 20, Ordering::Relaxed);
+        for n in 0..6 {
+            ports.offer(0, large(n, 1 << 20)).expect("room");
+        }
+        assert_eq!(ports.free_bytes(), 1 << 20, "what it holds and what waits here are not free");
+        ports.flush();
+        assert_eq!(ports.free_bytes(), 1 << 20, "nor is what is in the inbox");
+        assert_eq!(taken.len(), 2, "a quarter of what it may hold");
+        assert!(matches!(taken.recv(), Ok(Inbound::Deliveries(batch)) if batch.len() == 1));
+        assert_eq!(ports.free_bytes(), 2 << 20, "the shard has one and its gauge tells");
+        gauge.held_bytes.store(BYTES_MAX + BYTES_MAX / 2, Ordering::Relaxed);
+        ports.flush();
+        assert_eq!(taken.len(), 1, "it holds all that it may and what it refused");
+        gauge.held_bytes.store(BYTES_MAX, Ordering::Relaxed);
+        ports.flush();
+        assert_eq!(taken.len(), 2);
+    }
+
+    #[test]
+    fn no_more_bytes_wait_than_the_shard_may_hold() {
+        let (mut ports, _taken, _) = port(1, 100);
+        for n in 0..8 {
+            ports.offer(0, large(n, 1 << 20)).expect("room");
+        }
+        assert!(ports.offer(0, large(8, 1)).is_err());
+        ports.withdraw();
+        ports.offer(0, large(9, 9 << 20)).expect("one alone, whatever its size");
     }
 
     #[test]

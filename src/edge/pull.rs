@@ -102,9 +102,13 @@ impl Credit {
         self.window = 1;
     }
 
-    /// How much to ask for where the shards have `free` places; 0: not worth a request.
-    pub(crate) fn top_up(&self, free: u32) -> u32 {
-        let fit = (self.bytes_max / self.size.max(1)).max(1);
+    /// How much to ask for where the shards have `free` places and would hold `free_bytes`; 0: not worth a request.
+    pub(crate) fn top_up(&self, free: u32, free_bytes: u64) -> u32 {
+        // One more than fits would only be handed back.
+        if free_bytes < self.size.clamp(1, self.bytes_max) {
+            return 0;
+        }
+        let fit = (self.bytes_max.min(free_bytes) / self.size.max(1)).max(1);
         let goal = free.min(self.window).min(u32::try_from(fit).unwrap_or(u32::MAX));
         if self.outstanding.saturating_mul(2) >= goal {
             return 0;
@@ -120,7 +124,7 @@ mod tests {
     fn top_up(free: u32, outstanding: u32) -> u32 {
         let mut credit = Credit::new(Instant::now(), false, u64::MAX);
         credit.asked(outstanding, Instant::now());
-        credit.top_up(free)
+        credit.top_up(free, u64::MAX)
     }
 
     #[test]
@@ -146,7 +150,7 @@ mod tests {
         credit.asked(500, now);
         credit.broken();
         for already in 0..3 {
-            let batch = credit.top_up(1_000);
+            let batch = credit.top_up(1_000, u64::MAX);
             assert_eq!(batch, already + 1);
             credit.asked(batch, now);
             credit.came(100, now);
@@ -183,18 +187,20 @@ mod tests {
     fn large_messages_are_asked_for_a_few_at_a_time() {
         let now = Instant::now();
         let mut credit = Credit::new(now, false, 1 << 20);
-        assert_eq!(credit.top_up(1_000), 1_000, "nothing is known of their size");
+        assert_eq!(credit.top_up(1_000, u64::MAX), 1_000, "nothing is known of their size");
         credit.asked(1, now);
         credit.came(300_000, now);
-        assert_eq!(credit.top_up(1_000), 3);
+        assert_eq!(credit.top_up(1_000, u64::MAX), 3);
         credit.asked(1, now);
         credit.came(8 << 20, now);
-        assert_eq!(credit.top_up(1_000), 1, "one at least");
+        assert_eq!(credit.top_up(1_000, u64::MAX), 1, "one at least");
+        assert_eq!(credit.top_up(1_000, (1 << 20) - 1), 0, "and none that the shards would not hold");
+        assert_eq!(credit.top_up(1_000, 1 << 20), 1, "but one larger than that is asked for, too");
         for _ in 0..1_000 {
             credit.asked(1, now);
             credit.came(100, now);
         }
-        assert_eq!(credit.top_up(1_000), 1_000, "what was large once is forgotten");
+        assert_eq!(credit.top_up(1_000, u64::MAX), 1_000, "what was large once is forgotten");
     }
 
     #[test]

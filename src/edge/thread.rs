@@ -56,6 +56,8 @@ pub struct ShardLink {
     pub inbox: flume::Sender<Inbound>,
     /// What it shows of itself.
     pub gauge: Arc<Gauge>,
+    /// Bytes that it may hold.
+    pub bytes_max: u64,
 }
 
 /// How the edge reaches all of them.

@@ -34,7 +34,7 @@ impl Claimer {
             knows: false,
             done: Arc::default(),
         };
-        let links = Links { shards: vec![ShardLink { inbox: to_shard, gauge }], outbound, dlq: None, estate };
+        let links = Links { shards: vec![ShardLink { inbox: to_shard, gauge, bytes_max: 1 << 30 }], outbound, dlq: None, estate };
         let edge = Some(thread::spawn(settings, links, None, phase, status.clone())?);
         Ok(Claimer { inbox, outbox: to_edge, granted, halt, status, edge })
     }

@@ -9,6 +9,7 @@
 mod dice;
 #[cfg(feature = "failpoints")]
 mod effect;
+mod group;
 mod ledger;
 mod native;
 mod proxy;

@@ -16,6 +16,7 @@ mod dlq;
 mod drain;
 mod grpc;
 mod happy;
+mod harm;
 mod health;
 mod journal;
 mod memory;

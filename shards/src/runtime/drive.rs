@@ -29,6 +29,9 @@ use super::rt::{self, Clock};
 
 /// Messages after which a turn takes no further batch: enough for a commit, few enough to keep the turn about a millisecond.
 const MESSAGES_PER_TURN: usize = 512;
+/// And a body of so many bytes counts as one message more: reading a megabyte takes as long as reading hundreds of small ones,
+/// and until the turn ends nobody learns what the shard holds.
+const BYTES_PER_MESSAGE: usize = 4 << 10;
 /// A busy loop looks at the ring this often, in microseconds: a commit goes through it three times, and otherwise only the
 /// executor's own timer would look.
 const RING_EVERY_US: u64 = 200;
@@ -217,12 +220,13 @@ impl<W: Wire> Driver<W> {
         }
     }
 
-    /// Takes in one batch; how many messages it held.
+    /// Takes in one batch; how many messages it held, large ones counted as several.
     fn take_in(&mut self, now: Now, message: Inbound) -> usize {
         match message {
             Inbound::Deliveries(deliveries) => {
-                let count = deliveries.len();
+                let mut count = 0;
                 for delivery in deliveries {
+                    count += 1 + delivery.body.len() / BYTES_PER_MESSAGE;
                     self.deliver(now, delivery);
                 }
                 count
@@ -349,6 +353,7 @@ impl<W: Wire> Driver<W> {
             let _ = self.outbound.send(Outbound { shard: self.index, items });
         }
         self.gauge.free.store(self.shard.free_slots(), Relaxed);
+        self.gauge.held_bytes.store(self.shard.held_bytes(), Relaxed);
         self.gauge.queued.store(self.shard.queued(), Relaxed);
         self.gauge.running.store(self.shard.running(), Relaxed);
         self.gauge.unpublished.store(self.shard.unpublished(), Relaxed);

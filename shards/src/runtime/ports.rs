@@ -128,6 +128,8 @@ pub struct About {
 pub struct Gauge {
     /// How many more deliveries the shard would take now.
     pub free: AtomicU32,
+    /// Bytes of bodies and outputs that it holds.
+    pub held_bytes: AtomicU64,
     /// Steps waiting.
     pub queued: AtomicU32,
     /// Steps running.

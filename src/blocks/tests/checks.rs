@@ -53,6 +53,8 @@ fn good_inputs_pass() {
     good("fs.blob_get", &json!({ "path": format!("{}/b", "x".repeat(255)) }).to_string());
     good("test.fail", r#"{"times":3,"code":"HTTP_5XX","message":"No luck."}"#);
     good("test.abort", r#"{"after_ms":60000}"#);
+    good("test.eat", r#"{"mib":1}"#);
+    good("test.panic", "{}");
 }
 
 #[test]
@@ -96,6 +98,8 @@ fn bad_inputs_are_refused_with_pointer_and_rule() {
     bad("fs_blob_get", r#"{"path":1}"#, INVALID, "/path");
 
     bad("test.abort", r#"{"after_ms":60001}"#, INVALID, "/after_ms");
+    bad("test.eat", r#"{"mib":0}"#, INVALID, "/mib");
+    bad("test.panic", "[]", INVALID, "");
     bad("test.fail", r#"{"times":101}"#, INVALID, "/times");
     bad("test.fail", r#"{"code":"INVALID_INPUT"}"#, INVALID, "/code");
     bad("test.fail", r#"{"code":"NOPE"}"#, INVALID, "/code");

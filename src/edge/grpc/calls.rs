@@ -31,9 +31,11 @@ pub(super) enum Said {
 pub(super) type Told = UnboundedReceiver<(u64, Said)>;
 
 /// The calls that are open. Shared by the tasks of the edge's thread.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Calls {
     open: Mutex<Open>,
+    /// Bytes that their requests may have.
+    bytes_max: u64,
     /// Shows how many there are.
     status: Arc<EdgeStatus>,
 }
@@ -44,7 +46,7 @@ struct Open {
     /// The number last given.
     last: u64,
     /// Bytes of their requests.
-    bytes: usize,
+    bytes: u64,
     /// None is opened any more.
     closed: bool,
 }
@@ -53,7 +55,7 @@ struct Open {
 struct Line {
     tell: UnboundedSender<(u64, Said)>,
     request: u64,
-    bytes: usize,
+    bytes: u64,
 }
 
 /// Why a call cannot be opened.
@@ -75,23 +77,26 @@ pub(super) struct Call {
     pub(super) number: u64,
 }
 
+#[cfg(test)]
+impl Default for Calls {
+    fn default() -> Calls {
+        Calls::new(Arc::default(), u64::MAX)
+    }
+}
+
 impl Calls {
-    pub(super) fn new(status: Arc<EdgeStatus>) -> Calls {
-        Calls { open: Mutex::default(), status }
+    /// None yet. All shards together may hold so many bytes.
+    pub(super) fn new(status: Arc<EdgeStatus>, shards_bytes_max: u64) -> Calls {
+        Calls { open: Mutex::default(), bytes_max: CALLS_BYTES_MAX.min(shards_bytes_max), status }
     }
 
     /// A call for a request of so many bytes, the asker's own number for it being `request`.
-    pub(super) fn open(
-        self: &Arc<Self>,
-        tell: &UnboundedSender<(u64, Said)>,
-        request: u64,
-        bytes: usize,
-    ) -> Result<Call, Closed> {
+    pub(super) fn open(self: &Arc<Self>, tell: &UnboundedSender<(u64, Said)>, request: u64, bytes: u64) -> Result<Call, Closed> {
         let mut open = self.lock();
         if open.closed {
             return Err(Closed::Ending);
         }
-        if open.lines.len() >= CALLS_MAX || open.bytes + bytes > CALLS_BYTES_MAX {
+        if open.lines.len() >= CALLS_MAX || open.bytes + bytes > self.bytes_max {
             return Err(Closed::Full);
         }
         open.last += 1;
@@ -166,15 +171,15 @@ mod tests {
 
     #[test]
     fn calls_are_bounded_by_number_and_bytes_and_give_both_back() {
-        let calls = Arc::new(Calls::default());
+        let calls = Arc::new(Calls::new(Arc::default(), 1 << 20));
         let (tell, _told) = line();
-        let large = calls.open(&tell, 1, CALLS_BYTES_MAX).expect("room");
+        let large = calls.open(&tell, 1, 1 << 20).expect("room");
         assert_eq!(calls.open(&tell, 2, 1).err(), Some(Closed::Full));
         drop(large);
         let all: Vec<_> = (0..CALLS_MAX as u64).map(|n| calls.open(&tell, n, 1).expect("room")).collect();
         assert_eq!(calls.open(&tell, 0, 1).err(), Some(Closed::Full));
         drop(all);
-        assert!(calls.open(&tell, 0, CALLS_BYTES_MAX).is_ok());
+        assert!(calls.open(&tell, 0, 1 << 20).is_ok());
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Desk {
             return Err(self.closed(Closed::Waiting));
         }
         let (tell, mut told) = line();
-        let call = self.calls.open(&tell, 0, bytes).map_err(|why| self.closed(why))?;
+        let call = self.calls.open(&tell, 0, bytes as u64).map_err(|why| self.closed(why))?;
         drop(tell);
         self.hand_over(delivery(call.number)).await?;
         loop {
@@ -130,7 +130,7 @@ impl Desk {
             bump(&self.status.calls_refused);
             return Err(Closed::Waiting);
         }
-        let call = self.calls.open(tell, number, step.encoded_len()).inspect_err(|_| bump(&self.status.calls_refused))?;
+        let call = self.calls.open(tell, number, step.encoded_len() as u64).inspect_err(|_| bump(&self.status.calls_refused))?;
         let handed = self.hand_over(mail::step(call.number, step, heads)).await;
         handed.map(|()| call).map_err(|_| Closed::Ending)
     }

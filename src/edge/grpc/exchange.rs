@@ -161,7 +161,7 @@ mod tests {
 
     fn exchange() -> (Exchange, flume::Receiver<Outbound>, flume::Receiver<Inbound>) {
         let (inbox, taken) = flume::bounded(4);
-        let ports = Ports::new(vec![ShardLink { inbox, gauge: Arc::new(Gauge::default()) }]);
+        let ports = Ports::new(vec![ShardLink { inbox, gauge: Arc::new(Gauge::default()), bytes_max: 1 << 20 }]);
         let (onward, to_nats) = flume::unbounded();
         let exchange = Exchange {
             ports: Rc::new(RefCell::new(ports)),

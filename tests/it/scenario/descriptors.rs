@@ -41,7 +41,6 @@ fn put(name: &str, tries: u32, backoff_ms: u32) -> Assignment {
 }
 
 #[tokio::test]
-#[ignore = "not shown to pass yet: run it with --include-ignored"]
 async fn without_descriptors_nothing_is_lost_and_nothing_else_fails() -> Result<()> {
     let mut world = World::jetstream(Settings::default()).await?;
     let before = put("before.txt", 2, 100);

@@ -204,3 +204,17 @@ fn a_cancelled_step_in_the_queue_never_runs() {
     let outcome = &bench.outcomes()[0];
     assert_eq!((outcome.status, outcome.effect), (Status::Cancelled, Effected::None));
 }
+
+#[test]
+fn a_step_that_is_over_leaves_nothing_of_its_message_in_memory() {
+    let mut bench = Bench::new();
+    let arrival = step("k").arrival(bench.now);
+    let left = Rc::downgrade(&arrival);
+    bench.apply(Event::Arrived(arrival));
+    let ticket = bench.run();
+    bench.done(ticket);
+    bench.settle();
+    bench.look();
+    assert!(bench.shard.is_idle());
+    assert_eq!(left.strong_count(), 0);
+}
