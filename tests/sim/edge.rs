@@ -81,7 +81,7 @@ impl World {
         self.take(arrival);
     }
 
-    fn take(&mut self, arrival: Arrival) {
+    pub fn take(&mut self, arrival: Arrival) {
         let shard = usize::from(Job::decode(&arrival.delivery.body).shard());
         let sequence = arrival.token().map_or(0, |token| token.sequence);
         self.note("arrived", Some(arrival.key), sequence);
@@ -97,6 +97,9 @@ impl World {
             Ok(found) => found,
             Err(violation) => return self.violate(violation),
         };
+        if self.tell_who_waits(shard, post, found) {
+            return;
+        }
         let asker = arrival.asker.as_ref().map_or(AskerId([0; 16]), |asker| asker.id);
         let mut parcel = Parcel { shard, confirm: post.confirm, id: (b'a', asker.0, 0), told: None, ok: false };
         match &post.letter {
@@ -124,7 +127,7 @@ impl World {
                 let lsn = found.map_or(Lsn(0), |found| found.lsn);
                 parcel.told = Some((asker, Told { digest: outcome_digest(outcome), shard, lsn }));
             }
-            Letter::Reply(_) => return self.note("post reply", Some(arrival.key), 0),
+            Letter::Reply(_) => return self.violate(format!("{}: nobody waits for this reply", arrival.key)),
             Letter::DeadLetter { outcome } => {
                 self.note("post dead letter", Some(arrival.key), outcome.status as u64);
                 parcel.id = dead_letter_id(&arrival.delivery.subject, &arrival.delivery.body);

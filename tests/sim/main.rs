@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs, unreachable_pub, reason = "a test with a command line")]
 
+mod asks;
 mod blocks;
 mod disk;
 mod edge;

@@ -53,7 +53,7 @@ impl World {
     /// Boots: fold, restore, take up what has no end, then connect.
     pub fn start(&mut self) {
         self.boot += 1;
-        self.epoch += 1;
+        self.epoch += u32::from(!self.plan.shared);
         self.superseded.clear();
         // Nobody can know what the clock did while nothing ran.
         self.believable_ms = self.believable_ms.max(self.wall_offset_ms);
@@ -182,8 +182,8 @@ impl World {
             progress_us: self.plan.ack_wait_us / 3,
             config_epoch: 1,
             owner_epoch: self.epoch,
-            shared: false,
-            claims: true,
+            shared: self.plan.shared,
+            claims: self.plan.claims,
         };
         let mut machine = Shard::new(settings, disk.next_lsn());
         machine.restore(restored, &spans, Now { mono_us: 0, wall_ms });
@@ -219,6 +219,9 @@ impl World {
     /// One frame is known to be durable.
     fn stands(&mut self, shard: usize, lsn: Lsn, boot: u32) {
         let Some(frame) = self.disks[shard].read(lsn) else { return };
+        if self.loud {
+            println!("{:>12} frame {shard}/{} {} {:?}", self.now_us, lsn.0, frame.key, frame.fact);
+        }
         let verdict = self.truth.durable(shard, lsn, &frame, boot);
         self.check(verdict);
     }
@@ -398,6 +401,7 @@ impl World {
         }
         let verdict = match script.end {
             End::Done => Verdict::Done(Bytes::from_static(b"{}")),
+            End::Spilled => Verdict::Spilled(Bytes::from_static(b"{\"uri\":\"blob\"}")),
             End::Failed(fault) => Verdict::Failed(fault),
             End::Panicked => Verdict::Panicked,
         };

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::{Held, Job, Shard, State};
 use crate::dedup::Place;
-use crate::event::{Effect, Effects, Letter, Post, Reply};
+use crate::event::{Effect, Effects, Letter, Post, Reply, Role};
 use crate::ids::{Key, Lsn, Now, Text};
 use crate::outcome::{Code, Fault, Status};
 use crate::step::{Arrival, Content, Notice};
@@ -41,7 +41,9 @@ impl Shard {
         }
         let (tenant, assignment) = (&notice.tenant, assignment?);
         let asks = |arrival: &Arrival| is_of(arrival, tenant, assignment);
-        let found = |job: &Job| job.state != State::Free && (asks(&job.arrival) || job.others.iter().any(|other| asks(other)));
+        // A message put aside names an assignment too, and is not what it asked for.
+        let open = |job: &Job| job.state != State::Free && job.role != Role::Aside;
+        let found = |job: &Job| open(job) && (asks(&job.arrival) || job.others.iter().any(|other| asks(other)));
         if let Some(slot) = self.jobs.iter().position(found) {
             return Some((self.jobs[slot].key, Place::Job(slot as u32)));
         }
