@@ -60,7 +60,8 @@ impl World {
         let kept = &self.server.stream[sequence as usize - 1];
         let stored_ms = kept.stored_ms;
         let token = StreamToken {
-            consumer: 0,
+            // Of two streams; the numbers of one world's messages are counted over both.
+            consumer: (sequence % 2) as u16,
             sequence,
             stored_ms,
             delivered,
@@ -68,6 +69,7 @@ impl World {
             inherited: sequence <= self.inherited,
         };
         let body = kept.body.clone();
+        self.watch.arrived(sequence);
         let arrival = self.arrival(Origin::Stream(token), body);
         self.take(arrival);
     }
@@ -86,7 +88,9 @@ impl World {
         let sequence = arrival.token().map_or(0, |token| token.sequence);
         self.note("arrived", Some(arrival.key), sequence);
         self.superseded.remove(&arrival.key);
-        self.sent_anew(arrival.key, arrival.token().is_some_and(|token| token.inherited));
+        let passed_on = arrival.token().is_some_and(|token| token.inherited || (self.plan.shared && token.delivered > 1));
+        self.sent_anew(arrival.key, passed_on);
+        self.met.insert(arrival.key);
         self.apply(shard, Event::Arrived(Rc::new(arrival)));
     }
 
@@ -123,7 +127,7 @@ impl World {
                     return;
                 }
                 parcel.id.0 = b'r';
-                parcel.ok = outcome.status == Status::Ok;
+                parcel.ok = matches!(outcome.status, Status::Ok | Status::Cancelled);
                 let lsn = found.map_or(Lsn(0), |found| found.lsn);
                 parcel.told = Some((asker, Told { digest: outcome_digest(outcome), shard, lsn }));
             }
@@ -204,6 +208,10 @@ impl World {
     pub fn claimed(&mut self, shard: usize, ticket: Ticket, by: Claimant) {
         let Some(worker) = self.worker.as_mut() else { return };
         if worker.claims.remove(&(shard, ticket.slot, ticket.generation)) {
+            if !self.quiet && self.rng.chance(self.plan.rates.stale_report) {
+                self.count("claim answered twice");
+                self.apply(shard, Event::Claimed { ticket, by });
+            }
             self.apply(shard, Event::Claimed { ticket, by });
         }
     }

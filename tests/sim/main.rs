@@ -17,6 +17,7 @@ mod plan;
 mod rng;
 mod server;
 mod truth;
+mod watch;
 mod worker;
 mod world;
 

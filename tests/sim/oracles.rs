@@ -213,6 +213,9 @@ pub fn i10_everything_returns(shard: &Shard) -> Verdict {
             return Err(format!("I10: {name} still holds {queued} queued and {running} running at rest"));
         }
     }
+    if shard.held_bytes() > 0 {
+        return Err(format!("I12: {} bytes are held at rest", shard.held_bytes()));
+    }
     if shard.running() + shard.queued() + shard.unpublished() > 0 {
         let (running, queued, unpublished) = (shard.running(), shard.queued(), shard.unpublished());
         return Err(format!("I10: at rest {running} running, {queued} queued, {unpublished} unpublished"));

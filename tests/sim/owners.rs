@@ -55,7 +55,10 @@ impl World {
                 }
                 None => {
                     self.note("elsewhere", Some(key), sequence);
-                    self.truth.done_elsewhere.insert(key, self.boot);
+                    // What nobody here has met is not known here; what is known here may be decided already.
+                    if !self.plan.shared || self.met.contains(&key) {
+                        self.truth.done_elsewhere.insert(key, self.boot);
+                    }
                     if work.effect == EffectClass::Unsafe {
                         self.truth.unsafe_elsewhere.insert(key);
                     }

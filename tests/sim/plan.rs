@@ -111,6 +111,11 @@ pub const EPOCH_MS: u64 = 1_767_225_600_000;
 pub const SECOND: u64 = 1_000_000;
 
 impl Plan {
+    /// Whether nobody sets the clock.
+    pub fn steady(&self) -> bool {
+        !self.faults.iter().any(|(fault, _)| matches!(fault, Fault::ClockBack | Fault::ClockForward))
+    }
+
     pub fn draw(rng: &mut Rng) -> Plan {
         let mut faults = Vec::new();
         while faults.len() < 3 {

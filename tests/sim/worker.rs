@@ -58,6 +58,7 @@ impl World {
         // Nobody can know what the clock did while nothing ran.
         self.believable_ms = self.believable_ms.max(self.wall_offset_ms);
         self.truth.heard.clear();
+        self.watch.started();
         self.polled_any = [false; 2];
         let (boot, wall_ms, now_us) = (self.boot, self.wall_ms(), self.now_us);
         self.note("start", None, u64::from(boot));
@@ -223,6 +224,8 @@ impl World {
             println!("{:>12} frame {shard}/{} {} {:?}", self.now_us, lsn.0, frame.key, frame.fact);
         }
         let verdict = self.truth.durable(shard, lsn, &frame, boot);
+        let floor = self.truth.floors[shard];
+        let verdict = verdict.and_then(|()| self.watch.durable(shard, lsn, floor, &frame));
         self.check(verdict);
     }
 
@@ -261,6 +264,7 @@ impl World {
         let forgets = self.plan.limits.journal_bytes_max < Limits::default().journal_bytes_max;
         let verdict =
             verdict.and_then(|()| if forgets { Ok(()) } else { oracles::nobody_expires_for_a_jump(latest_ms, &log.bytes) });
+        let verdict = verdict.and_then(|()| self.watch.logged(self.now_us, &log.bytes));
         for frame in Frames::new(&log.bytes).flatten() {
             if let Ok(view) = FrameView::parse(frame)
                 && view.kind() == Some(Kind::Mark)
@@ -369,6 +373,10 @@ impl World {
 
     pub fn probe(&mut self, shard: usize, key: Key, lsn: Lsn) {
         let found = self.outcome_in(shard, lsn);
+        if !self.quiet && self.rng.chance(self.plan.rates.stale_report) {
+            self.count("stale answer of the journal");
+            self.apply(shard, Event::Probed { key, found: found.clone() });
+        }
         self.apply(shard, Event::Probed { key, found });
     }
 
@@ -384,6 +392,7 @@ impl World {
         let verdict = oracles::a_struck_step_runs_last(&self.truth, key, &open);
         self.check(verdict);
         let verdict = self.may_run(key);
+        let verdict = verdict.and(self.watch.runs(self.true_ms(), self.plan.steady(), key));
         self.check(verdict);
         self.ran.insert(key);
         self.polled_any[shard] = true;
@@ -437,6 +446,8 @@ impl World {
 
     fn settle(&mut self, token: &StreamToken, how: Settle) {
         let sequence = token.sequence;
+        let verdict = self.watch.settled(sequence, how);
+        self.check(verdict);
         if matches!(how, Settle::Ack | Settle::Term) {
             self.note("ack", None, sequence);
             let kept = &self.server.stream[sequence as usize - 1];

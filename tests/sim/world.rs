@@ -19,6 +19,7 @@ use crate::plan::{EPOCH_MS, Fault, Plan, SECOND};
 use crate::rng::Rng;
 use crate::server::Server;
 use crate::truth::Truth;
+use crate::watch::Watch;
 use crate::worker::Worker;
 
 /// Something that happens at a moment.
@@ -141,6 +142,9 @@ pub struct World {
     pub ledger: Ledger,
     pub truth: Truth,
     pub asks: Asks,
+    pub watch: Watch,
+    /// Steps that have ever reached us.
+    pub met: std::collections::BTreeSet<Key>,
     pub worker: Option<Worker>,
     pub boot: u32,
     /// The epoch of the present owner, ours or another.
@@ -195,6 +199,8 @@ impl World {
             ledger: Ledger::default(),
             truth: Truth::default(),
             asks: Asks::default(),
+            watch: Watch::default(),
+            met: std::collections::BTreeSet::new(),
             worker: None,
             boot: 0,
             epoch: 0,
@@ -261,6 +267,7 @@ impl World {
         found = found.and_then(|()| oracles::i6_outcomes_say_what_happened(&self.truth, &self.ledger));
         found = found.and_then(|()| self.asks.everyone_who_waits_is_answered(self.boot));
         found = found.and_then(|()| crate::asks::workers_that_share_do_not_contradict(&self.truth));
+        found = found.and_then(|()| self.watch.nothing_is_overdue(self.now_us));
         found = found.and_then(|()| oracles::i21_failures_leave_dead_letters(&self.truth));
         if let Some(worker) = &self.worker {
             for seat in &worker.seats {
