@@ -40,6 +40,8 @@ pub struct Seat {
     pub shard: Shard,
     fx: Effects,
     tick_us: Option<u64>,
+    /// When it was last told that time has passed.
+    ticked_us: u64,
     recovered: u32,
     /// Steps that were recovered without an outcome.
     open: Vec<Key>,
@@ -196,6 +198,7 @@ impl World {
             shard: machine,
             fx: Effects::default(),
             tick_us: None,
+            ticked_us: 0,
             recovered,
             open,
             flush_due: false,
@@ -250,9 +253,12 @@ impl World {
         let now = Now { mono_us: self.now_us - worker.started_us, wall_ms };
         let Some(seat) = worker.seats.get_mut(shard) else { return };
         let full = self.disk_full && seat.shard.disk_full();
+        if matches!(event, Event::Tick) {
+            seat.ticked_us = now.mono_us;
+        }
         seat.shard.apply(now, event, &mut seat.fx);
-        // Never sooner than the wheel's resolution, as the driver does it.
-        seat.tick_us = seat.shard.next_tick_us().map(|tick_us| tick_us.max(now.mono_us + 1_000));
+        // Not twice in the same turn; but however much else happens, a tick that is due comes, as with the driver.
+        seat.tick_us = seat.shard.next_tick_us().map(|tick_us| tick_us.max(seat.ticked_us + 1_000));
         let verdict = oracles::i10_quotas_are_exact(&seat.shard, &self.at_work[shard], &self.plan.limits, seat.recovered);
         let mut log = std::mem::take(&mut seat.fx.log);
         let list = std::mem::take(&mut seat.fx.list);
