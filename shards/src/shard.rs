@@ -470,7 +470,9 @@ impl Shard {
         }
         job.state = State::Free;
         job.generation += 1;
-        self.held_bytes -= job.arrival.held_bytes();
+        if !planted(Bug::LeakHeldBytes) {
+            self.held_bytes -= job.arrival.held_bytes();
+        }
         job.others = Vec::new();
         self.held_bytes -= job.outcome.take().map_or(0, |outcome| outcome.outputs.len() as u64);
         job.stopped_by = None;

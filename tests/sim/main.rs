@@ -107,7 +107,7 @@ fn many_seeds_from_the_environment() {
 #[test]
 fn every_planted_bug_is_caught() {
     use shards::planted::{Bug, arm};
-    const SEEDS_MAX: u64 = 300;
+    const SEEDS_MAX: u64 = 10_000;
     std::panic::set_hook(Box::new(|_| {}));
     let mut survivors = Vec::new();
     for bug in Bug::ALL {

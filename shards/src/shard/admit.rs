@@ -294,8 +294,9 @@ impl Shard {
                     || struck
                     || inherited
                     || (!streamed && work.effect != EffectClass::Pure);
-                job.touched =
-                    (delivered > 1 || struck || inherited) && !matches!(work.effect, EffectClass::Pure | EffectClass::Unsafe);
+                job.touched = (delivered > 1 || struck || inherited)
+                    && !matches!(work.effect, EffectClass::Pure | EffectClass::Unsafe)
+                    && !planted(Bug::Untouched);
                 job.deadline_us = deadline_us;
                 self.deadlines.arm(slot, deadline_us);
                 self.unfinished.push_back((lsn, slot));
@@ -399,7 +400,7 @@ impl Shard {
                     break;
                 }
                 let Some(Waiting { arrival, .. }) = self.tenants.get(tenant).waiting.pop_front() else { break };
-                self.waiting -= 1;
+                self.waiting -= u32::from(!planted(Bug::LeakWaiting));
                 self.held_bytes -= arrival.held_bytes();
                 // What became known while it waited, by a stream's copy of the same assignment say, has or gets its outcome.
                 if overdue && self.known.get(&arrival.key).is_none() {
