@@ -8,7 +8,7 @@ use bytes::Bytes;
 use shards::audit::outcome_digest;
 use shards::event::{Event, Letter, Post, Reply};
 use shards::ids::{Fingerprint, Identity, Key, Lsn, Text};
-use shards::limits::CALLS_PER_KEY_MAX;
+use shards::limits::{CALLS_PER_KEY_MAX, DELIVERIES_PER_KEY_MAX};
 use shards::outcome::{Code, Fault, Status};
 use shards::step::{Arrival, Content, Notice, Origin, Source};
 
@@ -134,14 +134,24 @@ impl World {
         }
     }
 
-    /// More clients than one step takes call for the same one at once.
-    pub fn call_storm(&mut self) {
+    /// More than one step takes ask for the same one at once: by calls, or each in a message of its own.
+    pub fn storm(&mut self) {
         let back = self.rng.below(self.history.len().min(8) as u64) as usize;
         let Some(job) = self.history.iter().rev().nth(back).copied().filter(|job| job.kind == JobKind::Work) else { return };
         let boot = self.boot;
-        for _ in 0..self.rng.range(2, CALLS_PER_KEY_MAX as u64 + 8) {
+        let way = if self.plan.shares.line { Way::Line } else { self.rng.pick(&[Way::Stream, Way::Core, Way::Call]) };
+        let most = if way == Way::Call { CALLS_PER_KEY_MAX as u64 + 8 } else { DELIVERIES_PER_KEY_MAX as u64 + 6 };
+        for number in 0..self.rng.range(2, most) {
             let wait_us = self.rng.range(20, 2_000);
-            self.at(wait_us, Happening::Ask { boot, body: job.encode(), way: Way::Call });
+            if way == Way::Call {
+                self.at(wait_us, Happening::Ask { boot, body: job.encode(), way });
+                continue;
+            }
+            // Some of them are of the same assignment.
+            let assignment = if number % 3 == 0 { job.assignment } else { 10_000 + self.asks.number() as u32 };
+            let job = Job { way, assignment, ..job };
+            self.history.push(job);
+            self.at(wait_us, Happening::Store { body: job.encode(), way });
         }
     }
 
@@ -160,7 +170,7 @@ impl World {
         }
         self.count("cancel by notice");
         let number = self.asks.number();
-        let by_key = self.rng.chance(600);
+        let by_key = self.rng.chance(600) || !job.placed;
         let assignment_id = (!by_key || self.rng.chance(500)).then(|| job.assignment_id());
         let content = match self.rng.chance(50) {
             true => Notice::Refused(Fault::new(Code::InvalidInput, "It cannot be done.")),

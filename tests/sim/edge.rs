@@ -75,7 +75,10 @@ impl World {
     }
 
     pub fn arrive_core(&mut self, body: Bytes) {
-        let arrival = self.arrival(Origin::Core, body);
+        let mut arrival = self.arrival(Origin::Core, body);
+        if self.rng.chance(self.plan.rates.inbox) {
+            arrival.delivery.reply = Some(Text::from(format!("_INBOX.{}", self.report.happenings)));
+        }
         let id = dead_letter_id(&arrival.delivery.subject, &arrival.delivery.body);
         if let Some(asker) = &arrival.asker {
             self.truth.heard.push((asker.id, arrival.key, id));

@@ -148,9 +148,9 @@ impl World {
                     self.publish();
                 }
             }
-            Fault::CallStorm => {
-                self.count("call storm");
-                self.call_storm();
+            Fault::Storm => {
+                self.count("storm");
+                self.storm();
             }
             Fault::Cancel => {
                 for _ in 0..self.rng.range(1, 4) {
@@ -176,7 +176,7 @@ impl World {
             | Fault::DrainRestart
             | Fault::DiskDies
             | Fault::Burst
-            | Fault::CallStorm
+            | Fault::Storm
             | Fault::Cancel => {}
         }
     }
@@ -280,6 +280,11 @@ impl World {
                 let assignment = if self.rng.chance(500) { old.assignment } else { fresh.assignment };
                 Job { assignment, content: old.content.wrapping_add(1), way: fresh.way, ..old }
             }
+            // One that goes by flow coordinates is nobody's to tell from a refused message: then its assignment has two ends.
+            Some(old) if !old.placed && self.rng.chance(rates.refused_again) => {
+                self.count("same assignment, refused");
+                Job { kind: JobKind::Refusal, way: fresh.way, ..old }
+            }
             _ => fresh,
         };
         self.history.push(job);
@@ -323,9 +328,10 @@ impl World {
         }
         let shares = self.plan.shares;
         let way = match rng.below(1000) {
+            // A process that reads a file has no edge.
+            _ if shares.line => Way::Line,
             at if at < shares.core => Way::Core,
             at if at < shares.core + shares.call => Way::Call,
-            at if at < shares.core + shares.call + shares.line => Way::Line,
             _ => Way::Stream,
         };
         let poison = match rng.chance(rates.poison) {
@@ -336,6 +342,7 @@ impl World {
             kind,
             poison,
             way,
+            placed: !rng.chance(rates.unplaced),
             ceiling: if rng.chance(rates.ceiling) { rng.range(1, 4) as u8 } else { 0 },
             tenant,
             step: number,

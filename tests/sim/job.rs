@@ -13,6 +13,7 @@ pub const SALT: Salt = Salt([7; 32]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Job {
     pub kind: JobKind,
+    /// How it comes; the message itself does not say so.
     pub way: Way,
     pub tenant: u8,
     pub step: u32,
@@ -28,6 +29,8 @@ pub struct Job {
     pub poison: Poison,
     /// The largest effect class that the sender allows, 0 for any.
     pub ceiling: u8,
+    /// It has flow coordinates; without them it goes by its assignment.
+    pub placed: bool,
     pub padding: u16,
 }
 
@@ -60,12 +63,12 @@ pub enum JobKind {
 impl Job {
     pub fn encode(&self) -> Bytes {
         let mut out = Vec::with_capacity(48 + usize::from(self.padding));
-        out.extend([self.kind as u8, self.way as u8, self.tenant, self.content, self.class, self.priority, self.tries]);
+        out.extend([self.kind as u8, 0, self.tenant, self.content, self.class, self.priority, self.tries]);
         for number in [self.step, self.assignment, self.backoff_ms, self.budget_ms] {
             out.extend(number.to_le_bytes());
         }
         out.extend(self.not_after_ms.to_le_bytes());
-        out.extend([self.poison as u8, self.ceiling]);
+        out.extend([self.poison as u8, self.ceiling, u8::from(self.placed)]);
         out.resize(out.len() + usize::from(self.padding), b'.');
         Bytes::from(out)
     }
@@ -79,12 +82,7 @@ impl Job {
         };
         Job {
             kind,
-            way: match body[1] {
-                0 => Way::Stream,
-                1 => Way::Core,
-                2 => Way::Call,
-                _ => Way::Line,
-            },
+            way: Way::Stream,
             tenant: body[2],
             content: body[3],
             class: body[4],
@@ -101,7 +99,8 @@ impl Job {
                 _ => Poison::Later,
             },
             ceiling: body[32],
-            padding: (body.len() - 33) as u16,
+            placed: body[33] == 1,
+            padding: (body.len() - 34) as u16,
         }
     }
 
@@ -121,6 +120,9 @@ impl Job {
     /// The key of its step.
     pub fn key(&self) -> Key {
         let (tenant, step) = (self.tenant_name(), self.step.to_string());
+        if !self.placed {
+            return SALT.key(Identity::Assignment { tenant: &tenant, assignment: &self.assignment_id() });
+        }
         SALT.key(Identity::Coordinates { tenant: &tenant, run: None, flow: "f", step: &step, attempt: 1 })
     }
 
@@ -136,7 +138,7 @@ pub fn decode(delivery: Delivery, wall_ms: u64, horizon_ms: u64) -> Arrival {
     let assignment = job.assignment_id();
     let mut digest = [job.class; 32];
     digest[0] = job.content;
-    digest[8..12].copy_from_slice(&job.step.to_le_bytes());
+    digest[1..5].copy_from_slice(&job.step.to_le_bytes());
     let (key, content) = match job.kind {
         JobKind::Work => (job.key(), None),
         JobKind::Refusal => {

@@ -73,6 +73,7 @@ fn one_seed_from_the_environment() {
 /// `SEEDS=from..to`: many worlds, counted.
 #[test]
 #[ignore = "asks for seeds: SEEDS=from..to cargo test --test sim many_seeds -- --ignored --nocapture"]
+#[allow(clippy::disallowed_methods, reason = "it says how long it took; in the worlds nobody reads a clock")]
 fn many_seeds_from_the_environment() {
     let range = std::env::var("SEEDS").expect("SEEDS=from..to");
     let (from, to) = range.split_once("..").expect("SEEDS=from..to");

@@ -55,9 +55,12 @@ impl World {
                 }
                 None => {
                     self.note("elsewhere", Some(key), sequence);
-                    // What nobody here has met is not known here; what is known here may be decided already.
-                    if !self.plan.shared || self.met.contains(&key) {
+                    // What nobody here has met is not known here. What has been met where workers share is decided here for itself:
+                    // one outcome a worker is what is promised there.
+                    if !self.plan.shared {
                         self.truth.done_elsewhere.insert(key, self.boot);
+                    } else if self.met.contains(&key) {
+                        self.truth.done_elsewhere.insert(key, u32::MAX);
                     }
                     if work.effect == EffectClass::Unsafe {
                         self.truth.unsafe_elsewhere.insert(key);

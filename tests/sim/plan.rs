@@ -19,7 +19,7 @@ pub enum Fault {
     DiskDies,
     Burst,
     Cancel,
-    CallStorm,
+    Storm,
     TakenOver,
 }
 
@@ -37,7 +37,7 @@ impl Fault {
         Fault::DiskDies,
         Fault::Burst,
         Fault::Cancel,
-        Fault::CallStorm,
+        Fault::Storm,
         Fault::TakenOver,
     ];
 }
@@ -65,6 +65,12 @@ pub struct Rates {
     pub overlong: u64,
     /// A try that is told to stop goes on to its end all the same.
     pub deaf: u64,
+    /// A job without flow coordinates.
+    pub unplaced: u64,
+    /// A message that is refused under an assignment that is known.
+    pub refused_again: u64,
+    /// Who asks on core NATS waits under an inbox of its own.
+    pub inbox: u64,
     /// A job whose sender allows less than its block may do.
     pub ceiling: u64,
     /// Outputs too large for a message.
@@ -80,7 +86,8 @@ pub struct Rates {
 pub struct Shares {
     pub core: u64,
     pub call: u64,
-    pub line: u64,
+    /// All of them are lines of a file.
+    pub line: bool,
 }
 
 /// A world's settings. Shared, never changes.
@@ -145,6 +152,9 @@ impl Plan {
             panic: rate(80),
             overlong: rate(150),
             deaf: rate(900),
+            unplaced: rate(500),
+            refused_again: rate(60),
+            inbox: rate(700),
             ceiling: rate(60),
             spill: rate(100),
             poison: rate(20),
@@ -185,7 +195,8 @@ impl Plan {
             faults.retain(|(fault, _)| *fault != Fault::TakenOver);
         }
         let mut share = |of: u64, most: u64| if rng.chance(of) { rng.range(20, most) } else { 0 };
-        let shares = Shares { core: share(500, 400), call: share(350, 300), line: share(150, 150) };
+        let (core, call) = (share(500, 400), share(350, 300));
+        let shares = Shares { core, call, line: !shared && rng.chance(70) };
         let mut class_weights = [0; 5];
         for weight in &mut class_weights {
             *weight = rng.range(1, 10);

@@ -16,6 +16,7 @@ use crate::step::{Arrival, Content, EffectClass, Origin, Settle, Work};
 use crate::tenant::Waiting;
 
 pub(super) const SHUTTING_DOWN: &str = "The worker is shutting down.";
+pub(super) const TOO_MANY: &str = "Too many ask for this step at once.";
 pub(super) const NO_ROOM: &str = "The worker has no room for more.";
 
 impl Shard {
@@ -161,8 +162,14 @@ impl Shard {
                 let token = token.clone();
                 self.hand_back(&token, fx);
             }
-            // Nobody holds it for us and its asker is answered already: there is nothing more to owe, unless it waits elsewhere.
-            Origin::Core if riding >= DELIVERIES_PER_KEY_MAX => {}
+            // Nobody holds it for us: its asker is told by what it sent before, anybody else that there is no room.
+            Origin::Core if riding >= DELIVERIES_PER_KEY_MAX => {
+                let mut before = std::iter::once(&job.arrival).chain(&job.others);
+                if !before.any(|other| asker(other) == asker(&arrival)) {
+                    self.refuse(now, arrival, Fault::new(Code::SystemOverload, TOO_MANY), fx);
+                }
+            }
+            // Its asker is answered already: there is nothing more to owe, unless it waits elsewhere.
             Origin::Core if asker(&job.arrival) == asker(&arrival) && !waits_elsewhere(&job.arrival, &arrival) => {}
             // Too late to ride along: its letters are out already.
             _ if job.state == State::Posting => {

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::Shard;
-use super::admit::NO_ROOM;
+use super::admit::{NO_ROOM, TOO_MANY};
 use crate::event::{Effects, Reply};
 use crate::ids::Now;
 use crate::limits::{CALL_AGAIN_MS, CALLS_PER_KEY_MAX};
@@ -56,7 +56,7 @@ impl Shard {
         }
         if let Some(ousted) = ousted {
             self.held_bytes -= ousted.held_bytes();
-            self.turn_away(ousted, Fault::new(Code::SystemOverload, "Too many ask for this step at once."), fx);
+            self.turn_away(ousted, Fault::new(Code::SystemOverload, TOO_MANY), fx);
         }
     }
 }
