@@ -201,7 +201,7 @@ impl Plan {
         for weight in &mut class_weights {
             *weight = rng.range(1, 10);
         }
-        Plan {
+        let plan = Plan {
             faults,
             rates,
             limits,
@@ -217,6 +217,21 @@ impl Plan {
             max_ack_pending: rng.range(20, 300) as usize,
             segment_bytes,
             fsync_us: rng.range(50, 3_000),
-        }
+        };
+        if rng.chance(3) { plan.crowded() } else { plan }
+    }
+
+    /// More jobs than can be run, most of them on core NATS, where nothing bounds what is sent: tables and queues fill, and are
+    /// cleared of what has gone. Few worlds are like that: one costs as much as forty.
+    fn crowded(mut self) -> Plan {
+        self.jobs = 9_500;
+        self.span_us = 40 * SECOND;
+        self.shares = Shares { core: 950, ..Shares::default() };
+        self.tenants = 3;
+        self.segment_bytes = 256 << 10;
+        self.limits = Limits { tenant_running_max: 2, budget_ms_default: 20_000, ..Limits::default() };
+        (self.rates.overlong, self.rates.deaf) = (5, 900);
+        self.rates.poison = 0;
+        self
     }
 }
