@@ -44,7 +44,7 @@ awk -v at_least="$at_least" '
     }
     function short(path) { sub(/.*shards\/src\//, "", path); return path }
     FILENAME ~ /unreachable.txt$/ {
-        if ($0 ~ /^[^#]/) { split($0, part, " \\| "); listed[part[1], part[2], part[3]] = 1 }
+        if ($0 ~ /^[^#]/) { split($0, part, "\t"); listed[part[1], part[2], part[3]]++ }
         next
     }
     FILENAME ~ /report$/ {
@@ -68,9 +68,9 @@ awk -v at_least="$at_least" '
             split(order[at], part, SUBSEP)
             file = part[1]; line = part[2]; side = part[3] % 2 ? "false" : "true"
             text = source[file, line]
-            said = (file, side, text) in listed
+            said = (file, side, text) in listed && hidden[file, side, text] < listed[file, side, text]
             if (taken[order[at]]) { all[file]++; covered[file]++; continue }
-            if (said) { apart++; hidden[file, side, text] = 1; continue }
+            if (said) { apart++; hidden[file, side, text]++; continue }
             # One side of one condition is the planted bug itself.
             if (text ~ /planted\(/ && !spot[file, line]++) { apart++; continue }
             all[file]++
@@ -88,7 +88,7 @@ awk -v at_least="$at_least" '
         printf "%-20s %9d %8d %7.1f%% %9.1f%%\n", "all", total, took, percent, r ? 100 * (1 - m / r) : 0
         printf "%d more are said to be unreachable; with them it is %.1f%%\n", apart, 100 * took / (total + apart)
         for (at = 1; at <= opens; at++) print open[at]
-        for (key in listed) if (!(key in hidden)) {
+        for (key in listed) if (hidden[key] < listed[key]) {
             split(key, part, SUBSEP); printf "unreachable.txt is wrong: %s | %s | %s\n", part[1], part[2], part[3]; wrong = 1
         }
         if (percent < at_least) { printf "%.1f%% is less than %s%%\n", percent, at_least; wrong = 1 }
