@@ -71,6 +71,7 @@ bugs! {
     RetryUnsafe = "A step that must never run twice is tried again though it may have happened.",
     NoWatermark = "A segment is forgotten without its watermark.",
     KeepSettled = "Deliveries that were settled are kept alive.",
+    DropCrowd = "Who asks on core NATS for a step that too many ask for is dropped without a word.",
     CutHarmless = "A step that was cut in the middle is said to have done nothing.",
 }
 
