@@ -37,6 +37,9 @@ impl World {
         let (key, fingerprint) = (arrival.key, arrival.fingerprint);
         if let Content::Work(work) = &arrival.content {
             let story = self.truth.stories.get(&key);
+            // What came to us otherwise than by the stream is open here too: unless the stream hands its message on in time, nobody
+            // tells us.
+            let ours = story.is_some_and(|story| story.taken.is_some_and(|taken| taken.streamed_in.is_none()));
             match self.elsewhere.insert(key, fingerprint) {
                 // It does not run other content under a key that it knows; nor is it asked here to know ours.
                 Some(known) if known != fingerprint => {
@@ -57,9 +60,9 @@ impl World {
                     self.note("elsewhere", Some(key), sequence);
                     // What nobody here has met is not known here. What has been met where workers share is decided here for itself:
                     // one outcome a worker is what is promised there.
-                    if !self.plan.shared {
+                    if !self.plan.shared && !ours {
                         self.truth.done_elsewhere.insert(key, self.boot);
-                    } else if self.met.contains(&key) {
+                    } else if ours || self.met.contains(&key) {
                         self.truth.done_elsewhere.insert(key, u32::MAX);
                     }
                     if work.effect == EffectClass::Unsafe {

@@ -135,7 +135,11 @@ impl Shard {
 
     /// Another delivery of a key in flight: the newest token of a stream message replaces the older one.
     fn attach(&mut self, now: Now, slot: u32, arrival: Rc<Arrival>, fx: &mut Effects) {
+        let shared = self.settings.shared;
         let job = &mut self.jobs[slot as usize];
+        // Whoever was handed this message before may have run the step, however it came here.
+        let elsewhere = arrival.token().is_some_and(|token| token.inherited || (shared && token.delivered > 1));
+        job.touched |= elsewhere && arrival.work().is_some_and(|work| work.effect != EffectClass::Pure);
         let asker = |of: &Arrival| of.asker.as_ref().map(|asker| asker.id);
         let same_message = |old: &Arrival| match (&old.delivery.origin, &arrival.delivery.origin) {
             (Origin::Stream(old), Origin::Stream(new)) => old.consumer == new.consumer && old.sequence == new.sequence,
