@@ -5,12 +5,13 @@
 #   make test     all tests
 #   make lint     formatting, clippy, and that the machine compiles without its runtime
 #   make chaos    kills and every trouble at random, simulated worlds, bent inputs, recorded in tests/runs/ (under 30 min once built)
+#   make coverage which branches of the machine simulated worlds take, by seeds alone (needs llvm-tools; says how to get them)
 #   make perf     measurements, recorded in perf/runs/
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps run test lint chaos chaos-runs perf
+.PHONY: help deps run test lint chaos chaos-runs coverage perf
 
 CARGO ?= cargo
 # Failpoints are the crash points C0 to C9; planted bugs are what the simulation must find.
@@ -64,6 +65,12 @@ chaos-runs:
 	  $(CARGO) test --release --features failpoints --test fuzz exhaustive -- --nocapture
 	FUZZ=$(FUZZ) FUZZ_RECORD=$(CURDIR)/tests/runs/$(RUN)/fuzz.jsonl \
 	  $(CARGO) test --release --features failpoints --test fuzz long -- --ignored --nocapture
+
+# make coverage COVERAGE_SEEDS=1..500 for a quick look.
+COVERAGE_SEEDS ?= 1..3000
+
+coverage:
+	SEEDS=$(COVERAGE_SEEDS) tests/sim/coverage.sh
 
 # What is measured and how: cargo run -p perf -- help
 PERF_ARGS ?=

@@ -265,10 +265,13 @@ impl Fold {
             })
             .collect();
         unfinished.sort_by_key(|one| one.message);
+        // In an order of their own, not the table's: the same journal gives the same shard in every process.
+        let mut tenants: Vec<_> = self.tenants.into_iter().collect();
+        tenants.sort_unstable();
         Restored {
             known: self.known,
             unfinished,
-            tenants: self.tenants.into_iter().collect(),
+            tenants,
             strikes: self.strikes,
             released: self.released,
             owner_epoch: self.owner_epoch,

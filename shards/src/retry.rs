@@ -4,6 +4,7 @@
 
 use crate::ids::Key;
 use crate::outcome::{Effected, Fault};
+use crate::planted::{Bug, planted};
 use crate::step::{EffectClass, RetryPolicy};
 
 /// How long to wait before the next try, in milliseconds, or `None` if there is to be none.
@@ -17,11 +18,11 @@ pub fn next_delay_ms(
     tries: u32,
     left_ms: u64,
 ) -> Option<u64> {
-    if tries >= policy.tries_max || !fault.code.retryable() {
+    if (tries >= policy.tries_max && !planted(Bug::RetryForever)) || !fault.code.retryable() {
         return None;
     }
     // Something that may have happened is never silently done again.
-    if effect == EffectClass::Unsafe && fault.effect != Effected::None {
+    if effect == EffectClass::Unsafe && fault.effect != Effected::None && !planted(Bug::RetryUnsafe) {
         return None;
     }
     let ceiling = policy.backoff_ms.saturating_mul(1 << (tries - 1).min(32)).min(policy.backoff_ms_max);

@@ -335,6 +335,11 @@ impl Shard {
         self.unpublished
     }
 
+    /// Bytes held for steps that wait or run and for outputs that are not told, roughly.
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes
+    }
+
     /// What was counted so far, with the current levels filled in.
     pub fn tally(&self) -> Tally {
         let mut tally = self.tally.clone();
@@ -474,7 +479,9 @@ impl Shard {
         job.state = State::Free;
         job.generation += 1;
         let arrival = std::mem::replace(&mut job.arrival, self.nothing.clone());
-        self.held_bytes -= arrival.held_bytes();
+        if !planted(Bug::LeakHeldBytes) {
+            self.held_bytes -= arrival.held_bytes();
+        }
         job.others = Vec::new();
         self.held_bytes -= job.outcome.take().map_or(0, |outcome| outcome.outputs.len() as u64);
         job.stopped_by = None;

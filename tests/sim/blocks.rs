@@ -64,6 +64,7 @@ pub struct Script {
 #[derive(Clone, Debug)]
 pub enum End {
     Done,
+    Spilled,
     Failed(Fault),
     Panicked,
 }
@@ -77,6 +78,9 @@ impl Script {
         let pure = class == EffectClass::Pure;
         let mut script =
             Script { effect_us: (!pure).then(|| rng.below(lasts_us)), survives: rng.chance(500), lasts_us, end: End::Done };
+        if rng.chance(rates.spill) {
+            script.end = End::Spilled;
+        }
         if rng.chance(rates.panic) {
             script.end = End::Panicked;
             if rng.chance(500) {

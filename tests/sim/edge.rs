@@ -60,7 +60,8 @@ impl World {
         let kept = &self.server.stream[sequence as usize - 1];
         let stored_ms = kept.stored_ms;
         let token = StreamToken {
-            consumer: 0,
+            // Of two streams; the numbers of one world's messages are counted over both.
+            consumer: (sequence % 2) as u16,
             sequence,
             stored_ms,
             delivered,
@@ -68,12 +69,16 @@ impl World {
             inherited: sequence <= self.inherited,
         };
         let body = kept.body.clone();
+        self.watch.arrived(sequence);
         let arrival = self.arrival(Origin::Stream(token), body);
         self.take(arrival);
     }
 
     pub fn arrive_core(&mut self, body: Bytes) {
-        let arrival = self.arrival(Origin::Core, body);
+        let mut arrival = self.arrival(Origin::Core, body);
+        if self.rng.chance(self.plan.rates.inbox) {
+            arrival.delivery.reply = Some(Text::from(format!("_INBOX.{}", self.report.happenings)));
+        }
         let id = dead_letter_id(&arrival.delivery.subject, &arrival.delivery.body);
         if let Some(asker) = &arrival.asker {
             self.truth.heard.push((asker.id, arrival.key, id));
@@ -81,12 +86,14 @@ impl World {
         self.take(arrival);
     }
 
-    fn take(&mut self, arrival: Arrival) {
+    pub fn take(&mut self, arrival: Arrival) {
         let shard = usize::from(Job::decode(&arrival.delivery.body).shard());
         let sequence = arrival.token().map_or(0, |token| token.sequence);
         self.note("arrived", Some(arrival.key), sequence);
         self.superseded.remove(&arrival.key);
-        self.sent_anew(arrival.key, arrival.token().is_some_and(|token| token.inherited));
+        let passed_on = arrival.token().is_some_and(|token| token.inherited || (self.plan.shared && token.delivered > 1));
+        self.sent_anew(arrival.key, passed_on);
+        self.met.insert(arrival.key);
         self.apply(shard, Event::Arrived(Rc::new(arrival)));
     }
 
@@ -97,6 +104,9 @@ impl World {
             Ok(found) => found,
             Err(violation) => return self.violate(violation),
         };
+        if self.tell_who_waits(shard, post, found) {
+            return;
+        }
         let asker = arrival.asker.as_ref().map_or(AskerId([0; 16]), |asker| asker.id);
         let mut parcel = Parcel { shard, confirm: post.confirm, id: (b'a', asker.0, 0), told: None, ok: false };
         match &post.letter {
@@ -120,11 +130,11 @@ impl World {
                     return;
                 }
                 parcel.id.0 = b'r';
-                parcel.ok = outcome.status == Status::Ok;
+                parcel.ok = matches!(outcome.status, Status::Ok | Status::Cancelled);
                 let lsn = found.map_or(Lsn(0), |found| found.lsn);
                 parcel.told = Some((asker, Told { digest: outcome_digest(outcome), shard, lsn }));
             }
-            Letter::Reply(_) => return self.note("post reply", Some(arrival.key), 0),
+            Letter::Reply(_) => return self.violate(format!("{}: nobody waits for this reply", arrival.key)),
             Letter::DeadLetter { outcome } => {
                 self.note("post dead letter", Some(arrival.key), outcome.status as u64);
                 parcel.id = dead_letter_id(&arrival.delivery.subject, &arrival.delivery.body);
@@ -201,6 +211,10 @@ impl World {
     pub fn claimed(&mut self, shard: usize, ticket: Ticket, by: Claimant) {
         let Some(worker) = self.worker.as_mut() else { return };
         if worker.claims.remove(&(shard, ticket.slot, ticket.generation)) {
+            if !self.quiet && self.rng.chance(self.plan.rates.stale_report) {
+                self.count("claim answered twice");
+                self.apply(shard, Event::Claimed { ticket, by });
+            }
             self.apply(shard, Event::Claimed { ticket, by });
         }
     }

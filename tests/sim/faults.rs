@@ -1,9 +1,8 @@
 //! What goes wrong around the worker, and the router that keeps asking: jobs, duplicates, conflicts, crashes, clocks.
 
 use shards::event::{DiskNews, Event};
-use shards::ids::Identity;
 
-use crate::job::{Job, JobKind, Poison, SALT};
+use crate::job::{Job, JobKind, Poison, Way};
 use crate::plan::{Fault, SECOND};
 use crate::world::{Happening, Polled, World};
 
@@ -14,12 +13,14 @@ impl World {
         let mine = move |of: u32| alive && of == boot;
         match what {
             Happening::Route => self.route(),
-            Happening::Store { body, core } => self.store(body, core),
+            Happening::Store { body, way } => self.store(body, way),
             Happening::Pull { boot } if mine(boot) => self.pull(),
             Happening::Arrive { boot, sequence, delivered } if mine(boot) && !self.partitioned => {
                 self.arrive(sequence, delivered);
             }
             Happening::ArriveCore { boot, body } if mine(boot) => self.arrive_core(body),
+            Happening::Ask { boot, body, way } if mine(boot) => self.ask(body, way),
+            Happening::Neighbour => self.neighbour_pulls(),
             Happening::Effect { boot, survives, key, fingerprint, class } if (survives || mine(boot)) => {
                 self.note("effect", Some(key), class as u64);
                 self.ledger.apply(key, &fingerprint, class);
@@ -147,14 +148,13 @@ impl World {
                     self.publish();
                 }
             }
+            Fault::Storm => {
+                self.count("storm");
+                self.storm();
+            }
             Fault::Cancel => {
                 for _ in 0..self.rng.range(1, 4) {
-                    let back = self.rng.below(self.keys.len().min(20) as u64) as usize;
-                    let Some(key) = self.keys.iter().rev().nth(back).copied() else { return };
-                    self.count("cancel");
-                    let Some(shard) = self.truth.stories.get(&key).map(|story| story.shard) else { continue };
-                    self.note("cancel", Some(key), 0);
-                    self.apply(shard, Event::Cancel { key });
+                    self.cancel();
                 }
             }
         }
@@ -176,6 +176,7 @@ impl World {
             | Fault::DrainRestart
             | Fault::DiskDies
             | Fault::Burst
+            | Fault::Storm
             | Fault::Cancel => {}
         }
     }
@@ -215,6 +216,7 @@ impl World {
         self.note("die", None, u64::from(power));
         self.leave_pages(power, guilty);
         self.worker = None;
+        self.hang_up();
         self.works.clear();
         self.at_work.iter_mut().for_each(std::collections::BTreeMap::clear);
         for disk in &mut self.disks {
@@ -271,27 +273,30 @@ impl World {
         let job = match old {
             Some(old) if self.rng.chance(rates.other_assignment) => {
                 self.count("same key, other assignment");
-                Job { assignment: fresh.assignment, core: fresh.core, budget_ms: fresh.budget_ms, ..old }
+                Job { assignment: fresh.assignment, way: fresh.way, budget_ms: fresh.budget_ms, ..old }
             }
             Some(old) if self.rng.chance(rates.other_content) => {
                 self.count("same key, other content");
                 let assignment = if self.rng.chance(500) { old.assignment } else { fresh.assignment };
-                Job { assignment, content: old.content + 1, core: fresh.core, ..old }
+                Job { assignment, content: old.content.wrapping_add(1), way: fresh.way, ..old }
+            }
+            // One that goes by flow coordinates is nobody's to tell from a refused message: then its assignment has two ends.
+            Some(old) if !old.placed && self.rng.chance(rates.refused_again) => {
+                self.count("same assignment, refused");
+                Job { kind: JobKind::Refusal, way: fresh.way, ..old }
             }
             _ => fresh,
         };
         self.history.push(job);
         if job.kind == JobKind::Work {
-            let (tenant, step) = (job.tenant_name(), job.step.to_string());
-            let identity = Identity::Coordinates { tenant: &tenant, run: None, flow: "f", step: &step, attempt: 1 };
-            self.keys.push(SALT.key(identity));
+            self.keys.push(job.key());
         }
         let body = job.encode();
-        self.at(0, Happening::Store { body: body.clone(), core: job.core });
+        self.at(0, Happening::Store { body: body.clone(), way: job.way });
         while self.rng.chance(rates.router_duplicate) {
             self.count("router duplicate");
             let later_us = self.rng.around(5 * SECOND);
-            self.at(later_us, Happening::Store { body: body.clone(), core: job.core });
+            self.at(later_us, Happening::Store { body: body.clone(), way: job.way });
         }
     }
 
@@ -321,6 +326,14 @@ impl World {
         if rng.chance(rates.far) {
             not_after_ms = crate::plan::EPOCH_MS + self.now_us / 1000 + rng.range(6, 18) * 60_000;
         }
+        let shares = self.plan.shares;
+        let way = match rng.below(1000) {
+            // A process that reads a file has no edge.
+            _ if shares.line => Way::Line,
+            at if at < shares.core => Way::Core,
+            at if at < shares.core + shares.call => Way::Call,
+            _ => Way::Stream,
+        };
         let poison = match rng.chance(rates.poison) {
             true => rng.pick(&[Poison::AtOnce, Poison::Later]),
             false => Poison::No,
@@ -328,7 +341,9 @@ impl World {
         Job {
             kind,
             poison,
-            core: rng.chance(self.plan.core_share),
+            way,
+            placed: !rng.chance(rates.unplaced),
+            ceiling: if rng.chance(rates.ceiling) { rng.range(1, 4) as u8 } else { 0 },
             tenant,
             step: number,
             assignment: number,
@@ -343,17 +358,26 @@ impl World {
         }
     }
 
-    fn store(&mut self, body: bytes::Bytes, core: bool) {
-        if core {
-            let boot = self.boot;
-            let wait_us = self.rng.range(100, 2_000);
-            if !self.partitioned {
-                self.at(wait_us, Happening::ArriveCore { boot, body });
+    fn store(&mut self, body: bytes::Bytes, way: Way) {
+        let boot = self.boot;
+        match way {
+            Way::Stream => {
+                let now_ms = self.true_ms();
+                let sequence = self.server.store(body, now_ms);
+                self.note("stored", None, sequence);
             }
-        } else {
-            let now_ms = self.true_ms();
-            let sequence = self.server.store(body, now_ms);
-            self.note("stored", None, sequence);
+            Way::Core => {
+                let wait_us = self.rng.range(100, 2_000);
+                if !self.partitioned {
+                    self.at(wait_us, Happening::ArriveCore { boot, body });
+                }
+            }
+            // Nobody to connect to: a little later.
+            Way::Call | Way::Line if self.worker.is_none() => self.at(SECOND, Happening::Store { body, way }),
+            Way::Call | Way::Line => {
+                let wait_us = self.rng.range(20, 500);
+                self.at(wait_us, Happening::Ask { boot, body, way });
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The router's messages, as bytes, and the pure translation to arrivals that stands for the wire.
 
 use bytes::Bytes;
-use shards::ids::{BlockId, Fingerprint, Identity, Salt, Text};
+use shards::ids::{BlockId, Fingerprint, Identity, Key, Salt, Text};
 use shards::map;
 use shards::outcome::{Code, Fault};
 use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Profile, RetryPolicy, Work};
@@ -13,7 +13,8 @@ pub const SALT: Salt = Salt([7; 32]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Job {
     pub kind: JobKind,
-    pub core: bool,
+    /// How it comes; the message itself does not say so.
+    pub way: Way,
     pub tenant: u8,
     pub step: u32,
     pub assignment: u32,
@@ -26,7 +27,20 @@ pub struct Job {
     /// 0 for none of its own.
     pub not_after_ms: u64,
     pub poison: Poison,
+    /// The largest effect class that the sender allows, 0 for any.
+    pub ceiling: u8,
+    /// It has flow coordinates; without them it goes by its assignment.
+    pub placed: bool,
     pub padding: u16,
+}
+
+/// How a message comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Stream = 0,
+    Core = 1,
+    Call = 2,
+    Line = 3,
 }
 
 /// Whether running it ends the process.
@@ -49,12 +63,12 @@ pub enum JobKind {
 impl Job {
     pub fn encode(&self) -> Bytes {
         let mut out = Vec::with_capacity(48 + usize::from(self.padding));
-        out.extend([self.kind as u8, u8::from(self.core), self.tenant, self.content, self.class, self.priority, self.tries]);
+        out.extend([self.kind as u8, 0, self.tenant, self.content, self.class, self.priority, self.tries]);
         for number in [self.step, self.assignment, self.backoff_ms, self.budget_ms] {
             out.extend(number.to_le_bytes());
         }
         out.extend(self.not_after_ms.to_le_bytes());
-        out.push(self.poison as u8);
+        out.extend([self.poison as u8, self.ceiling, u8::from(self.placed)]);
         out.resize(out.len() + usize::from(self.padding), b'.');
         Bytes::from(out)
     }
@@ -68,7 +82,7 @@ impl Job {
         };
         Job {
             kind,
-            core: body[1] == 1,
+            way: Way::Stream,
             tenant: body[2],
             content: body[3],
             class: body[4],
@@ -84,7 +98,9 @@ impl Job {
                 1 => Poison::AtOnce,
                 _ => Poison::Later,
             },
-            padding: (body.len() - 32) as u16,
+            ceiling: body[32],
+            placed: body[33] == 1,
+            padding: (body.len() - 34) as u16,
         }
     }
 
@@ -97,6 +113,19 @@ impl Job {
         Text::from_static(NAMES[usize::from(self.tenant)])
     }
 
+    pub fn assignment_id(&self) -> Text {
+        Text::from(format!("a{}", self.assignment))
+    }
+
+    /// The key of its step.
+    pub fn key(&self) -> Key {
+        let (tenant, step) = (self.tenant_name(), self.step.to_string());
+        if !self.placed {
+            return SALT.key(Identity::Assignment { tenant: &tenant, assignment: &self.assignment_id() });
+        }
+        SALT.key(Identity::Coordinates { tenant: &tenant, run: None, flow: "f", step: &step, attempt: 1 })
+    }
+
     pub fn shard(&self) -> u16 {
         map::shard(map::partition(&self.tenant_name()), SHARDS)
     }
@@ -106,14 +135,12 @@ impl Job {
 pub fn decode(delivery: Delivery, wall_ms: u64, horizon_ms: u64) -> Arrival {
     let job = Job::decode(&delivery.body);
     let tenant = job.tenant_name();
-    let assignment = Text::from(format!("a{}", job.assignment));
+    let assignment = job.assignment_id();
     let mut digest = [job.class; 32];
     digest[0] = job.content;
-    digest[8..12].copy_from_slice(&job.step.to_le_bytes());
-    let step = job.step.to_string();
-    let identity = Identity::Coordinates { tenant: &tenant, run: None, flow: "f", step: &step, attempt: 1 };
+    digest[1..5].copy_from_slice(&job.step.to_le_bytes());
     let (key, content) = match job.kind {
-        JobKind::Work => (SALT.key(identity), None),
+        JobKind::Work => (job.key(), None),
         JobKind::Refusal => {
             let fault = Fault::new(Code::UnknownJobType, "No block has this name.");
             (SALT.answer_key(&tenant, &assignment), Some(Content::Refusal(fault)))
@@ -156,7 +183,7 @@ pub fn decode(delivery: Delivery, wall_ms: u64, horizon_ms: u64) -> Arrival {
         not_after_ms,
         retry: RetryPolicy { tries_max: u32::from(job.tries), backoff_ms: u64::from(job.backoff_ms), backoff_ms_max: 5_000 },
         note: None,
-        effect_ceiling: None,
+        effect_ceiling: EffectClass::from_code(job.ceiling),
     }));
     arrival
 }

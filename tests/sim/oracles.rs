@@ -19,7 +19,7 @@ use shards::journal::{Fact, FrameView, Kind, decode};
 use shards::limits::{Limits, STRIKES_MAX};
 use shards::outcome::{Code, Effected, Status};
 use shards::shard::Shard;
-use shards::step::{Arrival, EffectClass};
+use shards::step::{Arrival, EffectClass, Origin, Source};
 
 use crate::blocks::Ledger;
 use crate::disk::Disk;
@@ -67,7 +67,8 @@ pub fn i3_nothing_leaves_before_it_is_durable(
     if found.status == Status::Ok && found.fingerprint != arrival.fingerprint {
         return Err(format!("I7: {} is told the outcome of other content", arrival.key));
     }
-    if matches!(letter, Letter::Result { .. }) && found.status == Status::Quarantined {
+    let line = matches!(arrival.delivery.origin, Origin::Line(_) | Origin::Journal { source: Source::Line, .. });
+    if matches!(letter, Letter::Result { .. }) && found.status == Status::Quarantined && !line {
         return Err(format!("{}: a message put aside is answered", arrival.key));
     }
     Ok(Some(found))
@@ -136,9 +137,9 @@ pub fn a_struck_step_runs_last(truth: &Truth, key: Key, open: &[Key]) -> Verdict
 
 /// I5: effects per (K, F) within the bound of their class, counted at their own server. What must never run twice does not,
 /// whatever the journal has forgotten: its claim stands.
-pub fn i5_effects_within_their_class(truth: &Truth, ledger: &Ledger) -> Verdict {
+pub fn i5_effects_within_their_class(truth: &Truth, ledger: &Ledger, claims: bool) -> Verdict {
     let lives = |key: &Key| truth.stories.get(key).map_or(1, |story| story.lives.max(1));
-    let most = |key: &Key, class| if class == EffectClass::Unsafe { 1 } else { lives(key) };
+    let most = |key: &Key, class| if class == EffectClass::Unsafe && claims { 1 } else { lives(key) };
     match ledger.all().find(|((key, _), done)| done.applied > most(key, done.class)) {
         None => Ok(()),
         Some(((key, _), done)) => {
@@ -212,6 +213,9 @@ pub fn i10_everything_returns(shard: &Shard) -> Verdict {
             return Err(format!("I10: {name} still holds {queued} queued and {running} running at rest"));
         }
     }
+    if shard.held_bytes() > 0 {
+        return Err(format!("I12: {} bytes are held at rest", shard.held_bytes()));
+    }
     if shard.running() + shard.queued() + shard.unpublished() > 0 {
         let (running, queued, unpublished) = (shard.running(), shard.queued(), shard.unpublished());
         return Err(format!("I10: at rest {running} running, {queued} queued, {unpublished} unpublished"));
@@ -238,17 +242,21 @@ pub fn every_asker_is_answered(truth: &Truth) -> Verdict {
                 expired.insert(decided.asker);
             }
             let let_go = truth.untold.contains(key) && decided.lsn < truth.floors[story.shard];
-            let told = truth.told.contains_key(&decided.asker) || truth.elsewhere.contains(&decided.asker);
+            let told = answered_somehow(truth, &decided.asker);
             if !silent && !told && !let_go {
                 return Err(format!("unanswered: the outcome of {key} at {:?} never reached its asker", decided.lsn));
             }
         }
     }
-    let answered = |asker: &AskerId| truth.told.contains_key(asker) || truth.elsewhere.contains(asker) || expired.contains(asker);
+    let answered = |asker: &AskerId| answered_somehow(truth, asker) || expired.contains(asker);
     match truth.promised.iter().find(|(asker, _)| !answered(asker)) {
         None => Ok(()),
         Some((_, key)) => Err(format!("unanswered: an asker of {key} was told accepted and never the outcome")),
     }
+}
+
+fn answered_somehow(truth: &Truth, asker: &AskerId) -> bool {
+    truth.told.contains_key(asker) || truth.told_directly.contains_key(asker) || truth.elsewhere.contains(asker)
 }
 
 /// Who asked on core NATS in a life that did not end has its answer, or there is a dead letter that says why not. That letter is

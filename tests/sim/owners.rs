@@ -9,7 +9,7 @@ use shards::step::{Content, EffectClass, Origin, Settle};
 use crate::job::{Job, Poison};
 use crate::server::Claim;
 use crate::truth::dead_letter_id;
-use crate::world::World;
+use crate::world::{Happening, World};
 
 impl World {
     /// Our worker is dead, and another has its time. What ours had open is no longer its own.
@@ -37,6 +37,9 @@ impl World {
         let (key, fingerprint) = (arrival.key, arrival.fingerprint);
         if let Content::Work(work) = &arrival.content {
             let story = self.truth.stories.get(&key);
+            // What came to us otherwise than by the stream is open here too: unless the stream hands its message on in time, nobody
+            // tells us.
+            let ours = story.is_some_and(|story| story.taken.is_some_and(|taken| taken.streamed_in.is_none()));
             match self.elsewhere.insert(key, fingerprint) {
                 // It does not run other content under a key that it knows; nor is it asked here to know ours.
                 Some(known) if known != fingerprint => {
@@ -51,10 +54,20 @@ impl World {
                     return;
                 }
                 // It does not run what an earlier owner may have run: INDETERMINATE.
-                None if work.effect == EffectClass::Unsafe && (inherited || !self.elsewhere_claims(key)) => {}
+                None if work.effect == EffectClass::Unsafe && (inherited || !self.plan.claims || !self.elsewhere_claims(key)) => {
+                }
                 None => {
                     self.note("elsewhere", Some(key), sequence);
-                    self.truth.done_elsewhere.insert(key, self.boot);
+                    // What nobody here has met is not known here. What has been met where workers share is decided here for itself:
+                    // one outcome a worker is what is promised there.
+                    if !self.plan.shared && !ours {
+                        self.truth.done_elsewhere.insert(key, self.boot);
+                    } else if ours || self.met.contains(&key) {
+                        self.truth.done_elsewhere.insert(key, u32::MAX);
+                    }
+                    if work.effect == EffectClass::Unsafe {
+                        self.truth.unsafe_elsewhere.insert(key);
+                    }
                     self.ledger.apply(key, &fingerprint, work.effect);
                 }
             }
@@ -67,6 +80,22 @@ impl World {
             self.truth.dead_letters.insert(dead_letter_id(&arrival.delivery.subject, &arrival.delivery.body));
             let now_us = self.now_us;
             self.server.settle(now_us, sequence, Settle::Ack);
+        }
+    }
+
+    /// Where workers share: another one takes what is due, keeps its own promises, and leaves some of it to be delivered again.
+    pub fn neighbour_pulls(&mut self) {
+        let now_us = self.now_us;
+        if !self.partitioned {
+            let most = self.rng.below(6) as usize;
+            for (sequence, delivered) in self.server.pull(now_us, most) {
+                self.handed_out = self.handed_out.max(sequence);
+                self.another_takes(sequence, delivered > 1);
+            }
+        }
+        let wait_us = self.rng.range(50_000, 400_000);
+        if !self.quiet {
+            self.at(wait_us, Happening::Neighbour);
         }
     }
 

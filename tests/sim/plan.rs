@@ -19,11 +19,12 @@ pub enum Fault {
     DiskDies,
     Burst,
     Cancel,
+    Storm,
     TakenOver,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 13] = [
+    pub const ALL: [Fault; 14] = [
         Fault::Kill,
         Fault::PowerLoss,
         Fault::DrainRestart,
@@ -36,6 +37,7 @@ impl Fault {
         Fault::DiskDies,
         Fault::Burst,
         Fault::Cancel,
+        Fault::Storm,
         Fault::TakenOver,
     ];
 }
@@ -63,10 +65,29 @@ pub struct Rates {
     pub overlong: u64,
     /// A try that is told to stop goes on to its end all the same.
     pub deaf: u64,
+    /// A job without flow coordinates.
+    pub unplaced: u64,
+    /// A message that is refused under an assignment that is known.
+    pub refused_again: u64,
+    /// Who asks on core NATS waits under an inbox of its own.
+    pub inbox: u64,
+    /// A job whose sender allows less than its block may do.
+    pub ceiling: u64,
+    /// Outputs too large for a message.
+    pub spill: u64,
     /// A job that ends the process whenever it is run.
     pub poison: u64,
     /// The process dies between two effects.
     pub die_between: u64,
+}
+
+/// How many jobs come otherwise than by a stream, per mille.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shares {
+    pub core: u64,
+    pub call: u64,
+    /// All of them are lines of a file.
+    pub line: bool,
 }
 
 /// A world's settings. Shared, never changes.
@@ -79,7 +100,11 @@ pub struct Plan {
     pub events: bool,
     pub jobs: u32,
     pub span_us: u64,
-    pub core_share: u64,
+    pub shares: Shares,
+    /// Other workers take from the same consumer at the same time.
+    pub shared: bool,
+    /// What must never run twice can be claimed.
+    pub claims: bool,
     pub class_weights: [u64; 5],
     pub tenants: u64,
     pub ack_wait_us: u64,
@@ -93,6 +118,11 @@ pub const EPOCH_MS: u64 = 1_767_225_600_000;
 pub const SECOND: u64 = 1_000_000;
 
 impl Plan {
+    /// Whether nobody sets the clock.
+    pub fn steady(&self) -> bool {
+        !self.faults.iter().any(|(fault, _)| matches!(fault, Fault::ClockBack | Fault::ClockForward))
+    }
+
     pub fn draw(rng: &mut Rng) -> Plan {
         let mut faults = Vec::new();
         while faults.len() < 3 {
@@ -122,6 +152,11 @@ impl Plan {
             panic: rate(80),
             overlong: rate(150),
             deaf: rate(900),
+            unplaced: rate(500),
+            refused_again: rate(60),
+            inbox: rate(700),
+            ceiling: rate(60),
+            spill: rate(100),
             poison: rate(20),
             die_between: if faults.iter().any(|(fault, _)| *fault == Fault::Kill) { rng.range(0, 3) } else { 0 },
         };
@@ -149,24 +184,54 @@ impl Plan {
             limits.horizon_min_ms = rng.range(100, 5_000);
             limits.horizon_ms = rng.range(10_000, 120_000);
         }
+        if rng.chance(150) {
+            limits.shard_held_bytes_max = rng.range(4, 40) * 1024;
+        }
+        if rng.chance(150) {
+            limits.shard_queued_max = rng.range(2, 40) as u32;
+        }
+        let shared = rng.chance(200);
+        if shared {
+            faults.retain(|(fault, _)| *fault != Fault::TakenOver);
+        }
+        let mut share = |of: u64, most: u64| if rng.chance(of) { rng.range(20, most) } else { 0 };
+        let (core, call) = (share(500, 400), share(350, 300));
+        let shares = Shares { core, call, line: !shared && rng.chance(70) };
         let mut class_weights = [0; 5];
         for weight in &mut class_weights {
             *weight = rng.range(1, 10);
         }
-        Plan {
+        let plan = Plan {
             faults,
             rates,
             limits,
             events: rng.chance(500),
             jobs: rng.range(200, 260) as u32,
             span_us: rng.range(15, 60) * SECOND,
-            core_share: if rng.chance(500) { rng.range(50, 400) } else { 0 },
+            shares,
+            shared,
+            claims: !shared || rng.chance(700),
             class_weights,
             tenants: rng.range(2, 6),
             ack_wait_us: rng.range(3, 30) * SECOND,
             max_ack_pending: rng.range(20, 300) as usize,
             segment_bytes,
             fsync_us: rng.range(50, 3_000),
-        }
+        };
+        if rng.chance(3) { plan.crowded() } else { plan }
+    }
+
+    /// More jobs than can be run, most of them on core NATS, where nothing bounds what is sent: tables and queues fill, and are
+    /// cleared of what has gone. Few worlds are like that: one costs as much as forty.
+    fn crowded(mut self) -> Plan {
+        self.jobs = 9_500;
+        self.span_us = 40 * SECOND;
+        self.shares = Shares { core: 950, ..Shares::default() };
+        self.tenants = 3;
+        self.segment_bytes = 256 << 10;
+        self.limits = Limits { tenant_running_max: 2, budget_ms_default: 20_000, ..Limits::default() };
+        (self.rates.overlong, self.rates.deaf) = (5, 900);
+        self.rates.poison = 0;
+        self
     }
 }

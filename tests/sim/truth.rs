@@ -77,6 +77,10 @@ pub struct Told {
 pub struct Truth {
     pub stories: BTreeMap<Key, Story>,
     pub told: BTreeMap<AskerId, Told>,
+    /// The same for those who were told by a call or on a line.
+    pub told_directly: BTreeMap<AskerId, Told>,
+    /// Steps that must never run twice and that another worker has run.
+    pub unsafe_elsewhere: BTreeSet<Key>,
     pub dead_letters: BTreeSet<MessageId>,
     /// Askers that were told "accepted", and of which key.
     pub promised: BTreeMap<AskerId, Key>,
@@ -179,7 +183,8 @@ impl Truth {
                 {
                     return Err(format!("I2: {} answered twice, at {:?} and {lsn:?}", frame.key, old.lsn));
                 }
-                let dead_letter = fact.of.is_none().then(|| dead_letter_id(&fact.message.subject, &fact.message.body));
+                let owes = fact.of.is_none() && fact.outcome.is_dead();
+                let dead_letter = owes.then(|| dead_letter_id(&fact.message.subject, &fact.message.body));
                 story.answer = Some(decided(lsn, fact.fingerprint, fact.asker, &fact.outcome, dead_letter));
             }
             Fact::Released { .. } => {
@@ -248,18 +253,34 @@ impl Truth {
 
     /// A result arrived at the server and was new to it.
     pub fn tell(&mut self, asker: AskerId, told: Told) -> Result<(), String> {
-        if let Some(old) = self.told.get(&asker)
+        if self.stands(asker, told)? {
+            self.told.insert(asker, told);
+        }
+        Ok(())
+    }
+
+    /// Somebody who waits by a call or a line was told.
+    pub fn tell_directly(&mut self, asker: AskerId, told: Told) -> Result<(), String> {
+        if self.stands(asker, told)? {
+            self.told_directly.insert(asker, told);
+        }
+        Ok(())
+    }
+
+    /// Whether this is what the asker has been told so far, or the first.
+    fn stands(&self, asker: AskerId, told: Told) -> Result<bool, String> {
+        let before = [&self.told, &self.told_directly].into_iter().filter_map(|told| told.get(&asker));
+        if let Some(old) = before.max_by_key(|old| old.lsn)
             && old.digest != told.digest
             && old.lsn >= self.floors[old.shard]
         {
             // A letter of a forgotten life that was long on its way: the journal no longer vouches for it.
             if told.lsn < self.floors[told.shard] {
-                return Ok(());
+                return Ok(false);
             }
             return Err(format!("same asker, same outcome: {asker} was told of {:?}, now of {:?}", old.lsn, told.lsn));
         }
-        self.told.insert(asker, told);
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Seat {
     pub shard: Shard,
     fx: Effects,
     tick_us: Option<u64>,
+    /// When it was last told that time has passed.
+    ticked_us: u64,
     recovered: u32,
     /// Steps that were recovered without an outcome.
     open: Vec<Key>,
@@ -53,11 +55,12 @@ impl World {
     /// Boots: fold, restore, take up what has no end, then connect.
     pub fn start(&mut self) {
         self.boot += 1;
-        self.epoch += 1;
+        self.epoch += u32::from(!self.plan.shared);
         self.superseded.clear();
         // Nobody can know what the clock did while nothing ran.
         self.believable_ms = self.believable_ms.max(self.wall_offset_ms);
         self.truth.heard.clear();
+        self.watch.started();
         self.polled_any = [false; 2];
         let (boot, wall_ms, now_us) = (self.boot, self.wall_ms(), self.now_us);
         self.note("start", None, u64::from(boot));
@@ -182,8 +185,8 @@ impl World {
             progress_us: self.plan.ack_wait_us / 3,
             config_epoch: 1,
             owner_epoch: self.epoch,
-            shared: false,
-            claims: true,
+            shared: self.plan.shared,
+            claims: self.plan.claims,
         };
         let mut machine = Shard::new(settings, disk.next_lsn());
         machine.restore(restored, &spans, Now { mono_us: 0, wall_ms });
@@ -195,6 +198,7 @@ impl World {
             shard: machine,
             fx: Effects::default(),
             tick_us: None,
+            ticked_us: 0,
             recovered,
             open,
             flush_due: false,
@@ -219,7 +223,12 @@ impl World {
     /// One frame is known to be durable.
     fn stands(&mut self, shard: usize, lsn: Lsn, boot: u32) {
         let Some(frame) = self.disks[shard].read(lsn) else { return };
+        if self.loud {
+            println!("{:>12} frame {shard}/{} {} {:?}", self.now_us, lsn.0, frame.key, frame.fact);
+        }
         let verdict = self.truth.durable(shard, lsn, &frame, boot);
+        let floor = self.truth.floors[shard];
+        let verdict = verdict.and_then(|()| self.watch.durable(shard, lsn, floor, &frame));
         self.check(verdict);
     }
 
@@ -244,9 +253,12 @@ impl World {
         let now = Now { mono_us: self.now_us - worker.started_us, wall_ms };
         let Some(seat) = worker.seats.get_mut(shard) else { return };
         let full = self.disk_full && seat.shard.disk_full();
+        if matches!(event, Event::Tick) {
+            seat.ticked_us = now.mono_us;
+        }
         seat.shard.apply(now, event, &mut seat.fx);
-        // Never sooner than the wheel's resolution, as the driver does it.
-        seat.tick_us = seat.shard.next_tick_us().map(|tick_us| tick_us.max(now.mono_us + 1_000));
+        // Not twice in the same turn; but however much else happens, a tick that is due comes, as with the driver.
+        seat.tick_us = seat.shard.next_tick_us().map(|tick_us| tick_us.max(seat.ticked_us + 1_000));
         let verdict = oracles::i10_quotas_are_exact(&seat.shard, &self.at_work[shard], &self.plan.limits, seat.recovered);
         let mut log = std::mem::take(&mut seat.fx.log);
         let list = std::mem::take(&mut seat.fx.list);
@@ -258,6 +270,7 @@ impl World {
         let forgets = self.plan.limits.journal_bytes_max < Limits::default().journal_bytes_max;
         let verdict =
             verdict.and_then(|()| if forgets { Ok(()) } else { oracles::nobody_expires_for_a_jump(latest_ms, &log.bytes) });
+        let verdict = verdict.and_then(|()| self.watch.logged(self.now_us, &log.bytes));
         for frame in Frames::new(&log.bytes).flatten() {
             if let Ok(view) = FrameView::parse(frame)
                 && view.kind() == Some(Kind::Mark)
@@ -366,6 +379,10 @@ impl World {
 
     pub fn probe(&mut self, shard: usize, key: Key, lsn: Lsn) {
         let found = self.outcome_in(shard, lsn);
+        if !self.quiet && self.rng.chance(self.plan.rates.stale_report) {
+            self.count("stale answer of the journal");
+            self.apply(shard, Event::Probed { key, found: found.clone() });
+        }
         self.apply(shard, Event::Probed { key, found });
     }
 
@@ -381,6 +398,7 @@ impl World {
         let verdict = oracles::a_struck_step_runs_last(&self.truth, key, &open);
         self.check(verdict);
         let verdict = self.may_run(key);
+        let verdict = verdict.and(self.watch.runs(self.true_ms(), self.plan.steady(), key));
         self.check(verdict);
         self.ran.insert(key);
         self.polled_any[shard] = true;
@@ -398,6 +416,7 @@ impl World {
         }
         let verdict = match script.end {
             End::Done => Verdict::Done(Bytes::from_static(b"{}")),
+            End::Spilled => Verdict::Spilled(Bytes::from_static(b"{\"uri\":\"blob\"}")),
             End::Failed(fault) => Verdict::Failed(fault),
             End::Panicked => Verdict::Panicked,
         };
@@ -433,6 +452,8 @@ impl World {
 
     fn settle(&mut self, token: &StreamToken, how: Settle) {
         let sequence = token.sequence;
+        let verdict = self.watch.settled(sequence, how);
+        self.check(verdict);
         if matches!(how, Settle::Ack | Settle::Term) {
             self.note("ack", None, sequence);
             let kept = &self.server.stream[sequence as usize - 1];

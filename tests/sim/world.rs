@@ -10,13 +10,16 @@ use shards::event::{Claimant, Verdict};
 use shards::ids::{Fingerprint, Key, Partition, Text, Ticket};
 use shards::step::{EffectClass, Settle};
 
+use crate::asks::Asks;
 use crate::blocks::Ledger;
 use crate::disk::Disk;
+use crate::job::Way;
 use crate::oracles;
 use crate::plan::{EPOCH_MS, Fault, Plan, SECOND};
 use crate::rng::Rng;
 use crate::server::Server;
 use crate::truth::Truth;
+use crate::watch::Watch;
 use crate::worker::Worker;
 
 /// Something that happens at a moment.
@@ -25,13 +28,17 @@ pub enum Happening {
     /// The router publishes its next job.
     Route,
     /// A message reaches the server.
-    Store { body: Bytes, core: bool },
+    Store { body: Bytes, way: Way },
     /// The edge asks the stream for more.
     Pull { boot: u32 },
     /// A delivery reaches the edge.
     Arrive { boot: u32, sequence: u64, delivered: u32 },
     /// A core message reaches the edge.
     ArriveCore { boot: u32, body: Bytes },
+    /// A call or a line reaches the worker.
+    Ask { boot: u32, body: Bytes, way: Way },
+    /// A worker that shares the consumer asks for more.
+    Neighbour,
     /// Something happens outside because of a try.
     Effect { boot: u32, survives: bool, key: Key, fingerprint: Fingerprint, class: EffectClass },
     /// A step's own code ends the process.
@@ -134,6 +141,10 @@ pub struct World {
     pub disk_full: bool,
     pub ledger: Ledger,
     pub truth: Truth,
+    pub asks: Asks,
+    pub watch: Watch,
+    /// Steps that have ever reached us.
+    pub met: std::collections::BTreeSet<Key>,
     pub worker: Option<Worker>,
     pub boot: u32,
     /// The epoch of the present owner, ours or another.
@@ -172,6 +183,7 @@ impl World {
     pub fn new(seed: u64, loud: bool) -> World {
         let mut rng = Rng::new(seed);
         let plan = Plan::draw(&mut rng);
+        let shared = plan.shared;
         World {
             server: Server::new(plan.ack_wait_us, plan.max_ack_pending),
             disks: (0..2).map(|shard| Disk::new(shard, plan.segment_bytes)).collect(),
@@ -186,10 +198,14 @@ impl World {
             disk_full: false,
             ledger: Ledger::default(),
             truth: Truth::default(),
+            asks: Asks::default(),
+            watch: Watch::default(),
+            met: std::collections::BTreeSet::new(),
             worker: None,
             boot: 0,
             epoch: 0,
-            since: 0,
+            // Where workers share, whatever came from the stream may be another's by now.
+            since: if shared { u32::MAX } else { 0 },
             handed_out: 0,
             inherited: 0,
             elsewhere: BTreeMap::new(),
@@ -214,6 +230,9 @@ impl World {
     pub fn live(mut self) -> Report {
         self.at(0, Happening::Start);
         self.at(1_000, Happening::Route);
+        if self.plan.shared {
+            self.at(2_000, Happening::Neighbour);
+        }
         for index in 0..self.plan.faults.len() {
             let wait_us = self.rng.around(self.plan.faults[index].1);
             self.at(wait_us, Happening::Fault(index));
@@ -244,8 +263,11 @@ impl World {
         let mut found = oracles::i1_every_accepted_key_has_its_outcome(&self.truth);
         found = found.and_then(|()| oracles::every_asker_is_answered(&self.truth));
         found = found.and_then(|()| oracles::core_askers_of_this_life_are_answered(&self.truth));
-        found = found.and_then(|()| oracles::i5_effects_within_their_class(&self.truth, &self.ledger));
+        found = found.and_then(|()| oracles::i5_effects_within_their_class(&self.truth, &self.ledger, self.plan.claims));
         found = found.and_then(|()| oracles::i6_outcomes_say_what_happened(&self.truth, &self.ledger));
+        found = found.and_then(|()| self.asks.everyone_who_waits_is_answered(self.boot));
+        found = found.and_then(|()| crate::asks::workers_that_share_do_not_contradict(&self.truth));
+        found = found.and_then(|()| self.watch.nothing_is_overdue(self.now_us));
         found = found.and_then(|()| oracles::i21_failures_leave_dead_letters(&self.truth));
         if let Some(worker) = &self.worker {
             for seat in &worker.seats {

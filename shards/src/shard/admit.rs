@@ -16,6 +16,7 @@ use crate::step::{Arrival, Content, EffectClass, Origin, Settle, Work};
 use crate::tenant::Waiting;
 
 pub(super) const SHUTTING_DOWN: &str = "The worker is shutting down.";
+pub(super) const TOO_MANY: &str = "Too many ask for this step at once.";
 pub(super) const NO_ROOM: &str = "The worker has no room for more.";
 
 impl Shard {
@@ -134,7 +135,11 @@ impl Shard {
 
     /// Another delivery of a key in flight: the newest token of a stream message replaces the older one.
     fn attach(&mut self, now: Now, slot: u32, arrival: Rc<Arrival>, fx: &mut Effects) {
+        let shared = self.settings.shared;
         let job = &mut self.jobs[slot as usize];
+        // Whoever was handed this message before may have run the step, however it came here.
+        let elsewhere = arrival.token().is_some_and(|token| token.inherited || (shared && token.delivered > 1));
+        job.touched |= elsewhere && arrival.work().is_some_and(|work| work.effect != EffectClass::Pure);
         let asker = |of: &Arrival| of.asker.as_ref().map(|asker| asker.id);
         let same_message = |old: &Arrival| match (&old.delivery.origin, &arrival.delivery.origin) {
             (Origin::Stream(old), Origin::Stream(new)) => old.consumer == new.consumer && old.sequence == new.sequence,
@@ -161,8 +166,14 @@ impl Shard {
                 let token = token.clone();
                 self.hand_back(&token, fx);
             }
-            // Nobody holds it for us and its asker is answered already: there is nothing more to owe, unless it waits elsewhere.
-            Origin::Core if riding >= DELIVERIES_PER_KEY_MAX => {}
+            // Nobody holds it for us: its asker is told by what it sent before, anybody else that there is no room.
+            Origin::Core if riding >= DELIVERIES_PER_KEY_MAX => {
+                let mut before = std::iter::once(&job.arrival).chain(&job.others);
+                if !before.any(|other| asker(other) == asker(&arrival)) && !planted(Bug::DropCrowd) {
+                    self.refuse(now, arrival, Fault::new(Code::SystemOverload, TOO_MANY), fx);
+                }
+            }
+            // Its asker is answered already: there is nothing more to owe, unless it waits elsewhere.
             Origin::Core if asker(&job.arrival) == asker(&arrival) && !waits_elsewhere(&job.arrival, &arrival) => {}
             // Too late to ride along: its letters are out already.
             _ if job.state == State::Posting => {
@@ -294,8 +305,9 @@ impl Shard {
                     || struck
                     || inherited
                     || (!streamed && work.effect != EffectClass::Pure);
-                job.touched =
-                    (delivered > 1 || struck || inherited) && !matches!(work.effect, EffectClass::Pure | EffectClass::Unsafe);
+                job.touched = (delivered > 1 || struck || inherited)
+                    && !matches!(work.effect, EffectClass::Pure | EffectClass::Unsafe)
+                    && !planted(Bug::Untouched);
                 job.deadline_us = deadline_us;
                 self.deadlines.arm(slot, deadline_us);
                 self.unfinished.push_back((lsn, slot));
@@ -399,7 +411,7 @@ impl Shard {
                     break;
                 }
                 let Some(Waiting { arrival, .. }) = self.tenants.get(tenant).waiting.pop_front() else { break };
-                self.waiting -= 1;
+                self.waiting -= u32::from(!planted(Bug::LeakWaiting));
                 self.held_bytes -= arrival.held_bytes();
                 // What became known while it waited, by a stream's copy of the same assignment say, has or gets its outcome.
                 if overdue && self.known.get(&arrival.key).is_none() {

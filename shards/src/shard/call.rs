@@ -4,11 +4,12 @@
 use std::rc::Rc;
 
 use super::Shard;
-use super::admit::NO_ROOM;
+use super::admit::{NO_ROOM, TOO_MANY};
 use crate::event::{Effects, Reply};
 use crate::ids::Now;
 use crate::limits::{CALL_AGAIN_MS, CALLS_PER_KEY_MAX};
 use crate::outcome::{Code, Fault};
+use crate::planted::{Bug, planted};
 use crate::step::Arrival;
 
 impl Shard {
@@ -49,13 +50,13 @@ impl Shard {
         let acked = job.acked;
         let riding = job.others.iter().filter(|other| other.is_call()).count();
         let oldest = if riding > CALLS_PER_KEY_MAX { job.others.iter().position(|other| other.is_call()) } else { None };
-        let ousted = oldest.map(|at| job.others.remove(at));
+        let ousted = oldest.map(|at| if planted(Bug::CallTwice) { job.others[at].clone() } else { job.others.remove(at) });
         if acked {
             self.tell_accepted(now, &arrival, fx);
         }
         if let Some(ousted) = ousted {
             self.held_bytes -= ousted.held_bytes();
-            self.turn_away(ousted, Fault::new(Code::SystemOverload, "Too many ask for this step at once."), fx);
+            self.turn_away(ousted, Fault::new(Code::SystemOverload, TOO_MANY), fx);
         }
     }
 }

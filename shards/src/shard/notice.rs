@@ -7,9 +7,10 @@ use std::rc::Rc;
 
 use super::{Held, Job, Shard, State};
 use crate::dedup::Place;
-use crate::event::{Effect, Effects, Letter, Post, Reply};
+use crate::event::{Effect, Effects, Letter, Post, Reply, Role};
 use crate::ids::{Key, Lsn, Now, Text};
 use crate::outcome::{Code, Fault, Status};
+use crate::planted::{Bug, planted};
 use crate::step::{Arrival, Content, Notice};
 
 impl Shard {
@@ -41,7 +42,9 @@ impl Shard {
         }
         let (tenant, assignment) = (&notice.tenant, assignment?);
         let asks = |arrival: &Arrival| is_of(arrival, tenant, assignment);
-        let found = |job: &Job| job.state != State::Free && (asks(&job.arrival) || job.others.iter().any(|other| asks(other)));
+        // A message put aside names an assignment too, and is not what it asked for.
+        let open = |job: &Job| job.state != State::Free && (job.role != Role::Aside || planted(Bug::CancelAside));
+        let found = |job: &Job| open(job) && (asks(&job.arrival) || job.others.iter().any(|other| asks(other)));
         if let Some(slot) = self.jobs.iter().position(found) {
             return Some((self.jobs[slot].key, Place::Job(slot as u32)));
         }
@@ -54,8 +57,13 @@ impl Shard {
         match (job.state, &job.outcome) {
             (State::Queued | State::Running | State::Backoff, _) => {
                 job.stopped_by = Some(notice.clone());
-                self.cut(now, slot, Status::Cancelled, fx);
+                if !planted(Bug::CancelUnheard) {
+                    self.cut(now, slot, Status::Cancelled, fx);
+                }
                 let decided = self.jobs[slot as usize].decided;
+                if planted(Bug::ReplyEarly) {
+                    return self.reply_to(notice, Reply::Cancelled, fx);
+                }
                 self.hold_reply(decided, notice, Reply::Cancelled);
             }
             (State::Decided, Some(outcome)) => {
@@ -89,7 +97,9 @@ impl Shard {
             self.answered_before(now, memory, arrival, fx);
             return self.cancel_asked(now, notice, assignment, fx);
         }
-        self.answer_as(now, key, arrival, Status::Cancelled, cancelled(Some(&notice)), fx);
+        if !planted(Bug::CancelWaiting) {
+            self.answer_as(now, key, arrival, Status::Cancelled, cancelled(Some(&notice)), fx);
+        }
         let answered = Lsn(self.next_lsn.0 - 1);
         self.hold_reply(answered, notice, Reply::Cancelled);
     }

@@ -22,7 +22,7 @@ impl Shard {
         self.believed = Some(now);
         for (name, seq) in restored.tenants {
             let index = self.tenants.find(&name);
-            self.tenants.get(index).audit_seq = seq;
+            self.tenants.get(index).audit_seq = if planted(Bug::AuditRestart) { 0 } else { seq };
         }
         self.retain.restore(segments, &restored.newest, restored.floor, restored.watermark_ms, now);
     }

@@ -138,7 +138,9 @@ impl Shard {
                 break;
             }
             // Also where it is only old: a sender may have named a time far beyond the horizon.
-            self.retain.watermark_ms = self.retain.watermark_ms.max(oldest.newest_ms);
+            if !planted(Bug::NoWatermark) {
+                self.retain.watermark_ms = self.retain.watermark_ms.max(oldest.newest_ms);
+            }
             self.retain.bytes -= oldest.span.bytes;
             below = Some(oldest.span.to.next());
             self.retain.closed.pop_front();

@@ -22,7 +22,7 @@ pub(super) struct Looks {
 impl Shard {
     /// The disk is full from now on, or has room again.
     pub(super) fn disk_room(&mut self, now: Now, room: bool) {
-        if room {
+        if room && !planted(Bug::StayFull) {
             self.full = None;
         } else if self.full.is_none() {
             self.full = Some(Looks { left: FULL_LOOKS_PER_S, renew_us: now.mono_us + SECOND_US });
@@ -57,7 +57,10 @@ impl Shard {
         let Origin::Stream(token) = &arrival.delivery.origin else { return false };
         looks.left = looks.left.saturating_sub(1);
         self.tally.handed_back += 1;
-        fx.list.push(Effect::Settle { token: token.clone(), how: Settle::Nak { delay_ms: FULL_NAK_MS } });
+        fx.list.push(Effect::Settle {
+            token: token.clone(),
+            how: if planted(Bug::DropWhileFull) { Settle::Ack } else { Settle::Nak { delay_ms: FULL_NAK_MS } },
+        });
         true
     }
 }

@@ -185,9 +185,15 @@ impl Shard {
         job.touched |= fault.effect != Effected::None;
         job.state = State::Backoff;
         job.retry_at_us = now.mono_us + delay_ms * 1000;
+        if planted(Bug::NoDeadline) {
+            job.deadline_us = u64::MAX;
+        }
+        if planted(Bug::RetryAtOnce) {
+            job.retry_at_us = now.mono_us;
+        }
         let due_us = job.retry_at_us.min(job.deadline_us);
         let tenant = job.tenant;
-        if let Some(charge) = job.charge.as_mut() {
+        if let Some(charge) = job.charge.as_mut().filter(|_| !planted(Bug::HoldSlotInBackoff)) {
             self.tenants.get(tenant).account.pause(charge);
             self.running -= 1;
             self.queued += 1;
@@ -241,7 +247,7 @@ impl Shard {
         // A try whose STARTED frame is still on its way to the disk has done nothing; one that waits for its claim is none yet.
         let waits = job.state == State::Running && !job.at_work;
         let unmade = u32::from(waits && job.claim == Claim::Needless);
-        let started = job.touched || job.tries > unmade;
+        let started = (job.touched || job.tries > unmade) && !planted(Bug::CutHarmless);
         self.stopped(now, slot, status, started, ran_us, fx);
     }
 
@@ -278,7 +284,9 @@ impl Shard {
     fn keep_alive(&mut self, now: Now, fx: &mut Effects) {
         self.progress_due_us = now.mono_us + self.settings.progress_us;
         // Work may go on after its deliveries were settled; those are no longer ours to keep.
-        let unsettled = |job: &&Job| job.state != State::Free && (job.state != State::Posting || job.unconfirmed > 0);
+        let unsettled = |job: &&Job| {
+            job.state != State::Free && (job.state != State::Posting || job.unconfirmed > 0) || planted(Bug::KeepSettled)
+        };
         for job in self.jobs.iter().filter(unsettled) {
             for arrival in std::iter::once(&job.arrival).chain(&job.others) {
                 if let Origin::Stream(token) = &arrival.delivery.origin {

@@ -67,6 +67,9 @@ impl Shard {
         let job = &mut self.jobs[slot as usize];
         let Some(charge) = job.charge.take() else { return };
         let index = job.tenant;
+        if !charge.is_running() && planted(Bug::LeakQueuePlace) {
+            return;
+        }
         if charge.is_running() {
             self.running -= 1;
         } else {
@@ -86,7 +89,7 @@ impl Shard {
         debug_assert!(through < self.next_lsn, "durable before it was written");
         self.durable = self.durable.max(through);
         while let Some((lsn, _)) = self.held.front() {
-            if *lsn > through {
+            if *lsn > through && !planted(Bug::HeldOutOfOrder) {
                 break;
             }
             let Some((_, held)) = self.held.pop_front() else { break };
@@ -203,7 +206,7 @@ impl Shard {
             self.settle_deliveries(slot, fx);
         }
         if !planted(Bug::LoseOtherAsker) {
-            for other in different {
+            for other in different.into_iter().filter(|other| !(other.is_call() && planted(Bug::CallUntold))) {
                 self.reply(now, key, other, outcome.clone(), fx);
             }
         }
@@ -268,6 +271,9 @@ impl Shard {
         }
         for arrival in waiting {
             if matches!(arrival.content, Content::Notice(_)) {
+                if planted(Bug::NoticeUnanswered) {
+                    continue;
+                }
                 let reply = found.as_ref().map_or(Reply::Unknown, |outcome| Reply::Ended(outcome.status));
                 self.reply_to(arrival, reply, fx);
                 continue;

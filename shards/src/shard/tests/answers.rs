@@ -302,3 +302,23 @@ fn a_refused_assignment_is_told_under_its_own_key_and_leaves_the_steps_alone() {
     bench.apply(Event::Probed { key, found });
     assert_eq!(under(&mut bench), refused);
 }
+
+#[test]
+fn who_asks_on_core_for_a_step_that_too_many_ask_for_is_refused_and_told_so() {
+    const ASKERS: [&str; 9] = ["b", "c", "d", "e", "f", "g", "h", "i", "j"];
+    let mut bench = Bench::new();
+    bench.send(&step("k"));
+    let ticket = bench.run();
+    for asker in ASKERS {
+        bench.send(&step("k").by(asker).from(core()));
+    }
+    // Whoever rides along is told by what it sent before.
+    bench.send(&step("k").by("b").from(core()));
+    let (told, _) = bench.settle();
+    let told: Vec<_> = told.iter().map(|(who, outcome)| (&**who, outcome.fault.as_ref().map(|fault| fault.code))).collect();
+    assert_eq!(told, [("j", Some(Code::SystemOverload))]);
+    bench.done(ticket);
+    let (told, _) = bench.settle();
+    let ok = told.iter().filter(|(_, outcome)| outcome.status == Status::Ok).count();
+    assert_eq!((told.len(), ok), (9, 9), "the first and eight more");
+}

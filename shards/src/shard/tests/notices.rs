@@ -166,3 +166,24 @@ fn a_refused_notice_is_answered_and_touches_nothing() {
     assert_eq!(bench.replies().0, [Reply::Refused(fault)]);
     assert!(bench.frames.is_empty());
 }
+
+#[test]
+fn a_message_put_aside_under_an_assignment_is_not_what_a_cancel_of_it_means() {
+    let mut bench = Bench::new();
+    let placed =
+        Step { key: SALT.key(Identity::Coordinates { tenant: "t", run: None, flow: "f", step: "s", attempt: 1 }), ..step("k") };
+    let named = SALT.key(Identity::Assignment { tenant: "t", assignment: "a" });
+    // Its job takes the first slot: that of a step that is over.
+    let before = step("before").by("b");
+    bench.send(&before);
+    bench.send(&placed.clone().from(delivery(2, 1)));
+    let runs = bench.runs();
+    bench.done(runs[0].0);
+    bench.settle();
+    bench.send(&placed.content(2).from(delivery(3, 1)));
+    bench.cancel(named, Some("a"));
+    bench.sync();
+    assert_eq!(bench.replies(), (vec![Reply::Cancelled], true));
+    let statuses: Vec<_> = bench.outcomes().iter().map(|outcome| outcome.status).collect();
+    assert_eq!(statuses, [Status::Ok, Status::Quarantined, Status::Cancelled]);
+}

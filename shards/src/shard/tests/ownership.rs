@@ -180,3 +180,18 @@ fn where_workers_share_nothing_unsafe_runs() {
     bench.send(&step("other").by("b").effect(EffectClass::Conditional).from(delivery(2, 1)));
     bench.run();
 }
+
+#[test]
+fn a_step_in_flight_that_an_earlier_owner_was_handed_too_is_not_said_to_have_done_nothing() {
+    let mut bench = tiny(|limits| limits.tenant_running_max = 1);
+    bench.send(&step("first").by("b"));
+    let first = bench.run();
+    // It came on core NATS, and waits; the earlier owner was handed a message of the stream that asks for the same.
+    let one = step("k").effect(EffectClass::Unsafe);
+    bench.send(&one.clone().from(core()));
+    bench.send(&one.from(inherited(7)));
+    bench.wait_ms(20_000);
+    let ended: Vec<_> = bench.outcomes().iter().map(|outcome| (outcome.status, outcome.effect)).collect();
+    assert_eq!(ended, [(Status::Timeout, Effected::None), (Status::Timeout, Effected::Unknown)]);
+    bench.done(first);
+}
