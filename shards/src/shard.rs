@@ -335,11 +335,6 @@ impl Shard {
         self.unpublished
     }
 
-    /// Bytes held for steps that wait or run and for outputs that are not told, roughly.
-    pub fn held_bytes(&self) -> u64 {
-        self.held_bytes
-    }
-
     /// What was counted so far, with the current levels filled in.
     pub fn tally(&self) -> Tally {
         let mut tally = self.tally.clone();
