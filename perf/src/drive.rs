@@ -10,7 +10,7 @@ use async_nats::{Client, Subscriber};
 use futures_util::StreamExt as _;
 use hdrhistogram::Histogram;
 
-use crate::message::{ASSIGN, RESULT, answered, assignment};
+use crate::message::{Form, answered};
 
 /// Not measured: connections, caches and the consumer's first pulls settle.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -104,6 +104,7 @@ enum Slot {
 pub(crate) struct Driver<'a> {
     client: Client,
     results: Subscriber,
+    form: Form,
     tenants: u32,
     cpu: &'a dyn Fn() -> Result<Cpu>,
     slots: Vec<Slot>,
@@ -113,15 +114,15 @@ pub(crate) struct Driver<'a> {
 
 impl<'a> Driver<'a> {
     /// Subscribes to results; `cpu` reads the processor times.
-    pub(crate) async fn new(client: Client, tenants: u32, cpu: &'a dyn Fn() -> Result<Cpu>) -> Result<Self> {
-        let results = client.subscribe(RESULT).await?;
+    pub(crate) async fn new(client: Client, form: Form, tenants: u32, cpu: &'a dyn Fn() -> Result<Cpu>) -> Result<Self> {
+        let results = client.subscribe(form.results()).await?;
         client.flush().await?;
         let (latency, lag) = (Histogram::new(3)?, Histogram::new(3)?);
         let cpu_none = Cpu::default();
         let (steps, seconds) = (0, 0.0);
         let (answered, failed, repeated, lost) = (0, 0, 0, 0);
         let window = Window { steps, seconds, latency, lag, cpu: cpu_none, answered, failed, repeated, lost };
-        Ok(Driver { client, results, tenants, cpu, slots: Vec::new(), window, from: None })
+        Ok(Driver { client, results, form, tenants, cpu, slots: Vec::new(), window, from: None })
     }
 
     /// Keeps so many in flight for so long.
@@ -170,7 +171,7 @@ impl<'a> Driver<'a> {
             let until = (next + FILL_WINDOW).min(count);
             let mut stored = Vec::new();
             for n in next..until {
-                stored.push(context.publish(ASSIGN, assignment(n, self.tenants).into()).await?);
+                stored.push(context.publish(self.form.subject(n, self.tenants), self.form.body(n, self.tenants).into()).await?);
             }
             for one in stored {
                 one.await.context("filling the stream")?;
@@ -194,9 +195,9 @@ impl<'a> Driver<'a> {
 
     async fn send(&mut self) -> Result<()> {
         let n = u32::try_from(self.slots.len())?;
-        let body = assignment(n, self.tenants).into();
+        let (subject, body) = (self.form.subject(n, self.tenants), self.form.body(n, self.tenants));
         self.slots.push(Slot::Sent(Instant::now()));
-        Ok(self.client.publish(ASSIGN, body).await?)
+        Ok(self.client.publish(subject, body.into()).await?)
     }
 
     async fn receive(&mut self, begin: Instant) -> Result<Instant> {

@@ -1,4 +1,5 @@
-//! The messages of a measurement: assignments of about 400 bytes whose ids are numbers, and how to read a number back.
+//! The messages of a measurement: assignments and native steps of about 400 bytes whose ids are numbers, and how to read a
+//! number back.
 
 /// Where assignments go.
 pub(crate) const ASSIGN: &str = "caf.exec.assign.v1";
@@ -6,6 +7,45 @@ pub(crate) const ASSIGN: &str = "caf.exec.assign.v1";
 pub(crate) const ACK: &str = "caf.exec.assign.v1.ack";
 /// Where results come.
 pub(crate) const RESULT: &str = "caf.exec.result.v1";
+/// Where native steps go, of all tenants.
+pub(crate) const STEPS: &str = "beamline.worker.steps.v1.*";
+/// Where their results come, each on the subject of its key.
+pub(crate) const RESULTS: &str = "beamline.worker.results.v1.*.*";
+
+/// How steps are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As assignments, all on one subject; so are their results.
+    Assignment,
+    /// Natively, in JSON.
+    Native,
+}
+
+impl Form {
+    /// Where step `n` goes.
+    pub(crate) fn subject(self, n: u32, tenants: u32) -> String {
+        match self {
+            Form::Assignment => ASSIGN.to_owned(),
+            Form::Native => STEPS.replace('*', &format!("tenant-{}", n % tenants.max(1))),
+        }
+    }
+
+    /// Step `n`, of one of so many tenants.
+    pub(crate) fn body(self, n: u32, tenants: u32) -> Vec<u8> {
+        match self {
+            Form::Assignment => assignment(n, tenants),
+            Form::Native => native(n, tenants),
+        }
+    }
+
+    /// Where results come.
+    pub(crate) fn results(self) -> &'static str {
+        match self {
+            Form::Assignment => RESULT,
+            Form::Native => RESULTS,
+        }
+    }
+}
 
 /// The id of assignment `n`: a UUIDv4 to look at.
 pub(crate) fn id(n: u32) -> String {
@@ -30,6 +70,22 @@ pub(crate) fn assignment(n: u32, tenants: u32) -> Vec<u8> {
     .into_bytes()
 }
 
+/// Native step `n`, of one of so many tenants; as much to read as an assignment.
+fn native(n: u32, tenants: u32) -> Vec<u8> {
+    let tenant = n % tenants.max(1);
+    format!(
+        concat!(
+            r#"{{"type":"echo","assignment_id":"{id}","request_id":"{id}","inputs":{{"text":"the quick brown fox jumps"}},"#,
+            r#""context":{{"tenant_id":"tenant-{tenant}","trace_id":"0af7651916cd43dd8448eb21{n:08x}"}},"#,
+            r#""priority":50,"timeout_ms":60000,"resources":{{"class":"IO"}},"retry":{{"max_attempts":3}}}}"#
+        ),
+        id = id(n),
+        tenant = tenant,
+        n = n
+    )
+    .into_bytes()
+}
+
 /// The bytes between the quotes of the first `assignment_id`.
 pub(crate) fn id_in(body: &[u8]) -> Option<&[u8]> {
     const KEY: &[u8] = br#""assignment_id":""#;
@@ -42,8 +98,8 @@ pub(crate) fn id_in(body: &[u8]) -> Option<&[u8]> {
 pub(crate) fn answered(body: &[u8]) -> Option<(u32, bool)> {
     let id = std::str::from_utf8(id_in(body)?).ok()?;
     let n = u32::from_str_radix(id.rsplit_once('-')?.1, 16).ok()?;
-    const GOOD: &[u8] = br#""status":"success""#;
-    Some((n, body.windows(GOOD.len()).any(|window| window == GOOD)))
+    let good = [&br#""status":"success""#[..], br#""status":"OK""#];
+    Some((n, good.iter().any(|good| body.windows(good.len()).any(|window| window == *good))))
 }
 
 #[cfg(test)]
@@ -57,5 +113,15 @@ mod tests {
         let value: serde_json::Value = serde_json::from_slice(&body).expect("it is JSON");
         assert_eq!(value["tenant_id"], "tenant-0");
         assert_eq!(answered(&body), Some((70_000, false)));
+    }
+
+    #[test]
+    fn a_native_step_is_as_much_to_read_and_its_number_comes_back() {
+        let body = Form::Native.body(70_001, 16);
+        assert!((340..=440).contains(&body.len()), "{} bytes", body.len());
+        let value: serde_json::Value = serde_json::from_slice(&body).expect("it is JSON");
+        assert_eq!(value["context"]["tenant_id"], "tenant-1");
+        assert_eq!(Form::Native.subject(70_001, 16), "beamline.worker.steps.v1.tenant-1");
+        assert_eq!(answered(&body), Some((70_001, false)));
     }
 }

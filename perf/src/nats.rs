@@ -75,13 +75,13 @@ pub(crate) fn worker_binary(named: Option<&Path>) -> Result<PathBuf> {
 }
 
 async fn one(args: &NatsArgs, subject: Subject, load: Load, worker: Option<&Path>, dir: &Path) -> Result<Row> {
-    let server = NatsServer::start(dir, subject.stored()).await?;
+    let server = NatsServer::start(dir, subject.form(), subject.stored()).await?;
     let (mut running, window, counters, peak, threads);
     if load == Load::Drain {
         // Nobody works while the stream is filled; the process's pid is known only afterwards.
         let subject_pid = std::cell::Cell::new(None);
         let cpu = || read_cpu(subject_pid.get(), server.pid());
-        let mut driver = Driver::new(server.connect().await?, args.tenants, &cpu).await?;
+        let mut driver = Driver::new(server.connect().await?, subject.form(), args.tenants, &cpu).await?;
         driver.fill(args.backlog).await?;
         running = Running::launch(subject, worker, args.shards.as_deref(), &server, dir)?;
         subject_pid.set(Some(running.pid()));
@@ -91,7 +91,7 @@ async fn one(args: &NatsArgs, subject: Subject, load: Load, worker: Option<&Path
         running.ready().await?;
         let pid = running.pid();
         let cpu = || read_cpu(Some(pid), server.pid());
-        let driver = Driver::new(server.connect().await?, args.tenants, &cpu).await?;
+        let driver = Driver::new(server.connect().await?, subject.form(), args.tenants, &cpu).await?;
         let measured = match load {
             Load::Closed(in_flight) => driver.closed(in_flight, args.seconds).await,
             Load::Open | Load::Drain => driver.open(args.rate, args.seconds).await,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use async_nats::jetstream::{self, stream};
 
-use crate::message::{ASSIGN, RESULT};
+use crate::message::{ASSIGN, Form, STEPS};
 
 /// A server process. Dies with this value.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(crate) fn free_port() -> Result<u16> {
 
 impl NatsServer {
     /// Starts a server with its store in this folder and makes the streams.
-    pub(crate) async fn start(dir: &Path, result_stream: bool) -> Result<Self> {
+    pub(crate) async fn start(dir: &Path, form: Form, result_stream: bool) -> Result<Self> {
         let port = free_port()?;
         let log = std::fs::File::create(dir.join("server.log"))?;
         let spawned = Command::new("nats-server")
@@ -44,7 +44,7 @@ impl NatsServer {
         let context = jetstream::new(client);
         let config = stream::Config {
             name: "CAF_ASSIGN".into(),
-            subjects: vec![ASSIGN.into()],
+            subjects: vec![if form == Form::Native { STEPS } else { ASSIGN }.into()],
             retention: stream::RetentionPolicy::WorkQueue,
             discard: stream::DiscardPolicy::New,
             max_age: Duration::from_secs(24 * 3600),
@@ -60,7 +60,7 @@ impl NatsServer {
         if result_stream {
             let config = stream::Config {
                 name: "CAF_RESULT".into(),
-                subjects: vec![RESULT.into()],
+                subjects: vec![form.results().into()],
                 max_age: Duration::from_secs(24 * 3600),
                 ..stream::Config::default()
             };

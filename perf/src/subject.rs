@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::floor::Results;
+use crate::message::{Form, STEPS};
 use crate::server::{NatsServer, free_port};
 
 /// One column of the table.
@@ -25,10 +26,14 @@ pub(crate) enum Subject {
         /// Lifecycle events.
         events: bool,
     },
+    /// endstation where workers may share the consumer, results stored: what owning it costs is between the two.
+    Shared,
+    /// endstation with native steps, each result stored under the subject of its key, once.
+    Native,
 }
 
 /// Everything there is to measure, the floors first.
-pub(crate) const ALL: [Subject; 7] = [
+pub(crate) const ALL: [Subject; 9] = [
     Subject::Bare(Results::Core),
     Subject::Bare(Results::Stream),
     Subject::Floor(Results::Core),
@@ -36,6 +41,8 @@ pub(crate) const ALL: [Subject; 7] = [
     Subject::Worker { results: Results::Core, events: false },
     Subject::Worker { results: Results::Stream, events: false },
     Subject::Worker { results: Results::Stream, events: true },
+    Subject::Shared,
+    Subject::Native,
 ];
 
 impl Subject {
@@ -50,13 +57,22 @@ impl Subject {
             Subject::Worker { results: Results::Core, events: true } => "endstation, core results, events",
             Subject::Worker { results: Results::Stream, events: false } => "endstation, stored results",
             Subject::Worker { results: Results::Stream, events: true } => "endstation, stored results, events",
+            Subject::Shared => "endstation, stored results, shared",
+            Subject::Native => "endstation, native, stored by key",
         }
     }
 
     /// Whether results go into a stream.
     pub(crate) fn stored(self) -> bool {
-        let (Subject::Bare(results) | Subject::Floor(results) | Subject::Worker { results, .. }) = self;
-        results == Results::Stream
+        match self {
+            Subject::Bare(results) | Subject::Floor(results) | Subject::Worker { results, .. } => results == Results::Stream,
+            Subject::Shared | Subject::Native => true,
+        }
+    }
+
+    /// How its steps are written.
+    pub(crate) fn form(self) -> Form {
+        if self == Subject::Native { Form::Native } else { Form::Assignment }
     }
 
     /// Whether it is a consumer that keeps nothing.
@@ -111,7 +127,8 @@ impl Running {
                 }
                 command
             }
-            Subject::Worker { events, .. } => {
+            Subject::Worker { .. } | Subject::Shared | Subject::Native => {
+                let events = matches!(subject, Subject::Worker { events: true, .. });
                 let port = free_port()?;
                 ops_port = Some(port);
                 let mut command = Command::new(worker.context("no worker binary")?);
@@ -126,6 +143,12 @@ impl Running {
                     .env("ENDSTATION__STORAGE__DIR", dir.join("data"))
                     .env("ENDSTATION__OPS__BIND", format!("127.0.0.1:{port}"))
                     .env("ENDSTATION__EVENTS__ENABLED", events.to_string());
+                if subject == Subject::Shared {
+                    command.env("ENDSTATION__NATS__OWNERSHIP", "shared");
+                }
+                if subject == Subject::Native {
+                    command.env("ENDSTATION__NATS__ASSIGN_SUBJECTS", STEPS);
+                }
                 if let Some(shards) = shards {
                     command.env("ENDSTATION__CORES__SHARDS", shards);
                 }
