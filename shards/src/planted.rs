@@ -47,6 +47,10 @@ bugs! {
     AcceptWhileFull = "New work is accepted though the journal's disk is full.",
     BelieveJump = "A clock that jumped far ahead is believed at once.",
     TimeoutWhileWriting = "A step whose outcome waits for the disk still times out.",
+    SkipLook = "Nobody looks into key files for what is not in memory.",
+    ForgetRetryTime = "A snapshot says nothing of when a retry is due.",
+    SealBeforeDurable = "A snapshot is kept before the frames that it tells of are durable.",
+    MergeForgets = "A merge of key files loses some keys.",
     StruckFirst = "A step with a strike does not wait for the others that were recovered with it.",
 }
 

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use super::{Held, Shard, State};
 use crate::event::{DiskNews, Effects};
 use crate::ids::{Lsn, Now};
+use crate::limits::FORGET_MAX;
 use crate::planted::{Bug, planted};
 
 const LOOK_EVERY_US: u64 = 1_000_000;
@@ -75,6 +76,18 @@ impl Retain {
         self.at_floor
     }
 
+    /// (frame, newest stream timestamp up to it), as a fold tells it of the frames before `next_lsn`.
+    pub(super) fn newest(&self, next_lsn: Lsn) -> Vec<(Lsn, u64)> {
+        let closed = self.closed.iter().map(|closed| (closed.span.to, closed.newest_ms));
+        let mut newest: Vec<(Lsn, u64)> = Vec::new();
+        for (lsn, newest_ms) in closed.chain([(Lsn(next_lsn.0 - 1), self.newest_ms)]) {
+            if newest_ms > newest.last().map_or(0, |(_, before)| *before) {
+                newest.push((lsn, newest_ms));
+            }
+        }
+        newest
+    }
+
     pub(super) fn next_look_us(&self) -> Option<u64> {
         (!self.closed.is_empty()).then_some(self.next_look_us)
     }
@@ -92,6 +105,7 @@ impl Shard {
                 self.retain.closed.push_back(closed);
                 self.retain.next_look_us = 0;
                 self.look_at_segments(now, fx);
+                self.seal_soon(fx);
             }
         }
     }
@@ -151,11 +165,12 @@ impl Shard {
         }
     }
 
-    /// Forgets keys whose outcome is gone, a bounded number at a time.
+    /// Forgets keys whose outcome is gone or that lie in key files, a bounded number at a time.
     pub(super) fn forget_finished(&mut self) {
         let floor = self.retain.floor;
         if floor > Lsn(0) {
-            self.known.forget_below(floor, 64);
+            self.known.forget_below(floor, FORGET_MAX);
         }
+        self.forget_sealed();
     }
 }

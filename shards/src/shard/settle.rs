@@ -103,6 +103,7 @@ impl Shard {
                     }
                 }
                 Held::Reply(notice, reply) => self.reply_to(notice, reply, fx),
+                Held::Seal(seal) => fx.list.push(Effect::Seal(seal)),
                 Held::Strike => fx.list.push(Effect::WipePage),
                 Held::Prune(below) => fx.list.push(Effect::Prune { below }),
             }
@@ -266,13 +267,18 @@ impl Shard {
         if found.is_none() && gone {
             self.known.forget(&key);
         }
-        for arrival in waiting {
+        for asked in waiting {
+            let arrival = self.take_up(asked);
             if matches!(arrival.content, Content::Notice(_)) {
                 let reply = found.as_ref().map_or(Reply::Unknown, |outcome| Reply::Ended(outcome.status));
                 self.reply_to(arrival, reply, fx);
                 continue;
             }
             let answer_key = self.answer_key(&arrival);
+            // Where an answer is needed it may have been given, and put into a key file, while we asked.
+            if found.is_none() && self.must_look(answer_key, &arrival, fx) {
+                continue;
+            }
             match (&found, self.known.get(&answer_key)) {
                 (Some(outcome), _) => self.reply(now, key, arrival, outcome.clone(), fx),
                 (None, Some(answered)) => self.answered_before(now, answered, arrival, fx),
@@ -284,6 +290,7 @@ impl Shard {
                 }
             }
         }
+        self.sealing.nobody();
     }
 }
 
