@@ -268,6 +268,11 @@ impl Writer {
         Writer { map, page: Vec::with_capacity(PAGE_BYTES) }
     }
 
+    /// The file's name.
+    pub fn name(&self) -> String {
+        self.map.facts.name()
+    }
+
     /// Takes the next entry; gives a page to `each` when one is full.
     pub fn push<E>(&mut self, entry: &Entry, each: impl FnOnce(&[u8]) -> Result<(), E>) -> Result<(), E> {
         if self.page.is_empty() {
@@ -328,6 +333,13 @@ pub fn find(page: &[u8], number: u64, key: &Key) -> Result<Option<Entry>, Unfit>
     let entries = entries(page, number)?;
     let at = entries.binary_search_by(|entry| entry[..16].cmp(&key.0));
     Ok(at.ok().map(|at| Entry::decode(&entries[at])))
+}
+
+/// The entry at a place in a page that was found sound, if so many stand in it.
+pub fn nth(page: &[u8], at: usize) -> Option<Entry> {
+    let count = usize::from(u16::from_le_bytes([page[COUNT_AT], page[COUNT_AT + 1]]));
+    let entry = page.get(at * Entry::BYTES..)?.first_chunk()?;
+    (at < count).then(|| Entry::decode(entry))
 }
 
 /// Puts entries into the order of a key file; of two of one key the newer stays.

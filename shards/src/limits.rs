@@ -52,6 +52,8 @@ pub const KEY_FILES_MAX: usize = 8;
 pub const FILTER_BITS_PER_KEY: u64 = 16;
 /// So many keys that were read from key files are kept in memory, and those that somebody waits for.
 pub const RECALLED_MAX: usize = 4_096;
+/// A boot that had to read so many bytes of closed segments has them sealed, so that the next one need not.
+pub const SEAL_AT_BOOT_BYTES: u64 = 16 << 20;
 /// Forgotten at once, whatever there is to forget, in keys.
 pub const FORGET_MAX: usize = 64;
 

@@ -14,6 +14,7 @@ mod oracles;
 mod owners;
 mod plan;
 mod rng;
+mod seals;
 mod server;
 mod truth;
 mod worker;

@@ -20,7 +20,7 @@ use crate::event::{Effect, Effects, Role, Sealed};
 use crate::fold::{Owned, Restored, Unfinished};
 use crate::ids::{AskerId, Key, Lsn, Now, Text};
 use crate::keys::KeyMap;
-use crate::limits::{FORGET_MAX, RECALLED_MAX};
+use crate::limits::FORGET_MAX;
 use crate::planted::{Bug, planted};
 use crate::snapshot::Seal;
 use crate::step::{Arrival, Content, Origin, Source};
@@ -46,6 +46,7 @@ pub(super) struct Sealing {
     stale: Vec<Entry>,
     /// Keys that were found in key files, the oldest first.
     recalled: VecDeque<Entry>,
+    recalled_max: usize,
     /// Who waits for which key.
     looking: HashMap<Key, Vec<Asked>>,
     /// What the arrival that is being dealt with was found not to be in the files.
@@ -94,9 +95,10 @@ impl Sealing {
 
 impl Shard {
     /// From now on closed segments are sealed; `files` stand already, for all frames before `from`. With `soon` there is much
-    /// behind them.
-    pub fn keep_sealed(&mut self, from: Lsn, files: Vec<Arc<KeyMap>>, soon: bool) {
+    /// behind them. Of what is looked up there, `recalled_max` keys stay in memory.
+    pub fn keep_sealed(&mut self, from: Lsn, files: Vec<Arc<KeyMap>>, soon: bool, recalled_max: usize) {
         (self.sealing.on, self.sealing.due, self.sealing.from) = (true, soon, from);
+        self.sealing.recalled_max = recalled_max;
         self.sealing.files = files;
     }
 
@@ -180,7 +182,7 @@ impl Shard {
             self.sealing.stale = Vec::new();
         }
         // Everybody's turn comes once.
-        for _ in 0..self.sealing.recalled.len().saturating_sub(RECALLED_MAX).min(FORGET_MAX) {
+        for _ in 0..self.sealing.recalled.len().saturating_sub(self.sealing.recalled_max).min(FORGET_MAX) {
             let Some(entry) = self.sealing.recalled.pop_front() else { break };
             self.let_go(entry);
         }
