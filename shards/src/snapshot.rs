@@ -180,8 +180,8 @@ pub fn difference(own: &Restored, folded: &Restored) -> Option<String> {
     if own.owner_epoch < folded.owner_epoch || own.wall_ms < folded.wall_ms {
         return Some(format!("epoch {} or wall {} is behind its frames", own.owner_epoch, own.wall_ms));
     }
-    // A fold rounds up to the next second.
-    let newest = |of: &Restored| of.newest.last().map_or(0, |(_, newest_ms)| *newest_ms);
+    // A fold rounds up to the next second; what the watermark covers is of no further use.
+    let newest = |of: &Restored| of.newest.last().map_or(0, |(_, newest_ms)| *newest_ms).max(of.watermark_ms);
     if newest(own).saturating_add(1000) < newest(folded) {
         return Some(format!("newest stream time {}, by its frames {}", newest(own), newest(folded)));
     }

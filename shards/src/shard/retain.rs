@@ -158,6 +158,8 @@ impl Shard {
             self.retain.closed.pop_front();
         }
         if let Some(below) = below {
+            // A crash may have left segments below a floor that is durable already.
+            let below = below.max(self.retain.floor);
             self.retain.floor = below;
             let lsn = self.log_mark(now, fx);
             fx.log.urgent = true;
