@@ -433,7 +433,7 @@ struct Early {
 }
 
 /// Looks for a key in the files that may hold it, the newest first.
-async fn look(disk: &Disk, files: &RefCell<Vec<Arc<KeyMap>>>, key: Key) -> Result<Option<Entry>, DiskError> {
+pub(super) async fn look(disk: &Disk, files: &RefCell<Vec<Arc<KeyMap>>>, key: Key) -> Result<Option<Entry>, DiskError> {
     let unsound = |why| unsound(disk.folder(), std::io::Error::new(std::io::ErrorKind::InvalidData, why));
     'again: loop {
         let now = files.borrow().clone();

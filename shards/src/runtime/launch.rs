@@ -358,16 +358,16 @@ async fn open<W: Wire>(
 }
 
 /// What the journal and what was derived from it came to.
-struct Past {
-    opened: Opened,
-    restored: Restored,
+pub(super) struct Past {
+    pub(super) opened: Opened,
+    pub(super) restored: Restored,
     /// Frames before this one were not read.
-    before: Lsn,
-    files: Vec<Arc<KeyMap>>,
+    pub(super) before: Lsn,
+    pub(super) files: Vec<Arc<KeyMap>>,
 }
 
 /// Reads the journal from its newest snapshot on, or all of it.
-async fn read(settings: DiskSettings, owner: &Owner) -> Result<Past, DiskError> {
+pub(super) async fn read(settings: DiskSettings, owner: &Owner) -> Result<Past, DiskError> {
     let folder = settings.folder();
     let unfit = match Shelf::look(&folder, owner) {
         Ok(None) => None,

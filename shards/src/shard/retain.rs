@@ -142,7 +142,7 @@ impl Shard {
         self.retain.at_floor = false;
         while let Some(oldest) = self.retain.closed.front() {
             let age_ms = now.wall_ms.saturating_sub(oldest.closed_ms);
-            let over = self.retain.bytes > budget;
+            let over = self.retain.bytes + self.sealing.bytes() > budget;
             let due = age_ms > horizon_ms;
             if !due && !over {
                 break;

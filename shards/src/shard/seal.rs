@@ -20,7 +20,7 @@ use crate::event::{Effect, Effects, Role, Sealed};
 use crate::fold::{Owned, Restored, Unfinished};
 use crate::ids::{AskerId, Key, Lsn, Now, Text};
 use crate::keys::KeyMap;
-use crate::limits::FORGET_MAX;
+use crate::limits::{FILTER_BITS_PER_KEY, FORGET_MAX};
 use crate::planted::{Bug, planted};
 use crate::snapshot::Seal;
 use crate::step::{Arrival, Content, Origin, Source};
@@ -76,6 +76,12 @@ impl Sealing {
     pub(super) fn keys(&self) -> u64 {
         let files: u64 = self.files.iter().map(|file| file.facts().count).sum();
         files.saturating_sub((self.stale.len() + self.recalled.len()) as u64)
+    }
+
+    /// What the files take of the journal's budget: their entries and filters.
+    pub(super) fn bytes(&self) -> u64 {
+        let count: u64 = self.files.iter().map(|file| file.facts().count).sum();
+        count * (Entry::BYTES as u64 + FILTER_BITS_PER_KEY / 8)
     }
 
     pub(super) fn has_answers(&self) -> bool {
@@ -212,7 +218,7 @@ impl Shard {
     }
 
     /// Whether `key` has to be looked up before anybody can say what is known of it; then the arrival waits for that.
-    pub(super) fn must_look(&mut self, key: Key, arrival: &Rc<Arrival>, fx: &mut Effects) -> bool {
+    pub(crate) fn must_look(&mut self, key: Key, arrival: &Rc<Arrival>, fx: &mut Effects) -> bool {
         if self.sealing.files.is_empty() || !self.sealing.may_hold(&key) || planted(Bug::SkipLook) {
             return false;
         }

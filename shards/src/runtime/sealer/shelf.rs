@@ -11,8 +11,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::dedup::Entry;
 use crate::event::Sealed;
+use crate::fold::Restored;
 use crate::ids::{Key, Lsn};
-use crate::keys::{self, Footer, KeyMap, Merge, Owner, PAGE_BYTES, PIECE_BYTES, Unfit, Writer};
+use crate::keys::{self, Facts, Footer, KeyMap, Merge, Owner, PAGE_BYTES, PIECE_BYTES, Unfit, Writer};
 use crate::limits::KEY_FILES_MAX;
 use crate::snapshot::{self, Seal, Snapshot};
 
@@ -121,8 +122,7 @@ impl Shelf {
         keys::sort(&mut entries);
         let kept = self.keep(&entries, (from, before), rest.floor, stop).and_then(|files| {
             let facts: Vec<_> = files.iter().map(|map| map.facts()).collect();
-            let bytes = snapshot::encode(&self.owner, before, segment, &facts, &rest);
-            replace(&self.folder, SNAPSHOT, |file| file.write_all(&bytes))?;
+            self.keep_snapshot(before, segment, &facts, &rest)?;
             Ok(files)
         });
         match kept {
@@ -153,7 +153,12 @@ impl Shelf {
         Ok(files)
     }
 
-    fn write(
+    pub(super) fn keep_snapshot(&self, before: Lsn, segment: u64, files: &[Facts], rest: &Restored) -> io::Result<()> {
+        let bytes = snapshot::encode(&self.owner, before, segment, files, rest);
+        replace(&self.folder, SNAPSHOT, |file| file.write_all(&bytes))
+    }
+
+    pub(super) fn write(
         &self,
         (from, to): (Lsn, Lsn),
         most: u64,
