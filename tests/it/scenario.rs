@@ -18,6 +18,7 @@ mod grpc;
 mod happy;
 mod health;
 mod journal;
+mod keys;
 mod memory;
 mod native;
 mod ownership;
