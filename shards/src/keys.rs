@@ -198,13 +198,8 @@ impl Footer {
         if bytes[16..32] != owner.mark() {
             return Err(Unfit("a key file is another worker's or shard's"));
         }
-        let facts = Facts {
-            from: Lsn(u64_at(32)),
-            to: Lsn(u64_at(40)),
-            count: u64_at(48),
-            answers: u64_at(56),
-            newest: Lsn(u64_at(64)),
-        };
+        let facts =
+            Facts { from: Lsn(u64_at(32)), to: Lsn(u64_at(40)), count: u64_at(48), answers: u64_at(56), newest: Lsn(u64_at(64)) };
         let footer = Footer { facts, pages: u64_at(72), blocks: u64_at(80), crc: u32_at(88) };
         if footer.blocks == 0 || footer.map_at() + footer.map_bytes() + PAGE_BYTES as u64 != length {
             return Err(Unfit("a key file is not as long as it says"));

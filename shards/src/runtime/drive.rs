@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use futures_util::Stream;
 
-use crate::envelope::Envelope;
 use crate::dedup::Entry;
+use crate::envelope::Envelope;
 use crate::event::{DiskNews, Effect, Effects, Event, Letter, Post, Sealed};
 use crate::ids::{Key, Lsn, Now};
 use crate::journal::{self, Fact};

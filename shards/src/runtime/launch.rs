@@ -245,11 +245,7 @@ async fn granted<W>(seat: &Seat<W>) -> Option<Grant> {
 }
 
 /// Opens the journal and, once the word comes, takes up where it ends. `None`: told to end before it came.
-async fn open<W: Wire>(
-    seat: Seat<W>,
-    found: flume::Sender<Found>,
-    sealer: &Sealer,
-) -> Result<Option<Driver<W>>, ShardError> {
+async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>, sealer: &Sealer) -> Result<Option<Driver<W>>, ShardError> {
     let local = Local::default();
     let settings = DiskSettings {
         dir: seat.dir.clone(),

@@ -294,10 +294,7 @@ impl Shard {
             let Unfinished { asker, tries, interrupted, retry_at_ms, deadline_ms, owned, .. } = one;
             return Written { asker, tries, interrupted, retry_at_ms, deadline_ms, owned };
         }
-        let streamed = matches!(
-            &arrival.delivery.origin,
-            Origin::Stream(_) | Origin::Journal { source: Source::Stream, .. }
-        );
+        let streamed = matches!(&arrival.delivery.origin, Origin::Stream(_) | Origin::Journal { source: Source::Stream, .. });
         let owned = Owned {
             partition: arrival.partition,
             epoch: self.settings.owner_epoch,

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::{Shard, ShardSettings};
-use crate::event::{DiskNews, Effect, Effects, Event, Letter, Past};
 use crate::dedup::Place;
+use crate::event::{DiskNews, Effect, Effects, Event, Letter, Past};
 use crate::fold::{Fold, Restored};
 use crate::ids::{BlockId, Fingerprint, Identity, Key, Lsn, Now, Partition, Salt, Text, Ticket};
 use crate::journal::view::Frames;

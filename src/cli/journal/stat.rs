@@ -110,10 +110,8 @@ impl KeyFiles {
     fn of(folder: &Path) -> KeyFiles {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
         let keys = entries.filter(|entry| entry.path().extension().is_some_and(|suffix| suffix == "keys"));
-        keys.filter_map(|entry| entry.metadata().ok()).fold(KeyFiles::default(), |KeyFiles { files, bytes }, file| KeyFiles {
-            files: files + 1,
-            bytes: bytes + file.len(),
-        })
+        keys.filter_map(|entry| entry.metadata().ok())
+            .fold(KeyFiles::default(), |KeyFiles { files, bytes }, file| KeyFiles { files: files + 1, bytes: bytes + file.len() })
     }
 }
 

@@ -11,8 +11,7 @@ use serde_json::{Value, json};
 use super::cli::{Place, exits, objects, step};
 
 /// One shard whose segments are of 12 MiB.
-const FLAGS: [&str; 6] =
-    ["--set", "journal.bytes_max=48MiB", "--set", "journal.horizon_min=10s", "--set", "cores.shards=0"];
+const FLAGS: [&str; 6] = ["--set", "journal.bytes_max=48MiB", "--set", "journal.horizon_min=10s", "--set", "cores.shards=0"];
 const STEPS: usize = 12_000;
 
 fn args() -> Vec<&'static str> {

@@ -24,8 +24,7 @@ const RSS_BYTES_MAX: u64 = 512 << 20;
 const READY_MAX: Duration = Duration::from_secs(3);
 const UNKNOWN_P99_MAX: Duration = Duration::from_micros(20);
 /// So many files as there may be, grown as merges let them grow.
-const FILES: [u64; KEY_FILES_MAX] =
-    [42_000_000, 24_000_000, 14_000_000, 9_000_000, 6_000_000, 3_000_000, 1_500_000, 500_000];
+const FILES: [u64; KEY_FILES_MAX] = [42_000_000, 24_000_000, 14_000_000, 9_000_000, 6_000_000, 3_000_000, 1_500_000, 500_000];
 const KEYS: u64 = 100_000_000;
 const SEGMENTS: u64 = 64;
 const LOOKS: u64 = 100_000;
@@ -131,13 +130,8 @@ fn now() -> Instant {
 
 /// An arrival of nothing but a key.
 fn arrival(key: Key) -> Rc<Arrival> {
-    let delivery = Delivery {
-        origin: Origin::Core,
-        subject: Text::new(),
-        headers: Vec::new(),
-        body: bytes::Bytes::new(),
-        reply: None,
-    };
+    let delivery =
+        Delivery { origin: Origin::Core, subject: Text::new(), headers: Vec::new(), body: bytes::Bytes::new(), reply: None };
     let content = Content::Garbage(crate::outcome::Fault::new(crate::outcome::Code::InvalidFormat, "No."));
     let (tenant, partition, fingerprint) = (Text::from_static("t"), Partition(0), Fingerprint([1; 32]));
     Rc::new(Arrival { delivery, tenant, partition, key, fingerprint, asker: None, content, received_ms: 0 })
