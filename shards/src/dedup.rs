@@ -16,6 +16,8 @@ use crate::ids::{AskerId, Fingerprint, Key, Lsn};
 
 /// Tables that entries are spread over by a byte of their key.
 const TABLES: usize = 256;
+/// A table may have room for so many more than four times what it holds.
+const TABLE_SPARE: usize = 1024;
 /// Finished keys are queued in pieces of so many, which are never copied to make room for more.
 const PIECE: usize = 4096;
 
@@ -30,6 +32,8 @@ pub struct Known {
     taken: usize,
     /// Entries that are answers of assignments, not steps: while there are none, nobody needs to look for one.
     answers: usize,
+    /// The next table that may shrink.
+    look_at: usize,
 }
 
 /// One key. 40 bytes, in memory and in key files: a million of them are part of the promise on memory.
@@ -75,6 +79,11 @@ impl Entry {
         let mut key = Key([0; 16]);
         key.0.copy_from_slice(&bytes[..16]);
         Entry { key, fingerprint: u64_at(16), asker: u64_at(24), place: u64_at(32) }
+    }
+
+    /// Entries with the same number lie near each other in memory.
+    pub fn table(&self) -> usize {
+        table_of(&self.key)
     }
 
     /// The frame with the outcome of a finished key.
@@ -152,7 +161,7 @@ fn table_of(key: &Key) -> usize {
 impl Default for Known {
     fn default() -> Self {
         let tables = (0..TABLES).map(|_| HashTable::new()).collect();
-        Known { tables, len: 0, finished: VecDeque::new(), taken: 0, answers: 0 }
+        Known { tables, len: 0, finished: VecDeque::new(), taken: 0, answers: 0, look_at: 0 }
     }
 }
 
@@ -252,8 +261,20 @@ impl Known {
 
     /// Forgets a finished key, if this is what is remembered of it.
     pub fn forget_entry(&mut self, entry: &Entry) {
-        if self.get(&entry.key).is_some_and(|memory| memory.place == entry.place()) {
-            self.forget(&entry.key);
+        let same = |old: &Entry| old.key == entry.key && old.place() == entry.place();
+        if let Ok(old) = self.tables[entry.table()].find_entry(hash(&entry.key), same) {
+            self.answers -= usize::from(old.get().is_answer());
+            self.len -= 1;
+            old.remove();
+        }
+    }
+
+    /// Gives back memory of one table that has grown far beyond what it holds; each call looks at the next.
+    pub fn shrink_next(&mut self) {
+        let table = &mut self.tables[self.look_at];
+        self.look_at = (self.look_at + 1) % TABLES;
+        if table.capacity() > TABLE_SPARE + 4 * table.len() {
+            table.shrink_to(2 * table.len(), |entry| hash(&entry.key));
         }
     }
 

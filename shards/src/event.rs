@@ -110,7 +110,8 @@ pub enum Event {
 /// What became of a [`Seal`]. Crosses cores.
 #[derive(Clone, Debug)]
 pub struct Sealed {
-    /// Its finished keys, once each; where there are no files, in the order of their outcomes.
+    /// Its finished keys, once each, as they lie near each other ([`Entry::table`]); where there are no files, in the order of
+    /// their outcomes.
     pub entries: Vec<Entry>,
     /// All key files that stand from now on, oldest first; none if it could not be kept: then everything is as before.
     pub files: Option<Vec<Arc<KeyMap>>>,

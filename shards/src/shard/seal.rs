@@ -40,6 +40,8 @@ pub(super) struct Sealing {
     pub(super) owner_epoch: u32,
     /// Oldest first.
     files: Vec<Arc<KeyMap>>,
+    /// Some of them hold assignments' answers.
+    answers: bool,
     /// Counts the sets of files: what was found absent was so in one of them.
     edition: u32,
     /// Sealed keys that are still remembered here, and are to be forgotten.
@@ -85,7 +87,7 @@ impl Sealing {
     }
 
     pub(super) fn has_answers(&self) -> bool {
-        self.files.iter().any(|file| file.facts().answers > 0)
+        self.answers
     }
 
     fn may_hold(&self, key: &Key) -> bool {
@@ -105,7 +107,14 @@ impl Shard {
     pub fn keep_sealed(&mut self, from: Lsn, files: Vec<Arc<KeyMap>>, soon: bool, recalled_max: usize) {
         (self.sealing.on, self.sealing.due, self.sealing.from) = (true, soon, from);
         self.sealing.recalled_max = recalled_max;
+        self.stand(files);
+    }
+
+    /// These files stand from now on.
+    fn stand(&mut self, files: Vec<Arc<KeyMap>>) {
+        self.sealing.answers = files.iter().any(|file| file.facts().answers > 0);
         self.sealing.files = files;
+        self.sealing.edition += 1;
     }
 
     /// A segment has closed.
@@ -166,8 +175,7 @@ impl Shard {
         match sealed.files {
             Some(files) => {
                 self.sealing.from = files.last().map_or(self.sealing.from, |file| file.facts().to);
-                self.sealing.files = files;
-                self.sealing.edition += 1;
+                self.stand(files);
                 match self.sealing.stale.is_empty() {
                     true => self.sealing.stale = sealed.entries,
                     false => self.sealing.stale.extend(sealed.entries),
@@ -180,12 +188,16 @@ impl Shard {
 
     /// Forgets some of what lies in key files now, but for those that somebody waits for.
     pub(super) fn forget_sealed(&mut self) {
+        if !self.sealing.on {
+            return;
+        }
         for _ in 0..FORGET_MAX {
             let Some(entry) = self.sealing.stale.pop() else { break };
             self.let_go(entry);
         }
         if self.sealing.stale.is_empty() {
             self.sealing.stale = Vec::new();
+            self.known.shrink_next();
         }
         // Everybody's turn comes once.
         for _ in 0..self.sealing.recalled.len().saturating_sub(self.sealing.recalled_max).min(FORGET_MAX) {
@@ -195,7 +207,7 @@ impl Shard {
     }
 
     fn let_go(&mut self, entry: Entry) {
-        if self.probing.contains_key(&entry.key) {
+        if !self.probing.is_empty() && self.probing.contains_key(&entry.key) {
             self.sealing.recalled.push_back(entry);
         } else {
             self.known.forget_entry(&entry);

@@ -134,13 +134,11 @@ impl Disk {
         // Only now, when all has been found sound, is anything changed.
         let boot = 1 + heads.iter().map(|(_, head)| head.boot).max().unwrap_or(0);
         let mut torn = None;
-        for (segment, tail) in &read.segments {
+        for (segment, tail) in read.segments.iter().skip(passed) {
             if tail.torn {
                 torn = Some(Cut { path: segment.path.clone(), offset: tail.offset });
             }
-            if segment.end.get() > read.from {
-                settle(&segment.path, tail.offset)?;
-            }
+            settle(&segment.path, tail.offset)?;
         }
         for path in &blanks {
             fs::remove_file(path).map_err(DiskError::io("removing", path))?;

@@ -128,6 +128,8 @@ impl Shelf {
         match kept {
             Ok(files) => {
                 self.files.clone_from(&files);
+                // What is near in memory is forgotten together.
+                entries.sort_unstable_by_key(Entry::table);
                 (Sealed { entries, files: Some(files) }, Ok(()))
             }
             Err(error) => {

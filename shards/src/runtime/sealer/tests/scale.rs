@@ -162,7 +162,8 @@ fn boot_and_look(dir: &Path) {
         shard.keep_sealed(before, files.clone(), false, RECALLED_MAX);
         let ready = begun.elapsed();
         let keys: u64 = files.iter().map(|map| map.facts().count).sum();
-        assert_eq!((keys, opened.segments.len() as u64 >= SEGMENTS, opened.records), (KEYS, true, 0), "all from the snapshot");
+        assert_eq!(keys, KEYS);
+        assert!(opened.segments.len() as u64 >= SEGMENTS && opened.records < 50_000, "only the last segment is read");
         let files: Rc<RefCell<Vec<Arc<KeyMap>>>> = Rc::new(RefCell::new(files));
         let mut fx = Effects::default();
         let mut dice = Dice(99);
