@@ -49,7 +49,7 @@ impl Filter {
     fn place(&self, key: &Key) -> (usize, u64) {
         let number = u128::from_be_bytes(key.0);
         let start = number >> 64;
-        ((start * self.blocks.len() as u128 >> 64) as usize, number as u64)
+        (((start * self.blocks.len() as u128) >> 64) as usize, number as u64)
     }
 
     /// What it takes in memory and in a file, in bytes.

@@ -71,6 +71,11 @@ impl Retain {
         self.floor
     }
 
+    #[cfg(test)]
+    pub(super) fn raise_floor(&mut self, floor: Lsn) {
+        self.floor = floor;
+    }
+
     /// The budget is used up and nothing may go yet: new work waits.
     pub(super) fn at_floor(&self) -> bool {
         self.at_floor

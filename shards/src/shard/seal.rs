@@ -111,7 +111,7 @@ impl Shard {
     }
 
     /// These files stand from now on.
-    fn stand(&mut self, files: Vec<Arc<KeyMap>>) {
+    pub(super) fn stand(&mut self, files: Vec<Arc<KeyMap>>) {
         self.sealing.answers = files.iter().any(|file| file.facts().answers > 0);
         self.sealing.files = files;
         self.sealing.edition += 1;

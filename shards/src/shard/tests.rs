@@ -1,11 +1,12 @@
 //! The machine as scripts of events: what a user of one shard would see.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
 
 use super::{Shard, ShardSettings};
-use crate::dedup::Place;
+use crate::dedup::{Entry, Place};
 use crate::event::{DiskNews, Effect, Effects, Event, Letter, Past};
 use crate::fold::{Fold, Restored};
 use crate::ids::{BlockId, Fingerprint, Identity, Key, Lsn, Now, Partition, Salt, Text, Ticket};
@@ -32,6 +33,8 @@ struct Bench {
     source: crate::step::Source,
     /// Steps that must never run twice are claimed.
     claims: bool,
+    /// What lies in key files.
+    sealed: BTreeMap<Key, Entry>,
 }
 
 /// A step that a test sends.
@@ -133,6 +136,7 @@ impl Bench {
             did: Vec::new(),
             source: crate::step::Source::Stream,
             claims: false,
+            sealed: BTreeMap::new(),
         }
     }
 
@@ -153,6 +157,7 @@ impl Bench {
         for entry in folded.known.entries() {
             match self.shard.known.get(&entry.key).map(|memory| memory.place) {
                 Some(Place::Job(_)) => {}
+                None if self.sealed.get(&entry.key) == Some(entry) => {}
                 _ => assert_eq!(self.shard.known.get(&entry.key), Some(entry.memory()), "{}", entry.key),
             }
         }
@@ -332,6 +337,7 @@ mod dead;
 mod notices;
 mod ownership;
 mod room;
+mod seals;
 mod strikes;
 mod tries;
 
