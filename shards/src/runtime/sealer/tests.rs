@@ -14,7 +14,7 @@ use crate::limits::KEY_FILES_MAX;
 
 mod scale;
 
-const GO_ON: AtomicBool = AtomicBool::new(false);
+static GO_ON: AtomicBool = AtomicBool::new(false);
 
 fn key(number: u64) -> Key {
     let mut key = Key([0; 16]);
