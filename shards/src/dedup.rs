@@ -16,39 +16,86 @@ use crate::ids::{AskerId, Fingerprint, Key, Lsn};
 
 /// Tables that entries are spread over by a byte of their key.
 const TABLES: usize = 256;
+/// A table may have room for so many more than four times what it holds.
+const TABLE_SPARE: usize = 1024;
 /// Finished keys are queued in pieces of so many, which are never copied to make room for more.
 const PIECE: usize = 4096;
 
 /// The keys of one shard. Lives on its core.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Known {
     tables: Box<[HashTable<Entry>]>,
     len: usize,
-    /// Finished keys, oldest outcome first; all pieces but the last are full.
-    finished: VecDeque<Vec<Key>>,
+    /// Finished keys that lie in no key file, in the order they were finished.
+    finished: VecDeque<Vec<Entry>>,
     /// How many of the first piece have been taken.
     taken: usize,
     /// Entries that are answers of assignments, not steps: while there are none, nobody needs to look for one.
     answers: usize,
+    /// The next table that may shrink.
+    look_at: usize,
 }
 
-/// One key. 40 bytes: a million of them are part of the promise on memory.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    key: Key,
+/// One key. 40 bytes, in memory and in key files: a million of them are part of the promise on memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Itself.
+    pub key: Key,
     fingerprint: u64,
     asker: u64,
     /// A slot of the job table with [`IN_FLIGHT`], else the outcome's frame; with [`ANSWER`] or not.
     place: u64,
 }
 
-const _: () = assert!(size_of::<Entry>() == 40);
+const _: () = assert!(size_of::<Entry>() == Entry::BYTES);
 
 const IN_FLIGHT: u64 = 1 << 63;
 const ANSWER: u64 = 1 << 62;
 const PLACE_MASK: u64 = ANSWER - 1;
 
 impl Entry {
+    /// What one takes in a key file.
+    pub const BYTES: usize = 40;
+
+    /// A key whose outcome stands in frame `lsn`.
+    pub fn finished(key: Key, fingerprint: &Fingerprint, asker: &AskerId, lsn: Lsn, answer: bool) -> Entry {
+        let place = (lsn.0 & PLACE_MASK) | if answer { ANSWER } else { 0 };
+        Entry { key, fingerprint: short_fingerprint(fingerprint), asker: short_asker(asker), place }
+    }
+
+    /// As it stands in a key file.
+    pub fn encode(&self) -> [u8; Entry::BYTES] {
+        let mut bytes = [0; Entry::BYTES];
+        bytes[..16].copy_from_slice(&self.key.0);
+        for (at, number) in [self.fingerprint, self.asker, self.place].into_iter().enumerate() {
+            bytes[16 + at * 8..24 + at * 8].copy_from_slice(&number.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads one.
+    pub fn decode(bytes: &[u8; Entry::BYTES]) -> Entry {
+        let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        let mut key = Key([0; 16]);
+        key.0.copy_from_slice(&bytes[..16]);
+        Entry { key, fingerprint: u64_at(16), asker: u64_at(24), place: u64_at(32) }
+    }
+
+    /// Entries with the same number lie near each other in memory.
+    pub fn table(&self) -> usize {
+        table_of(&self.key)
+    }
+
+    /// The frame with the outcome of a finished key.
+    pub fn lsn(&self) -> Lsn {
+        Lsn(self.place & PLACE_MASK)
+    }
+
+    /// What is remembered of the key.
+    pub fn memory(&self) -> Memory {
+        Memory { place: self.place(), fingerprint: self.fingerprint, asker: self.asker }
+    }
+
     fn place(&self) -> Place {
         match self.place & PLACE_MASK {
             slot if self.place & IN_FLIGHT != 0 => Place::Job(slot as u32),
@@ -56,7 +103,8 @@ impl Entry {
         }
     }
 
-    fn is_answer(&self) -> bool {
+    /// Whether it is an assignment's answer, not a step.
+    pub fn is_answer(&self) -> bool {
         self.place & ANSWER != 0
     }
 }
@@ -113,7 +161,7 @@ fn table_of(key: &Key) -> usize {
 impl Default for Known {
     fn default() -> Self {
         let tables = (0..TABLES).map(|_| HashTable::new()).collect();
-        Known { tables, len: 0, finished: VecDeque::new(), taken: 0, answers: 0 }
+        Known { tables, len: 0, finished: VecDeque::new(), taken: 0, answers: 0, look_at: 0 }
     }
 }
 
@@ -121,7 +169,12 @@ impl Known {
     /// What is remembered of `key`.
     pub fn get(&self, key: &Key) -> Option<Memory> {
         let entry = self.tables[table_of(key)].find(hash(key), |entry| entry.key == *key)?;
-        Some(Memory { place: entry.place(), fingerprint: entry.fingerprint, asker: entry.asker })
+        Some(entry.memory())
+    }
+
+    /// Everything that is remembered here, in no order.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.tables.iter().flat_map(HashTable::iter)
     }
 
     /// Remembers that the job at `slot` works on `key`; where the entry lies, for [`Known::finish`].
@@ -137,12 +190,7 @@ impl Known {
 
     /// Remembers that the outcome of `key` is in frame `lsn`. `home` is what [`Known::begin`] gave, if it was called.
     pub fn finish(&mut self, key: Key, fingerprint: &Fingerprint, asker: &AskerId, lsn: Lsn, answer: bool, home: Home) {
-        let entry = Entry {
-            key,
-            fingerprint: short_fingerprint(fingerprint),
-            asker: short_asker(asker),
-            place: (lsn.0 & PLACE_MASK) | if answer { ANSWER } else { 0 },
-        };
+        let entry = Entry::finished(key, fingerprint, asker, lsn, answer);
         // By its place the entry takes one look into memory that is long out of the caches, by its key two in a row.
         match self.tables[table_of(&key)].get_bucket_mut(home.0).filter(|old| old.key == key) {
             Some(old) => {
@@ -152,12 +200,37 @@ impl Known {
             None => _ = self.put(entry),
         }
         match self.finished.back_mut() {
-            Some(piece) if piece.len() < PIECE => piece.push(key),
+            Some(piece) if piece.len() < PIECE => piece.push(entry),
             _ => {
                 let mut piece = Vec::with_capacity(PIECE);
-                piece.push(key);
+                piece.push(entry);
                 self.finished.push_back(piece);
             }
+        }
+    }
+
+    /// Remembers a finished key that lies in a key file.
+    pub fn recall(&mut self, entry: Entry) {
+        self.put(entry);
+    }
+
+    /// Hands over the finished keys that lie in no key file, for one. They are remembered here until they are forgotten.
+    pub fn take_finished(&mut self) -> Vec<Vec<Entry>> {
+        let taken = std::mem::take(&mut self.taken);
+        if let Some(first) = self.finished.front_mut() {
+            first.drain(..taken);
+        }
+        std::mem::take(&mut self.finished).into()
+    }
+
+    /// Takes back, oldest outcome first, what could not be put into a key file.
+    pub fn put_back(&mut self, entries: Vec<Entry>) {
+        let taken = std::mem::take(&mut self.taken);
+        if let Some(first) = self.finished.front_mut() {
+            first.drain(..taken);
+        }
+        if !entries.is_empty() {
+            self.finished.push_front(entries);
         }
     }
 
@@ -186,23 +259,39 @@ impl Known {
         }
     }
 
+    /// Forgets a finished key, if this is what is remembered of it.
+    pub fn forget_entry(&mut self, entry: &Entry) {
+        let same = |old: &Entry| old.key == entry.key && old.place() == entry.place();
+        if let Ok(old) = self.tables[entry.table()].find_entry(hash(&entry.key), same) {
+            self.answers -= usize::from(old.get().is_answer());
+            self.len -= 1;
+            old.remove();
+        }
+    }
+
+    /// Gives back memory of one table that has grown far beyond what it holds; each call looks at the next.
+    pub fn shrink_next(&mut self) {
+        let table = &mut self.tables[self.look_at];
+        self.look_at = (self.look_at + 1) % TABLES;
+        if table.capacity() > TABLE_SPARE + 4 * table.len() {
+            table.shrink_to(2 * table.len(), |entry| hash(&entry.key));
+        }
+    }
+
     /// Forgets finished keys whose outcome stands below `floor`, at most `most` of them; true if some may be left.
     pub fn forget_below(&mut self, floor: Lsn, most: usize) -> bool {
         for _ in 0..most {
-            let Some(key) = self.finished.front().and_then(|piece| piece.get(self.taken)) else { return false };
-            match self.get(key).map(|memory| memory.place) {
-                Some(Place::Journal(lsn)) if lsn >= floor => return false,
-                Some(Place::Journal(_)) => {
-                    let key = *key;
-                    self.forget(&key);
-                }
-                Some(Place::Job(_)) | None => {}
-            }
-            self.taken += 1;
-            if self.taken == PIECE {
+            let Some(piece) = self.finished.front() else { return false };
+            let Some(entry) = piece.get(self.taken).copied() else {
                 self.finished.pop_front();
                 self.taken = 0;
+                continue;
+            };
+            if entry.lsn() >= floor {
+                return false;
             }
+            self.forget_entry(&entry);
+            self.taken += 1;
         }
         true
     }

@@ -5,12 +5,16 @@
 //! [`Event::Durable`].
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::dedup::Entry;
 use crate::ids::{Fingerprint, Key, Lsn, Partition, Ticket};
 use crate::journal::Log;
+use crate::keys::KeyMap;
 use crate::outcome::{Fault, Outcome, Status};
+use crate::snapshot::Seal;
 use crate::step::{Arrival, Settle, StreamToken};
 
 /// Something that happened to this core. Lives on its core.
@@ -69,6 +73,15 @@ pub enum Event {
         /// The outcome.
         found: Option<Rc<Outcome>>,
     },
+    /// What the key files hold of a key. At boot also for the key that a page names.
+    Looked {
+        /// Who was looked for.
+        key: Key,
+        /// Its entry.
+        found: Option<Entry>,
+    },
+    /// What was to be sealed is, or could not be.
+    Sealed(Sealed),
     /// A letter that wanted confirming has been stored by the other side.
     Confirmed {
         /// As in its [`Post`].
@@ -92,6 +105,16 @@ pub enum Event {
     Drain,
     /// The disk has something to say.
     Disk(DiskNews),
+}
+
+/// What became of a [`Seal`]. Crosses cores.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    /// Its finished keys, once each, as they lie near each other ([`Entry::table`]); where there are no files, in the order of
+    /// their outcomes.
+    pub entries: Vec<Entry>,
+    /// All key files that stand from now on, oldest first; none if it could not be kept: then everything is as before.
+    pub files: Option<Vec<Arc<KeyMap>>>,
 }
 
 /// What the journal says of a key whose story has no end there. Lives on its core.
@@ -225,6 +248,13 @@ pub enum Effect {
         /// Where.
         lsn: Lsn,
     },
+    /// Look for a key in the key files that may hold it, the newest first; answer with [`Event::Looked`].
+    Look {
+        /// Whom.
+        key: Key,
+    },
+    /// Put finished keys into a key file, and keep the snapshot that stands on it; answer with [`Event::Sealed`].
+    Seal(Box<Seal>),
     /// Wipe what an earlier life left on the page: the journal has it by now, or it does not count.
     WipePage,
     /// Forget the segments that hold only frames below this one. Their watermark is durable.

@@ -64,7 +64,7 @@ pub struct Owned {
 }
 
 /// What a shard goes on from. Lives on its core.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Restored {
     /// Every finished key.
     pub known: Known,
@@ -116,6 +116,47 @@ pub struct Unfinished {
 }
 
 impl Fold {
+    /// Goes on from what all frames up to some moment came to, and the finished keys of which lie elsewhere.
+    pub fn resume(past: Restored) -> Fold {
+        let Restored { mut known, mut unfinished, tenants, strikes, released, owner_epoch, wall_ms, floor, watermark_ms, newest } =
+            past;
+        // Whoever still has to be told must be found, too.
+        unfinished.sort_by_key(|one| one.result);
+        for one in &unfinished {
+            if let Some(lsn) = one.result {
+                known.finish(one.key, &one.fingerprint, &one.asker, lsn, one.role != Role::Step, Home::UNKNOWN);
+            }
+        }
+        let open = unfinished.into_iter().map(|one| {
+            let Unfinished {
+                key,
+                message,
+                fingerprint,
+                asker,
+                tries,
+                interrupted,
+                retry_at_ms,
+                deadline_ms,
+                result,
+                role,
+                owned,
+            } = one;
+            (key, Open { message, fingerprint, asker, tries, interrupted, retry_at_ms, deadline_ms, result, role, owned })
+        });
+        Fold {
+            known,
+            open: open.collect(),
+            tenants: tenants.into_iter().collect(),
+            strikes,
+            released,
+            owner_epoch,
+            wall_ms,
+            floor,
+            watermark_ms,
+            newest,
+        }
+    }
+
     /// Takes in the next frame.
     ///
     /// # Errors
@@ -131,6 +172,7 @@ impl Fold {
         match frame.peek()? {
             Peek::Accepted(fact) => {
                 self.stamp(lsn, fact.received_ms, (fact.source == SOURCE_STREAM).then_some(fact.since_ms));
+                self.released.remove(&key);
                 self.open.insert(
                     key,
                     Open {
@@ -165,7 +207,6 @@ impl Fold {
                 self.audited(fact.tenant, fact.tenant_seq, fact.ended_ms);
                 self.known.finish(key, &fact.fingerprint, &fact.asker, lsn, false, Home::UNKNOWN);
                 self.strikes.forget(&key);
-                self.released.remove(&key);
                 if let Some(open) = self.open.get_mut(&key) {
                     open.result = Some(lsn);
                 }

@@ -46,6 +46,17 @@ pub const HUSH_MS_MAX: u64 = 1_000;
 /// A shard that has not turned for so long is spoken of, in milliseconds.
 pub const STALL_SAID_MS: u64 = 1_000;
 
+/// Finished keys of closed segments lie in at most so many key files, each with a filter in memory.
+pub const KEY_FILES_MAX: usize = 8;
+/// What a key takes in a filter, in bits: about one unknown key in a thousand is then looked for in a file, in each of them.
+pub const FILTER_BITS_PER_KEY: u64 = 16;
+/// So many keys that were read from key files are kept in memory, and those that somebody waits for.
+pub const RECALLED_MAX: usize = 4_096;
+/// A boot that had to read so many bytes of closed segments has them sealed, so that the next one need not.
+pub const SEAL_AT_BOOT_BYTES: u64 = 16 << 20;
+/// Forgotten at once, whatever there is to forget, in keys.
+pub const FORGET_MAX: usize = 64;
+
 const _: () = assert!(RUNNING_PER_SHARD_MAX < i16::MAX as u32);
 const _: () = assert!(BATCH_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(*NAK_DELAY_MS.start() < *NAK_DELAY_MS.end());

@@ -14,6 +14,7 @@ pub mod page;
 pub mod perform;
 pub mod ports;
 pub mod rt;
+pub mod sealer;
 pub mod seat;
 pub mod tenure;
 pub mod watchdog;

@@ -15,6 +15,7 @@ mod recover;
 mod retain;
 mod room;
 mod run;
+mod seal;
 mod settle;
 mod struck;
 #[cfg(test)]
@@ -28,8 +29,8 @@ use hashbrown::HashMap;
 use crate::deadlines::Deadlines;
 use crate::dedup::{Home, Known};
 use crate::event::{Effect, Effects, Event, Letter, Overload, Post, Reply, Role, Stage, Untold};
-use crate::fold::Released;
-use crate::ids::{Key, Lsn, Now, Salt, Text, Ticket};
+use crate::fold::{Owned, Released, Unfinished};
+use crate::ids::{AskerId, Key, Lsn, Now, Salt, Text, Ticket};
 use crate::lane::Lane;
 use crate::limits::{CLOCK_JUMP_MS_MAX, CLOCK_STEADY_MS, Limits};
 use crate::outcome::Outcome;
@@ -96,7 +97,11 @@ pub struct Shard {
     /// What waits for a frame to be durable, in the order of the frames.
     held: VecDeque<(Lsn, Held)>,
     /// Who waits for an outcome to be read back.
-    probing: HashMap<Key, Vec<Rc<Arrival>>>,
+    probing: HashMap<Key, Vec<seal::Asked>>,
+    /// What lies in key files and no longer here, and who waits for it.
+    sealing: seal::Sealing,
+    /// What earlier lives left without an end and no job stands for.
+    left_open: HashMap<Key, Unfinished>,
     /// Steps that another owner has had: it may have run them.
     released: HashMap<Key, Released>,
     /// Outcomes that wait for the stream to ask for them: whether a later owner has told its own, only that shows.
@@ -169,8 +174,21 @@ struct Job {
     outcome: Option<Rc<Outcome>>,
     /// Frame with the outcome.
     decided: Lsn,
+    /// What its frames say so far.
+    written: Written,
     /// Letters that still want confirming.
     unconfirmed: u32,
+}
+
+/// What the frames of a job say of it, as a fold would read them; the job itself may be ahead.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    asker: AskerId,
+    tries: u32,
+    interrupted: bool,
+    retry_at_ms: Option<u64>,
+    deadline_ms: u64,
+    owned: Owned,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,6 +236,8 @@ enum Held {
     Prune(Lsn),
     /// Wipe the page whose strike it is.
     Strike,
+    /// Let what all frames up to here came to be kept.
+    Seal(Box<crate::snapshot::Seal>),
 }
 
 impl Shard {
@@ -240,6 +260,8 @@ impl Shard {
             due: Vec::new(),
             held: VecDeque::new(),
             probing: HashMap::new(),
+            sealing: seal::Sealing::default(),
+            left_open: HashMap::new(),
             released: HashMap::new(),
             untold: HashMap::new(),
             next_lsn,
@@ -276,6 +298,8 @@ impl Shard {
             Event::Ended { ticket, verdict, ran_us } => self.ended(now, ticket, verdict, ran_us, fx),
             Event::Durable { through } => self.durable(now, through, fx),
             Event::Probed { key, found } => self.probed(now, key, found, fx),
+            Event::Looked { key, found } => self.looked(now, key, found, fx),
+            Event::Sealed(sealed) => self.sealed(sealed, fx),
             Event::Confirmed { ticket } => self.confirmed(now, ticket, fx),
             Event::Claimed { ticket, by } => self.claimed(now, ticket, by, fx),
             Event::Tick => self.tick(now, fx),
@@ -307,7 +331,7 @@ impl Shard {
         let queue = limits.shard_queued_max.saturating_sub(self.queued + self.waiting);
         let unpublished = limits.unpublished_max.saturating_sub(self.unpublished);
         // Those that ask again for a finished key take no place in a queue, but somebody has to read for them.
-        queue.min(unpublished).min(self.looks_left()).saturating_sub(self.probing.len() as u32)
+        queue.min(unpublished).min(self.looks_left()).saturating_sub((self.probing.len() + self.sealing.looks()) as u32)
     }
 
     /// Bytes of message bodies and untold outputs that are held.
@@ -317,7 +341,7 @@ impl Shard {
 
     /// Nothing is running, waiting or on its way out.
     pub fn is_idle(&self) -> bool {
-        self.live == 0 && self.waiting == 0 && self.probing.is_empty()
+        self.live == 0 && self.waiting == 0 && self.probing.is_empty() && self.sealing.looks() == 0
     }
 
     /// Steps waiting.
@@ -338,7 +362,7 @@ impl Shard {
     /// What was counted so far, with the current levels filled in.
     pub fn tally(&self) -> Tally {
         let mut tally = self.tally.clone();
-        tally.keys = self.known.len() as u64;
+        tally.keys = self.known.len() as u64 + self.sealing.keys();
         tally.queued = u64::from(self.queued());
         tally.running = u64::from(self.running);
         tally.unpublished = u64::from(self.unpublished);
@@ -414,6 +438,7 @@ impl Shard {
     /// A job in a free slot, or in a new one.
     fn open_job(&mut self, now: Now, key: Key, arrival: Rc<Arrival>, accepted: Lsn, role: Role) -> u32 {
         let tenant = self.tenants.find(&arrival.tenant);
+        let written = self.written(key, &arrival, accepted, role);
         self.held_bytes += arrival.held_bytes();
         self.live += 1;
         if self.live == 1 {
@@ -446,6 +471,7 @@ impl Shard {
             retry_at_us: 0,
             outcome: None,
             decided: Lsn(0),
+            written,
             unconfirmed: 0,
         };
         if let Some(slot) = self.free.pop() {

@@ -39,6 +39,11 @@ impl Strikes {
         self.by_key.insert(key, Strike { count, boot, lsn });
     }
 
+    /// All of them, in no order: key, count, newest life, frame, as [`Strikes::recall`] takes them.
+    pub fn iter(&self) -> impl Iterator<Item = (Key, u32, u32, Lsn)> {
+        self.by_key.iter().map(|(key, strike)| (*key, strike.count, strike.boot, strike.lsn))
+    }
+
     /// The strikes of a key.
     pub fn of(&self, key: &Key) -> u32 {
         // Asked for each step that is queued; hardly ever is there one.

@@ -19,6 +19,7 @@ mod happy;
 mod harm;
 mod health;
 mod journal;
+mod keys;
 mod memory;
 mod native;
 mod ownership;

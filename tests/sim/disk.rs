@@ -50,6 +50,8 @@ pub struct Disk {
     pub room: Option<usize>,
     /// A checksum of every frame that was ever said to be durable, by lsn from 1.
     pub promised: Vec<u32>,
+    /// Key files and the snapshot.
+    pub beside: crate::seals::Shelf,
 }
 
 impl Disk {
@@ -67,6 +69,7 @@ impl Disk {
             segment_bytes,
             room: None,
             promised: Vec::new(),
+            beside: crate::seals::Shelf::new(),
         }
     }
 

@@ -40,6 +40,8 @@ impl World {
                 self.apply(shard, Event::Confirmed { ticket });
             }
             Happening::Probe { boot, shard, key, lsn } if mine(boot) => self.probe(shard, key, lsn),
+            Happening::Look { boot, shard, key } if mine(boot) => self.look(shard, key),
+            Happening::Seal { boot, shard, stage } if mine(boot) => self.sealing(shard, stage),
             // One that was sent arrives, whatever becomes of who sent it.
             Happening::Claim { boot, shard, ticket, key, accepted } => self.claim(boot, shard, ticket, key, accepted),
             Happening::Claimed { boot, shard, ticket, by } if mine(boot) && !self.partitioned => {

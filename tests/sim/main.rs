@@ -15,6 +15,7 @@ mod oracles;
 mod owners;
 mod plan;
 mod rng;
+mod seals;
 mod server;
 mod truth;
 mod watch;

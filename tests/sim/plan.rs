@@ -176,7 +176,7 @@ impl Plan {
         if rng.chance(300) {
             limits.on_overload = OnOverload::Reject;
         }
-        let mut segment_bytes = 64 << 10;
+        let mut segment_bytes = rng.range(4, 40) as usize * 1024;
         if rng.chance(300) {
             // A tiny journal: whole segments are forgotten while the world runs.
             segment_bytes = rng.range(6, 16) as usize * 1024;

@@ -49,6 +49,8 @@ pub struct Seat {
     /// Since boot: the wall the machine went on from, for deadlines.
     boot_wall_ms: u64,
     recovery_log: Option<Vec<u8>>,
+    /// The key files that stand.
+    pub maps: Vec<std::sync::Arc<shards::keys::KeyMap>>,
 }
 
 impl World {
@@ -129,6 +131,8 @@ impl World {
     fn strike(&mut self, shard: usize) {
         let Some((Polled { key, partition }, boot)) = self.pages[shard] else { return };
         self.note("page", Some(key), u64::from(boot));
+        // Whether it is decided may stand in a key file.
+        self.look(shard, key);
         self.apply(shard, Event::Died { polled: key, partition, boot });
     }
 
@@ -142,9 +146,9 @@ impl World {
         for lsn in new {
             self.stands(shard, lsn, boot - 1);
         }
+        let before = oracles::fold(self.disks[shard].frames())?;
+        let (restored, sealed, maps) = self.resume(shard, &before)?;
         let disk = &self.disks[shard];
-        let restored = oracles::fold(disk.frames())?;
-        let before = oracles::fold(disk.frames())?;
         for (key, forgotten) in self.truth.booted(shard, restored.floor, restored.watermark_ms) {
             let life = self.truth.life(key);
             self.aborts.entry(life).and_modify(|aborts| *aborts = aborts.saturating_sub(forgotten));
@@ -190,6 +194,7 @@ impl World {
         };
         let mut machine = Shard::new(settings, disk.next_lsn());
         machine.restore(restored, &spans, Now { mono_us: 0, wall_ms });
+        machine.keep_sealed(sealed, maps.clone(), self.rng.chance(300), crate::seals::RECALLED_MAX);
         let recovered = list.len() as u32;
         let open =
             list.iter().filter(|(one, _, past)| past.outcome.is_none() && !(one.owned.streamed && one.owned.epoch < self.since));
@@ -204,6 +209,7 @@ impl World {
             flush_due: false,
             boot_wall_ms,
             recovery_log: Some(Vec::new()),
+            maps,
         };
         Ok((seat, (before, list)))
     }
@@ -368,6 +374,11 @@ impl World {
                 let wait_us = self.rng.range(10, 20_000);
                 self.at(wait_us, Happening::Probe { boot, shard, key: *key, lsn: *lsn });
             }
+            Effect::Look { key } => {
+                let wait_us = self.rng.range(10, 20_000);
+                self.at(wait_us, Happening::Look { boot, shard, key: *key });
+            }
+            Effect::Seal(seal) => self.seal(shard, seal),
             Effect::WipePage => self.pages[shard] = None,
             Effect::Prune { below } => {
                 self.count("prune");

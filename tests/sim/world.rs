@@ -59,6 +59,10 @@ pub enum Happening {
     Confirm { boot: u32, shard: usize, ticket: Ticket },
     /// The journal's answer reaches the shard.
     Probe { boot: u32, shard: usize, key: Key, lsn: shards::ids::Lsn },
+    /// What key files hold of a key reaches the shard.
+    Look { boot: u32, shard: usize, key: Key },
+    /// The sealer's next step.
+    Seal { boot: u32, shard: usize, stage: crate::seals::Stage },
     /// A claim reaches the server.
     Claim { boot: u32, shard: usize, ticket: Ticket, key: Key, accepted: shards::ids::Lsn },
     /// Its answer reaches the shard.

@@ -43,7 +43,7 @@ mod tests;
 pub use crate::shard::Span;
 pub use lock::{DirLock, is_held, lock_dir};
 pub use measure::{FsyncTimes, measure};
-pub use open::{Cut, Opened, inspect};
+pub use open::{Cut, Opened, Start, inspect};
 
 use segment::Segment;
 use signal::Signal;
@@ -76,7 +76,8 @@ impl DiskSettings {
     /// 64 MiB: large enough that rotation is rare, small enough that space comes back in useful pieces.
     pub const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
 
-    pub(super) fn folder(&self) -> PathBuf {
+    /// Where the journal lies.
+    pub fn folder(&self) -> PathBuf {
         self.dir.join(self.generation.to_string()).join(self.shard.to_string())
     }
 }

@@ -3,6 +3,7 @@
 //! A turn drains control, news from this core's own tasks, due timers and a bounded part of the inbox; hands the journal what
 //! was written; and sends the edge one batch. Nothing is awaited in between, so a turn's steps share one commit.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -14,18 +15,22 @@ use std::time::Duration;
 
 use futures_util::Stream;
 
+use crate::dedup::Entry;
 use crate::envelope::Envelope;
-use crate::event::{DiskNews, Effect, Effects, Event, Letter, Post};
+use crate::event::{DiskNews, Effect, Effects, Event, Letter, Post, Sealed};
 use crate::ids::{Key, Lsn, Now};
 use crate::journal::{self, Fact};
+use crate::keys::{self, KeyMap, PAGE_BYTES, Unfit};
 use crate::shard::Shard;
 use crate::step::{Delivery, Settle};
 
 use super::disk::{self, Disk, DiskError};
+use super::launch::unsound;
 use super::local::{Local, News};
 use super::perform::Perform;
 use super::ports::{Control, Gauge, Inbound, Outbound, Outgoing, Wire};
 use super::rt::{self, Clock};
+use super::sealer::Sealer;
 
 /// Messages after which a turn takes no further batch: enough for a commit, few enough to keep the turn about a millisecond.
 const MESSAGES_PER_TURN: usize = 512;
@@ -41,7 +46,7 @@ const SETTLE_AFTER_US: u64 = 1_000;
 const SETTLES_MAX: usize = 256;
 /// Batches unread by the edge beyond which it is not listening.
 const OUTBOUND_STALE: usize = 64;
-/// Outcomes read back from the journal at once: each holds a file and a buffer.
+/// What is read back at once: each holds a file and a buffer.
 const PROBES_MAX: usize = 32;
 /// A tick that is late by this, in microseconds, tells of a shard that was kept from turning: its core was taken away, its
 /// machine slept, a page of its was not to be had.
@@ -78,9 +83,21 @@ pub struct Driver<W: Wire> {
     pub(super) tally_due_us: u64,
     /// Something was counted since the last tally.
     pub(super) untold: bool,
-    /// Outcomes being read back now, and those that wait for their turn.
+    /// What is being read back now, and what waits for its turn.
     pub(super) probes: usize,
-    pub(super) to_probe: VecDeque<(Key, Lsn)>,
+    pub(super) to_probe: VecDeque<Probe>,
+    pub(super) sealer: Sealer,
+    /// The key files that stand, oldest first.
+    pub(super) files: Rc<RefCell<Vec<Arc<KeyMap>>>>,
+}
+
+/// What is read back for the machine.
+#[derive(Clone, Copy)]
+pub(super) enum Probe {
+    /// A key's outcome, from the journal.
+    Outcome(Key, Lsn),
+    /// Its entry, from a key file.
+    Entry(Key),
 }
 
 /// How a turn ended.
@@ -173,11 +190,15 @@ impl<W: Wire> Driver<W> {
             busy = true;
             match news {
                 News::Event(event) => {
-                    if matches!(event, Event::Probed { .. }) {
+                    if matches!(event, Event::Probed { .. } | Event::Looked { .. }) {
                         self.probes -= 1;
-                        if let Some((key, lsn)) = self.to_probe.pop_front() {
-                            self.probe(key, lsn);
+                        if let Some(next) = self.to_probe.pop_front() {
+                            self.probe(next);
                         }
+                    }
+                    if let Event::Sealed(Sealed { files: Some(files), .. }) = &event {
+                        self.files.borrow_mut().clone_from(files);
+                        self.sealer.tidy();
                     }
                     self.apply(now, event);
                 }
@@ -293,7 +314,16 @@ impl<W: Wire> Driver<W> {
                 }
                 self.out.push(Outgoing::Settle(token, how));
             }
-            Effect::Probe { key, lsn } => self.probe(key, lsn),
+            Effect::Probe { key, lsn } => self.probe(Probe::Outcome(key, lsn)),
+            Effect::Look { key } => self.probe(Probe::Entry(key)),
+            Effect::Seal(seal) => match self.disk.segment_of(Lsn(seal.before.0 - 1)) {
+                Some(segment) => self.sealer.seal(seal, segment),
+                // The disk has said that it is durable; should that frame be gone, the keys stay where they are.
+                None => {
+                    let entries = seal.finished.into_iter().flatten().collect();
+                    self.at_once.push_back(Event::Sealed(Sealed { entries, files: None }));
+                }
+            },
             Effect::WipePage => self.perform.wipe_page(),
             Effect::Prune { below } => self.disk.prune(below),
         }
@@ -320,21 +350,25 @@ impl<W: Wire> Driver<W> {
         }
     }
 
-    /// Reads an outcome back from the journal, in a task of its own.
-    fn probe(&mut self, key: Key, lsn: Lsn) {
+    /// Reads something back for the machine, in a task of its own.
+    fn probe(&mut self, what: Probe) {
         if self.probes == PROBES_MAX {
-            return self.to_probe.push_back((key, lsn));
+            return self.to_probe.push_back(what);
         }
         self.probes += 1;
-        let (disk, local) = (self.disk.clone(), self.local.clone());
+        let (disk, local, files) = (self.disk.clone(), self.local.clone(), self.files.clone());
         rt::spawn("probe", async move {
-            match disk.probe(lsn).await {
-                Ok(frame) => {
+            let read = match what {
+                Probe::Outcome(key, lsn) => disk.probe(lsn).await.map(|frame| {
                     let found = frame.and_then(|bytes| outcome_of(&bytes, key));
-                    local.push(News::Event(Event::Probed { key, found: found.map(Rc::new) }));
-                }
-                Err(error) => local.push(News::Disk(disk::News::Failed(error))),
-            }
+                    Event::Probed { key, found: found.map(Rc::new) }
+                }),
+                Probe::Entry(key) => look(&disk, &files, key).await.map(|found| Event::Looked { key, found }),
+            };
+            local.push(match read {
+                Ok(event) => News::Event(event),
+                Err(error) => News::Disk(disk::News::Failed(error)),
+            });
         });
     }
 
@@ -401,6 +435,30 @@ impl<W: Wire> Driver<W> {
 struct Early {
     control: Option<Control>,
     inbound: Option<Inbound>,
+}
+
+/// Looks for a key in the files that may hold it, the newest first.
+pub(super) async fn look(disk: &Disk, files: &RefCell<Vec<Arc<KeyMap>>>, key: Key) -> Result<Option<Entry>, DiskError> {
+    let unsound = |why| unsound(disk.folder(), std::io::Error::new(std::io::ErrorKind::InvalidData, why));
+    'again: loop {
+        let now = files.borrow().clone();
+        for map in now.iter().rev().filter(|map| map.may_hold(&key)) {
+            let name = map.facts().name();
+            for page in map.pages_for(&key) {
+                let Some(bytes) = disk.read_beside(&name, page * PAGE_BYTES as u64, PAGE_BYTES).await? else {
+                    // It has become part of another meanwhile, or somebody took it away.
+                    if files.borrow().iter().any(|map| map.facts().name() == name) {
+                        return Err(unsound(Unfit("a key file is gone")));
+                    }
+                    continue 'again;
+                };
+                if let Some(entry) = keys::find(&bytes, page, &key).map_err(unsound)? {
+                    return Ok(Some(entry));
+                }
+            }
+        }
+        return Ok(None);
+    }
 }
 
 /// The outcome that a frame holds for this key.

@@ -1,7 +1,9 @@
 //! Starts the shards: a pinned thread each, with an executor, an open journal, and everything unfinished taken up again.
 
+use std::cell::RefCell;
 use std::fmt::Display;
 use std::future::{Future, poll_fn};
+use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,19 +14,23 @@ use futures_util::future::{Either, select};
 use glommio::{LocalExecutorBuilder, Placement};
 use thiserror::Error;
 
-use crate::event::{Effects, Event, Past, Role, Untold};
-use crate::fold::{Fold, Unfinished};
+use crate::event::{self, Effects, Event, Role, Untold};
+use crate::fold::{Fold, Restored, Unfinished};
 use crate::ids::Lsn;
 use crate::journal::{self, Fact};
+use crate::keys::{KeyMap, Owner};
+use crate::limits::{RECALLED_MAX, SEAL_AT_BOOT_BYTES};
 use crate::shard::{Shard, ShardSettings};
+use crate::snapshot::Snapshot;
 use crate::step::Delivery;
 
-use super::disk::{Disk, DiskError, DiskSettings};
+use super::disk::{Disk, DiskError, DiskSettings, Opened, Start as Beginning};
 use super::drive::{Driver, outcome_of};
 use super::local::{Local, News};
 use super::page::{Page, Polled};
 use super::perform::Perform;
 use super::ports::{Control, Gauge, Wire};
+use super::sealer::{Kept, Sealer, Shelf};
 use super::seat::{Boot, Seat};
 use super::tenure::Grant;
 
@@ -102,7 +108,8 @@ pub fn launch<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>, exits: flume:
     let (shard, core) = (seat.shard, seat.core);
     let (begins, begun) = flume::bounded(1);
     let (seats_to, seats) = flume::bounded(1);
-    let start = Start { shard, core, gauge: seat.gauge.clone(), seats, begins };
+    let sealer = Sealer::start(shard, core).map_err(|error| executor_error(shard, core, &error))?;
+    let start = Start { shard, core, gauge: seat.gauge.clone(), seats, begins, sealer };
     let _ = seats_to.send(seat);
     loop {
         let (start, found, exits) = (start.clone(), found.clone(), exits.clone());
@@ -132,12 +139,14 @@ struct Start<W> {
     /// The one seat.
     seats: flume::Receiver<Seat<W>>,
     begins: flume::Sender<()>,
+    sealer: Sealer,
 }
 
 impl<W> Clone for Start<W> {
     fn clone(&self) -> Self {
-        let Start { shard, core, gauge, seats, begins } = self;
-        Start { shard: *shard, core: *core, gauge: gauge.clone(), seats: seats.clone(), begins: begins.clone() }
+        let Start { shard, core, gauge, seats, begins, sealer } = self;
+        let (gauge, seats, begins, sealer) = (gauge.clone(), seats.clone(), begins.clone(), sealer.clone());
+        Start { shard: *shard, core: *core, gauge, seats, begins, sealer }
     }
 }
 
@@ -166,7 +175,13 @@ fn on_core<W: Wire>(start: Start<W>, found: flume::Sender<Found>) -> Result<Opti
     let life = async move {
         let Some(seat) = start.take() else { return Ok(None) };
         start.gauge.thread.store(rustix::thread::gettid().as_raw_nonzero().get(), Relaxed);
-        let Some(driver) = open(seat, found).await? else { return Ok(Some(())) };
+        let sealer = start.sealer;
+        let opened = open(seat, found, &sealer).await;
+        let Some(driver) = opened.transpose() else {
+            sealer.close().await;
+            return Ok(Some(()));
+        };
+        let driver = driver?;
         let (disk, local) = (driver.disk.clone(), driver.local.clone());
         super::rt::spawn("journal", disk.clone().run());
         let relayed = disk.clone();
@@ -175,7 +190,14 @@ fn on_core<W: Wire>(start: Start<W>, found: flume::Sender<Found>) -> Result<Opti
                 local.push(News::Disk(relayed.news().await));
             }
         });
+        let (seals, local) = (sealer.clone(), driver.local.clone());
+        super::rt::spawn("seals", async move {
+            while let Some(sealed) = seals.done().await {
+                local.push(News::Event(Event::Sealed(sealed)));
+            }
+        });
         driver.run().await?;
+        sealer.close().await;
         // What was appended is written; what was not told yet is told after the next boot.
         disk.close().await;
         Ok(Some(()))
@@ -221,7 +243,7 @@ async fn granted<W>(seat: &Seat<W>) -> Option<Grant> {
 }
 
 /// Opens the journal and, once the word comes, takes up where it ends. `None`: told to end before it came.
-async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Option<Driver<W>>, ShardError> {
+async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>, sealer: &Sealer) -> Result<Option<Driver<W>>, ShardError> {
     let local = Local::default();
     let settings = DiskSettings {
         dir: seat.dir.clone(),
@@ -233,16 +255,22 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Opt
         segment_bytes: seat.segment_bytes,
     };
     let folder = settings.folder();
-    let mut fold = Fold::default();
-    let opened = Disk::open(settings, |lsn, frame| fold.frame(lsn, frame)).await?;
-    let restored = fold.finish();
+    let owner = Owner {
+        worker_id: settings.worker_id.clone(),
+        generation: settings.generation,
+        shard: settings.shard,
+        salt: settings.salt.clone(),
+    };
+    let Past { opened, restored, before, files } = read(settings, &owner).await?;
+    sealer.begin(folder.clone(), owner, files.clone());
+    let sealed: u64 = files.iter().map(|file| file.facts().count).sum();
     let boot = Boot { shard: seat.shard, boot: opened.boot };
     let unfinished = restored.unfinished.clone();
     let report = Found {
         shard: seat.shard,
         boot: opened.boot,
         frames: opened.records,
-        outcomes: restored.known.len() as u64,
+        outcomes: restored.known.len() as u64 + sealed,
         open: unfinished.iter().filter(|one| one.result.is_none()).count() as u64,
         unpublished: unfinished.iter().filter(|one| one.result.is_some()).count() as u64,
         owner_epoch: restored.owner_epoch,
@@ -274,6 +302,8 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Opt
     let _ = seat.gauge.page.set(page);
     let mut shard = Shard::new(settings, opened.next_lsn);
     shard.restore(restored, &opened.segments, now);
+    let behind = opened.segments.iter().filter(|span| span.to >= before).map(|span| span.bytes);
+    shard.keep_sealed(before, files.clone(), behind.sum::<u64>() >= SEAL_AT_BOOT_BYTES, RECALLED_MAX);
     let disk = opened.disk;
     let mut driver = Driver {
         shard,
@@ -299,9 +329,11 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Opt
         untold: true,
         probes: 0,
         to_probe: Default::default(),
+        sealer: sealer.clone(),
+        files: Rc::new(RefCell::new(files)),
     };
     if let Some(polled) = polled {
-        strike(&mut driver, polled);
+        strike(&mut driver, polled)?;
     }
     for one in unfinished {
         if one.owned.streamed && one.owned.epoch < grant.since {
@@ -319,14 +351,63 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>) -> Result<Opt
     Ok(Some(driver))
 }
 
-/// Tells the machine which key was being polled when an earlier life died.
-fn strike<W: Wire>(driver: &mut Driver<W>, polled: Polled) {
-    let Polled { key, partition, boot } = polled;
-    driver.apply(driver.clock.now(), Event::Died { polled: key, partition, boot });
-    if driver.fx.log.frames == 0 {
-        return;
+/// What the journal and what was derived from it came to.
+pub(super) struct Past {
+    pub(super) opened: Opened,
+    pub(super) restored: Restored,
+    /// Frames before this one were not read.
+    pub(super) before: Lsn,
+    pub(super) files: Vec<Arc<KeyMap>>,
+}
+
+/// Reads the journal from its newest snapshot on, or all of it.
+pub(super) async fn read(settings: DiskSettings, owner: &Owner) -> Result<Past, DiskError> {
+    let folder = settings.folder();
+    let unfit = match Shelf::look(&folder, owner) {
+        Ok(None) => None,
+        Ok(Some(Kept { snapshot, files })) => {
+            let Snapshot { before, segment, rest, .. } = snapshot;
+            let mut fold = Fold::resume(rest);
+            let start = Beginning { at: before, segment };
+            let opened = Disk::open_from(settings.clone(), Some(start), |lsn, frame| fold.frame(lsn, frame)).await?;
+            if let Some(opened) = opened {
+                return Ok(Past { opened, restored: fold.finish(), before, files });
+            }
+            Some("the snapshot is of another journal".to_owned())
+        }
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(why) = unfit {
+        tracing::warn!(shard = settings.shard, folder = %folder.display(), why, "the snapshot is of no use: all segments are read");
     }
-    tracing::warn!(shard = driver.index, %key, boot, "the process died in this step's own code: it gets a strike, and runs last and alone");
+    let mut fold = Fold::default();
+    let opened = Disk::open(settings, |lsn, frame| fold.frame(lsn, frame)).await?;
+    Ok(Past { opened, restored: fold.finish(), before: Lsn(0), files: Vec::new() })
+}
+
+/// A key file cannot be read: nobody can say what is known. Without the snapshot the next boot reads all segments.
+pub(super) fn unsound(folder: &Path, source: std::io::Error) -> DiskError {
+    let _ = Shelf::forget(folder);
+    let why = format!("{source}; the next start reads all segments instead");
+    let source = std::io::Error::new(source.kind(), why);
+    DiskError::Io { doing: "looking for a key in", path: folder.to_owned(), source }
+}
+
+/// Tells the machine which key was being polled when an earlier life died.
+fn strike<W: Wire>(driver: &mut Driver<W>, polled: Polled) -> Result<(), DiskError> {
+    let Polled { key, partition, boot } = polled;
+    // Whether it is decided may stand in a key file.
+    let folder = driver.disk.folder().to_owned();
+    let files = driver.files.borrow().clone();
+    let found = Shelf::find(&folder, &files, &key).map_err(|source| unsound(&folder, source))?;
+    if found.is_some() {
+        driver.apply(driver.clock.now(), Event::Looked { key, found });
+    }
+    driver.apply(driver.clock.now(), Event::Died { polled: key, partition, boot });
+    if driver.fx.log.frames > 0 {
+        tracing::warn!(shard = driver.index, %key, boot, "the process died in this step's own code: it gets a strike, and runs last and alone");
+    }
+    Ok(())
 }
 
 /// Reads one unfinished key's message and outcome again and hands them to the machine.
@@ -351,7 +432,7 @@ async fn recover<W: Wire>(driver: &mut Driver<W>, disk: &Disk, one: &Unfinished)
         }
         None => None,
     };
-    let past = Past {
+    let past = event::Past {
         accepted: one.message,
         tries: one.tries,
         interrupted: one.interrupted,

@@ -21,6 +21,9 @@ pub(super) const NO_ROOM: &str = "The worker has no room for more.";
 
 impl Shard {
     pub(super) fn arrived(&mut self, now: Now, arrival: Rc<Arrival>, fx: &mut Effects) {
+        if self.must_look_first(&arrival, fx) {
+            return;
+        }
         let memory = self.known.get(&arrival.key);
         let shared = arrival.clone();
         match (&shared.content, memory) {
@@ -82,7 +85,7 @@ impl Shard {
 
     /// What is remembered of this assignment, if it was answered without a step of its own.
     fn answered(&self, arrival: &Arrival) -> Option<Memory> {
-        if !self.known.has_answers() || arrival.asker.is_none() {
+        if !(self.known.has_answers() || self.sealing.has_answers()) || arrival.asker.is_none() {
             return None;
         }
         self.known.get(&self.answer_key(arrival))
@@ -101,6 +104,11 @@ impl Shard {
     /// Another content under an assignment that has an answer: a dead letter, and nobody is answered.
     fn put_aside(&mut self, now: Now, arrival: Rc<Arrival>, fx: &mut Effects) {
         let key = self.own_hash(&arrival);
+        if self.must_look(key, &arrival, fx) {
+            // It is counted once it goes on.
+            self.tally.conflicts -= 1;
+            return;
+        }
         match self.known.get(&key) {
             Some(memory) => self.again(now, key, memory, arrival, fx),
             None if self.back_for_room(&arrival, fx) => {}
@@ -111,11 +119,16 @@ impl Shard {
     /// Whether a refused message comes under an assignment whose own step is known: its one terminal answer is that step's.
     /// Seen for steps that go by their assignment; one that goes by flow coordinates cannot be told from a refused message.
     fn is_under_way(&self, arrival: &Arrival) -> bool {
-        let Some(asker) = &arrival.asker else { return false };
-        let (tenant, assignment) = (&*arrival.tenant, &*asker.assignment_id);
-        let step = self.settings.salt.key(Identity::Assignment { tenant, assignment });
+        let (Some(asker), Some(step)) = (&arrival.asker, self.assignment_key(arrival)) else { return false };
+        let assignment = &*asker.assignment_id;
         let asks = short_asker(&self.settings.salt.asker(step, assignment));
         self.known.get(&step).is_some_and(|memory| memory.asker == asks)
+    }
+
+    /// The key of a step that goes by this assignment.
+    pub(super) fn assignment_key(&self, arrival: &Arrival) -> Option<Key> {
+        let (tenant, assignment) = (&*arrival.tenant, &*arrival.asker.as_ref()?.assignment_id);
+        Some(self.settings.salt.key(Identity::Assignment { tenant, assignment }))
     }
 
     /// The key is known and asks for the same: attach to its job, or answer from the journal.
@@ -123,13 +136,17 @@ impl Shard {
         self.tally.duplicates += 1;
         match memory.place {
             Place::Job(slot) => self.attach(now, slot, arrival, fx),
-            Place::Journal(lsn) => {
-                let waiting = self.probing.entry(key).or_default();
-                waiting.push(arrival);
-                if waiting.len() == 1 {
-                    fx.list.push(Effect::Probe { key, lsn });
-                }
-            }
+            Place::Journal(lsn) => self.ask_journal(key, lsn, arrival, fx),
+        }
+    }
+
+    /// Has the outcome of `key` read back for somebody.
+    pub(super) fn ask_journal(&mut self, key: Key, lsn: Lsn, arrival: Rc<Arrival>, fx: &mut Effects) {
+        let asked = self.asked(arrival);
+        let waiting = self.probing.entry(key).or_default();
+        waiting.push(asked);
+        if waiting.len() == 1 {
+            fx.list.push(Effect::Probe { key, lsn });
         }
     }
 
@@ -209,6 +226,9 @@ impl Shard {
             self.hold_outcome(slot, outcome);
             return self.post_outcome(now, slot, fx);
         }
+        if self.must_look(answer_key, &arrival, fx) {
+            return;
+        }
         // It got its terminal answer while this one was on its way: that one stands.
         if let Some(answered) = self.known.get(&answer_key) {
             return self.answered_before(now, answered, arrival, fx);
@@ -287,7 +307,8 @@ impl Shard {
                 let (delivered, handed_on) = arrival.token().map_or((0, false), |token| (token.delivered, token.inherited));
                 // Where workers share, whoever had it before may have run it.
                 let passed_on = self.settings.shared && delivered > 1;
-                let inherited = handed_on || passed_on || self.released.remove(&arrival.key).is_some();
+                let released = self.released.remove(&arrival.key).is_some();
+                let inherited = handed_on || passed_on || released;
                 // It has ended the process before it could be recorded.
                 let struck = self.strikes.of(&arrival.key) > 0;
                 let slot = self.open_job(now, arrival.key, arrival.clone(), lsn, Role::Step);
@@ -297,6 +318,7 @@ impl Shard {
                 let claim = self.claim_for(work);
                 let job = self.job(slot);
                 job.home = home;
+                job.written.deadline_ms = now.wall_ms.saturating_add(work.budget_ms);
                 job.charge = Some(charge);
                 job.claim = claim;
                 // Where no server holds the message, nothing would tell that a try was made whose record was lost.
@@ -413,16 +435,25 @@ impl Shard {
                 let Some(Waiting { arrival, .. }) = self.tenants.get(tenant).waiting.pop_front() else { break };
                 self.waiting -= u32::from(!planted(Bug::LeakWaiting));
                 self.held_bytes -= arrival.held_bytes();
-                // What became known while it waited, by a stream's copy of the same assignment say, has or gets its outcome.
-                if overdue && self.known.get(&arrival.key).is_none() {
-                    self.waited_too_long(now, arrival, fx);
-                } else {
-                    // From the start: the key may have become known while it waited.
-                    self.arrived(now, arrival, fx);
-                }
+                self.waited(now, arrival, overdue, fx);
             }
         }
         self.waiting_due_us = now.mono_us + 100_000;
+    }
+
+    /// The wait of an unaccepted arrival is over: there is room, or it is overdue.
+    pub(super) fn waited(&mut self, now: Now, arrival: Rc<Arrival>, overdue: bool, fx: &mut Effects) {
+        self.sealing.overdue = overdue;
+        // What became known while it waited, by a stream's copy of the same assignment say, has or gets its outcome.
+        if overdue && self.must_look(arrival.key, &arrival, fx) {
+        } else if overdue && self.known.get(&arrival.key).is_none() {
+            self.waited_too_long(now, arrival, fx);
+        } else {
+            // From the start: the key may have become known while it waited.
+            self.sealing.overdue = false;
+            self.arrived(now, arrival, fx);
+        }
+        self.sealing.overdue = false;
     }
 
     /// Takes nothing new from now on; what waited unaccepted on core NATS is told so rather than left to its budget.
@@ -452,8 +483,11 @@ impl Shard {
     }
 
     fn refuse(&mut self, now: Now, arrival: Rc<Arrival>, fault: Fault, fx: &mut Effects) {
-        self.tally.refused += 1;
         let key = self.answer_key(&arrival);
+        if self.must_look(key, &arrival, fx) {
+            return;
+        }
+        self.tally.refused += 1;
         match self.known.get(&key) {
             Some(memory) => self.answered_before(now, memory, arrival, fx),
             None => self.answer(now, key, arrival, fault, fx),

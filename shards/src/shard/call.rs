@@ -18,6 +18,9 @@ impl Shard {
     /// its confirmation is kept for steps; beyond that the call alone is told.
     pub(super) fn decline(&mut self, now: Now, arrival: Rc<Arrival>, fault: &Fault, fx: &mut Effects) {
         let key = self.own_hash(&arrival);
+        if self.must_look(key, &arrival, fx) {
+            return;
+        }
         match self.known.get(&key) {
             Some(memory) => self.again(now, key, memory, arrival, fx),
             None if self.has_room() && self.unpublished < self.settings.limits.unpublished_max / 2 => {

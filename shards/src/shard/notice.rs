@@ -22,15 +22,12 @@ impl Shard {
     }
 
     fn cancel_asked(&mut self, now: Now, notice: Rc<Arrival>, assignment: Option<&Text>, fx: &mut Effects) {
+        if self.must_look_for_notice(&notice, assignment, fx) {
+            return;
+        }
         match self.meant(&notice, assignment) {
             Some((_, Place::Job(slot))) => self.cancel_job(now, notice, slot, fx),
-            Some((key, Place::Journal(lsn))) => {
-                let waiting = self.probing.entry(key).or_default();
-                waiting.push(notice);
-                if waiting.len() == 1 {
-                    fx.list.push(Effect::Probe { key, lsn });
-                }
-            }
+            Some((key, Place::Journal(lsn))) => self.ask_journal(key, lsn, notice, fx),
             None => self.cancel_unaccepted(now, notice, assignment, fx),
         }
     }
@@ -84,14 +81,17 @@ impl Shard {
             arrival.key == notice.key || assignment.is_some_and(|assignment| is_of(arrival, &notice.tenant, assignment))
         };
         let found = self.tenants.seen(&notice.tenant).and_then(|tenant| {
-            let waiting = &mut self.tenants.get(tenant).waiting;
-            let at = waiting.iter().position(|waiting| meant(&waiting.arrival))?;
-            waiting.remove(at).map(|waiting| waiting.arrival)
+            let at = self.tenants.peek(tenant).waiting.iter().position(|waiting| meant(&waiting.arrival))?;
+            Some((tenant, at, self.tenants.peek(tenant).waiting[at].arrival.clone()))
         });
-        let Some(arrival) = found else { return self.reply_to(notice, Reply::Unknown, fx) };
+        let Some((tenant, at, arrival)) = found else { return self.reply_to(notice, Reply::Unknown, fx) };
+        let key = self.answer_key(&arrival);
+        if self.must_look(key, &notice, fx) {
+            return;
+        }
+        self.tenants.get(tenant).waiting.remove(at);
         self.waiting -= 1;
         self.held_bytes -= arrival.held_bytes();
-        let key = self.answer_key(&arrival);
         if let Some(memory) = self.known.get(&key) {
             // Its assignment had its answer while it waited.
             self.answered_before(now, memory, arrival, fx);

@@ -17,6 +17,8 @@ impl Shard {
         self.known = restored.known;
         self.strikes = restored.strikes;
         self.released = restored.released;
+        self.sealing.owner_epoch = restored.owner_epoch;
+        self.left_open = restored.unfinished.into_iter().map(|one| (one.key, one)).collect();
         self.wall_floor_ms = restored.wall_ms;
         // From here on the clock is watched, not only from whatever happens first.
         self.believed = Some(now);
@@ -124,6 +126,7 @@ impl Shard {
                 self.untold.insert(key, untold);
             }
             None => {
+                self.left_open.remove(&key);
                 let lsn = self.log_released(now, key, partition, fx);
                 self.released.insert(key, Released { fingerprint, lsn });
             }

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use super::{Held, Shard, State};
 use crate::event::{DiskNews, Effects};
 use crate::ids::{Lsn, Now};
+use crate::limits::FORGET_MAX;
 use crate::planted::{Bug, planted};
 
 const LOOK_EVERY_US: u64 = 1_000_000;
@@ -70,9 +71,26 @@ impl Retain {
         self.floor
     }
 
+    #[cfg(test)]
+    pub(super) fn raise_floor(&mut self, floor: Lsn) {
+        self.floor = floor;
+    }
+
     /// The budget is used up and nothing may go yet: new work waits.
     pub(super) fn at_floor(&self) -> bool {
         self.at_floor
+    }
+
+    /// (frame, newest stream timestamp up to it), as a fold tells it of the frames before `next_lsn`.
+    pub(super) fn newest(&self, next_lsn: Lsn) -> Vec<(Lsn, u64)> {
+        let closed = self.closed.iter().map(|closed| (closed.span.to, closed.newest_ms));
+        let mut newest: Vec<(Lsn, u64)> = Vec::new();
+        for (lsn, newest_ms) in closed.chain([(Lsn(next_lsn.0 - 1), self.newest_ms)]) {
+            if newest_ms > newest.last().map_or(0, |(_, before)| *before) {
+                newest.push((lsn, newest_ms));
+            }
+        }
+        newest
     }
 
     pub(super) fn next_look_us(&self) -> Option<u64> {
@@ -92,6 +110,7 @@ impl Shard {
                 self.retain.closed.push_back(closed);
                 self.retain.next_look_us = 0;
                 self.look_at_segments(now, fx);
+                self.seal_soon(fx);
             }
         }
     }
@@ -128,7 +147,7 @@ impl Shard {
         self.retain.at_floor = false;
         while let Some(oldest) = self.retain.closed.front() {
             let age_ms = now.wall_ms.saturating_sub(oldest.closed_ms);
-            let over = self.retain.bytes > budget;
+            let over = self.retain.bytes + self.sealing.bytes() > budget;
             let due = age_ms > horizon_ms;
             if !due && !over {
                 break;
@@ -146,6 +165,8 @@ impl Shard {
             self.retain.closed.pop_front();
         }
         if let Some(below) = below {
+            // A crash may have left segments below a floor that is durable already.
+            let below = below.max(self.retain.floor);
             self.retain.floor = below;
             let lsn = self.log_mark(now, fx);
             fx.log.urgent = true;
@@ -153,11 +174,12 @@ impl Shard {
         }
     }
 
-    /// Forgets keys whose outcome is gone, a bounded number at a time.
+    /// Forgets keys whose outcome is gone or that lie in key files, a bounded number at a time.
     pub(super) fn forget_finished(&mut self) {
         let floor = self.retain.floor;
         if floor > Lsn(0) {
-            self.known.forget_below(floor, 64);
+            self.known.forget_below(floor, FORGET_MAX);
         }
+        self.forget_sealed();
     }
 }

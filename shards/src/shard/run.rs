@@ -277,6 +277,7 @@ impl Shard {
             self.keep_alive(now, fx);
         }
         self.look_at_segments(now, fx);
+        self.seal_if_due(fx);
         self.forget_finished();
     }
 

@@ -106,6 +106,7 @@ impl Shard {
                     }
                 }
                 Held::Reply(notice, reply) => self.reply_to(notice, reply, fx),
+                Held::Seal(seal) => fx.list.push(Effect::Seal(seal)),
                 Held::Strike => fx.list.push(Effect::WipePage),
                 Held::Prune(below) => fx.list.push(Effect::Prune { below }),
             }
@@ -269,7 +270,8 @@ impl Shard {
         if found.is_none() && gone {
             self.known.forget(&key);
         }
-        for arrival in waiting {
+        for asked in waiting {
+            let arrival = self.take_up(asked);
             if matches!(arrival.content, Content::Notice(_)) {
                 if planted(Bug::NoticeUnanswered) {
                     continue;
@@ -279,6 +281,10 @@ impl Shard {
                 continue;
             }
             let answer_key = self.answer_key(&arrival);
+            // Where an answer is needed it may have been given, and put into a key file, while we asked.
+            if found.is_none() && self.must_look(answer_key, &arrival, fx) {
+                continue;
+            }
             match (&found, self.known.get(&answer_key)) {
                 (Some(outcome), _) => self.reply(now, key, arrival, outcome.clone(), fx),
                 (None, Some(answered)) => self.answered_before(now, answered, arrival, fx),
@@ -290,6 +296,7 @@ impl Shard {
                 }
             }
         }
+        self.sealing.nobody();
     }
 }
 

@@ -1,12 +1,14 @@
 //! The machine as scripts of events: what a user of one shard would see.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
 
 use super::{Shard, ShardSettings};
+use crate::dedup::{Entry, Place};
 use crate::event::{DiskNews, Effect, Effects, Event, Letter, Past};
-use crate::fold::Fold;
+use crate::fold::{Fold, Restored};
 use crate::ids::{BlockId, Fingerprint, Identity, Key, Lsn, Now, Partition, Salt, Text, Ticket};
 use crate::journal::view::Frames;
 use crate::journal::{Fact, Frame, FrameView, decode};
@@ -31,6 +33,8 @@ struct Bench {
     source: crate::step::Source,
     /// Steps that must never run twice are claimed.
     claims: bool,
+    /// What lies in key files.
+    sealed: BTreeMap<Key, Entry>,
 }
 
 /// A step that a test sends.
@@ -132,6 +136,7 @@ impl Bench {
             did: Vec::new(),
             source: crate::step::Source::Stream,
             claims: false,
+            sealed: BTreeMap::new(),
         }
     }
 
@@ -140,6 +145,30 @@ impl Bench {
         self.shard.apply(self.now, event, &mut fx);
         self.frames.extend(Frames::new(&fx.log.bytes).map(|frame| frame.expect("just written").to_vec()));
         self.did.extend(fx.list);
+        self.check_picture();
+    }
+
+    /// Whatever happens, the shard can say at any moment what a fold of its frames would come to.
+    fn check_picture(&mut self) {
+        let folded = self.fold();
+        if let Some(difference) = crate::snapshot::difference(&self.shard.picture(), &folded) {
+            panic!("a snapshot would be wrong: {difference}");
+        }
+        for entry in folded.known.entries() {
+            match self.shard.known.get(&entry.key).map(|memory| memory.place) {
+                Some(Place::Job(_)) => {}
+                None if self.sealed.get(&entry.key) == Some(entry) => {}
+                _ => assert_eq!(self.shard.known.get(&entry.key), Some(entry.memory()), "{}", entry.key),
+            }
+        }
+    }
+
+    fn fold(&self) -> Restored {
+        let mut fold = Fold::default();
+        for (index, raw) in self.frames.iter().enumerate() {
+            fold.frame(Lsn(index as u64 + 1), &FrameView::parse(raw).expect("a frame")).expect("readable");
+        }
+        fold.finish()
     }
 
     fn send(&mut self, step: &Step) {
@@ -212,6 +241,7 @@ impl Bench {
                     }
                     Effect::Run { .. } | Effect::Claim { .. } | Effect::Stop { .. } | Effect::Prune { .. } | Effect::WipePage => {
                     }
+                    Effect::Look { .. } | Effect::Seal(_) => {}
                 }
             }
         }
@@ -240,11 +270,7 @@ impl Bench {
     /// The same, and the page says that this step was being polled by the life with this number.
     fn restart_after(&mut self, kept: usize, polled: Option<(&Step, u32)>, steps: &[&Step]) {
         self.frames.truncate(kept);
-        let mut fold = Fold::default();
-        for (index, raw) in self.frames.iter().enumerate() {
-            fold.frame(Lsn(index as u64 + 1), &FrameView::parse(raw).expect("a frame")).expect("readable");
-        }
-        let restored = fold.finish();
+        let restored = self.fold();
         let unfinished = restored.unfinished.clone();
         self.now.mono_us = 0;
         self.did.clear();
@@ -311,6 +337,7 @@ mod dead;
 mod notices;
 mod ownership;
 mod room;
+mod seals;
 mod strikes;
 mod tries;
 

@@ -31,7 +31,7 @@ pub(super) fn main(settings: &Settings, form: Form, out: &mut impl Write, err: &
     let surveys = survey::all(&journal);
     let count = surveys.len();
     for (index, survey) in surveys.iter().enumerate() {
-        let stat = Stat::of(survey, &settings.shard_limits(index, count), in_use, now_ms);
+        let stat = Stat::of(survey, &settings.shard_limits(index, count), dir, in_use, now_ms);
         match form {
             Form::Table => stat.table(dir, now_ms, out)?,
             Form::Ndjson => writeln!(out, "{}", stat.line(dir, now_ms))?,
@@ -95,10 +95,28 @@ struct Stat<'a> {
     horizon_ms: u64,
     /// Its configured least.
     horizon_min_ms: u64,
+    beside: KeyFiles,
+}
+
+/// What lies beside a shard's segments so that boots and memory stay small.
+#[derive(Clone, Copy, Default)]
+struct KeyFiles {
+    files: u64,
+    bytes: u64,
+}
+
+impl KeyFiles {
+    /// A worker may be at work in the folder: what goes meanwhile is not counted.
+    fn of(folder: &Path) -> KeyFiles {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let keys = entries.filter(|entry| entry.path().extension().is_some_and(|suffix| suffix == "keys"));
+        keys.filter_map(|entry| entry.metadata().ok())
+            .fold(KeyFiles::default(), |KeyFiles { files, bytes }, file| KeyFiles { files: files + 1, bytes: bytes + file.len() })
+    }
 }
 
 impl<'a> Stat<'a> {
-    fn of(survey: &'a Survey, limits: &Limits, in_use: bool, now_ms: u64) -> Stat<'a> {
+    fn of(survey: &'a Survey, limits: &Limits, dir: &Path, in_use: bool, now_ms: u64) -> Stat<'a> {
         // A worker that is idle shows its rate as it falls; of a journal at rest the last minutes of work tell more.
         let rate = survey.pace.rate(if in_use { now_ms } else { survey.newest_ms });
         let lasts = |bytes: u64| (rate.bytes_per_s > 0.0).then(|| (bytes as f64 / rate.bytes_per_s * 1000.0) as u64);
@@ -110,6 +128,7 @@ impl<'a> Stat<'a> {
             full_in_ms: lasts(bytes_max.saturating_sub(survey.bytes)),
             horizon_ms: lasts(bytes_max).map_or(limits.horizon_ms, |lasts| lasts.min(limits.horizon_ms)),
             horizon_min_ms: limits.horizon_min_ms,
+            beside: KeyFiles::of(&dir.join(survey.generation.to_string()).join(survey.shard.to_string())),
         }
     }
 
@@ -129,7 +148,7 @@ impl<'a> Stat<'a> {
             "bytes_per_s": self.rate.bytes_per_s.round(), "frames_per_s": self.rate.frames_per_s.round(),
             "full_in_ms": self.full_in_ms, "horizon_ms": self.horizon_ms,
             "below_horizon_min": self.horizon_ms < self.horizon_min_ms,
-            "keys": survey.keys, "unfinished": survey.unfinished(), "unpublished": survey.unpublished(),
+            "key_files": self.beside.files, "key_bytes": self.beside.bytes, "keys": survey.keys, "unfinished": survey.unfinished(), "unpublished": survey.unpublished(),
             "pinned": pinned.collect::<Vec<_>>(),
         })
     }
@@ -152,6 +171,10 @@ impl<'a> Stat<'a> {
         }
         let (unfinished, unpublished) = (survey.unfinished(), survey.unpublished());
         writeln!(out, "  {} keys, {unfinished} steps unfinished, {unpublished} outcomes unpublished", survey.keys)?;
+        let KeyFiles { files, bytes } = self.beside;
+        if files > 0 {
+            writeln!(out, "  {files} key files beside the segments, {}", size(bytes))?;
+        }
         for (span, open) in survey.pinned() {
             let (file, key, lsn) = (within(dir, &span.path).display(), open[0].key, open[0].message.0);
             writeln!(out, "  {file} is held by {} of them, the oldest {key} at lsn {lsn}", open.len())?;

@@ -131,6 +131,7 @@ fn a_dump_gives_what_can_be_read_and_ends_with_the_code_of_the_damage() -> Resul
 fn stat_says_sizes_age_and_how_long_it_will_last() -> Result<()> {
     let dir = tempfile::tempdir()?;
     three(dir.path())?;
+    std::fs::write(dir.path().join("1/0/0-9.keys"), [0; 100])?;
     let empty = tempfile::NamedTempFile::new()?;
     let place = dir.path().display().to_string();
     let bounds = [("journal.bytes_max", "1MiB", "--set"), ("journal.horizon_min", "1h", "--set")];
@@ -144,6 +145,7 @@ fn stat_says_sizes_age_and_how_long_it_will_last() -> Result<()> {
     assert_eq!(shard["disk_bytes"], json!(4 << 16));
     assert_eq!(shard["oldest"], "2026-01-01T00:00:00.000000Z");
     assert_eq!(shard["frames_per_s"], 9.0);
+    assert_eq!((&shard["key_files"], &shard["key_bytes"]), (&json!(1), &json!(100)));
     let number = |name: &str| shard[name].as_f64().unwrap_or_default();
     let lasts_ms = 1_048_576.0 / number("bytes_per_s") * 1000.0;
     assert!((number("horizon_ms") - lasts_ms).abs() < 2.0 && shard["below_horizon_min"] == true, "{shard}");

@@ -12,18 +12,18 @@ use crate::worker::Settings;
 use crate::world::World;
 
 /// A folder to run in, and the binary in it.
-struct Place(tempfile::TempDir);
+pub(super) struct Place(tempfile::TempDir);
 
 impl Place {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         Ok(Place(tempfile::Builder::new().prefix("endstation-cli-").tempdir()?))
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.0.path()
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(super) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_endstation"));
         command.args(args).current_dir(self.path()).env_clear();
         command.envs(std::env::vars().filter(|(name, _)| matches!(name.as_str(), "PATH" | "HOME" | "TMPDIR")));
@@ -31,11 +31,11 @@ impl Place {
         command
     }
 
-    fn run(&self, args: &[&str]) -> Result<Output> {
+    pub(super) fn run(&self, args: &[&str]) -> Result<Output> {
         Ok(self.command(args).output()?)
     }
 
-    fn file(&self, name: &str, lines: &[Value]) -> Result<()> {
+    pub(super) fn file(&self, name: &str, lines: &[Value]) -> Result<()> {
         let mut file = std::fs::File::create(self.path().join(name))?;
         lines.iter().try_for_each(|line| writeln!(file, "{line}"))?;
         Ok(())
@@ -43,7 +43,7 @@ impl Place {
 }
 
 /// Every line of standard output, which must be JSON objects and nothing else.
-fn objects(output: &Output) -> Result<Vec<Value>> {
+pub(super) fn objects(output: &Output) -> Result<Vec<Value>> {
     let text = std::str::from_utf8(&output.stdout)?;
     let object = |line: &str| {
         let value: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
@@ -53,13 +53,13 @@ fn objects(output: &Output) -> Result<Vec<Value>> {
     text.lines().map(object).collect()
 }
 
-fn exits(output: &Output, code: i32) -> Result<()> {
+pub(super) fn exits(output: &Output, code: i32) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(code), "{} instead of {code}: {said}", output.status);
     Ok(())
 }
 
-fn step(name: &str, block: &str, inputs: Value) -> Value {
+pub(super) fn step(name: &str, block: &str, inputs: Value) -> Value {
     let context = json!({"tenant_id": "acme", "flow_id": "f", "step_id": name, "attempt": 1});
     json!({"type": block, "inputs": inputs, "context": context})
 }

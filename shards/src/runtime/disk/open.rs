@@ -44,6 +44,15 @@ pub struct Opened {
     pub records: u64,
 }
 
+/// From where on a journal is read: all before is known from a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// The first frame that is read.
+    pub at: Lsn,
+    /// The segment that holds the frame before it.
+    pub segment: u64,
+}
+
 /// A torn tail that was cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
@@ -90,8 +99,18 @@ impl Disk {
     /// Damage, another worker's journal, another shard count and a newer format are errors, and nothing is changed then.
     pub async fn open(
         settings: DiskSettings,
-        mut each: impl FnMut(Lsn, &FrameView<'_>) -> Result<(), CodecError>,
+        each: impl FnMut(Lsn, &FrameView<'_>) -> Result<(), CodecError>,
     ) -> Result<Opened, DiskError> {
+        Ok(Disk::open_from(settings, None, each).await?.expect("a journal fits to its own beginning"))
+    }
+
+    /// The same from `start` on. Of the segments before it only the headers are read. `None`, with nothing changed: `start` does
+    /// not fit what lies there, and what `each` was given is of no use.
+    pub async fn open_from(
+        settings: DiskSettings,
+        start: Option<Start>,
+        mut each: impl FnMut(Lsn, &FrameView<'_>) -> Result<(), CodecError>,
+    ) -> Result<Option<Opened>, DiskError> {
         let settings = DiskSettings { segment_bytes: settings.segment_bytes.max(SEGMENT_BYTES_MIN), ..settings };
         let folder = settings.folder();
         fs::create_dir_all(&folder).map_err(DiskError::io("creating", &folder))?;
@@ -99,15 +118,27 @@ impl Disk {
         let newest_sequence = files.last().map_or(0, |(sequence, _)| *sequence);
         let Found { heads, blanks } = find(files, &settings)?;
 
-        let mut read = Reading { next_lsn: heads.first().map_or(Lsn(1), |(_, head)| head.first_lsn), ..Reading::default() };
-        for (at, (path, head)) in heads.iter().enumerate() {
+        let passed = match start.map(|start| passed_by(&heads, start)) {
+            None => 0,
+            Some(Some(passed)) => passed,
+            Some(None) => return Ok(None),
+        };
+        let mut read = Reading::from(start.map_or(Lsn(1), |start| start.at));
+        for (at, (path, head)) in heads.iter().enumerate().take(passed) {
+            read.pass(path, head, heads.get(at + 1).map_or(read.from, |(_, next)| next.first_lsn))?;
+        }
+        read.next_lsn = heads.get(passed).map_or(read.from, |(_, head)| head.first_lsn);
+        for (at, (path, head)) in heads.iter().enumerate().skip(passed) {
             let durable_elsewhere = heads.get(at + 1).map_or(Lsn(0), |(_, next)| Lsn(next.first_lsn.0 - 1));
             read.segment(path, head, durable_elsewhere, &mut each).await?;
+        }
+        if start.is_some_and(|start| read.next_lsn < start.at) {
+            return Ok(None);
         }
         // Only now, when all has been found sound, is anything changed.
         let boot = 1 + heads.iter().map(|(_, head)| head.boot).max().unwrap_or(0);
         let mut torn = None;
-        for (segment, tail) in &read.segments {
+        for (segment, tail) in read.segments.iter().skip(passed) {
             if tail.torn {
                 torn = Some(Cut { path: segment.path.clone(), offset: tail.offset });
             }
@@ -165,8 +196,17 @@ impl Disk {
             over: Signal::default(),
         };
         let disk = Disk { inner: Rc::new(inner) };
-        Ok(Opened { disk, next_lsn: read.next_lsn, boot, torn, segments, records: read.records })
+        Ok(Some(Opened { disk, next_lsn: read.next_lsn, boot, torn, segments, records: read.records }))
     }
+}
+
+/// How many segments hold only frames before `start`; none where it does not fit what lies there: the segment that it begins in
+/// or behind is another one, or gone.
+fn passed_by(heads: &[(PathBuf, SegmentHead)], start: Start) -> Option<usize> {
+    let at = heads.iter().position(|(_, head)| head.id == start.segment)?;
+    let next = heads.get(at + 1).map(|(_, next)| next.first_lsn);
+    let holds = heads[at].1.first_lsn < start.at && next.is_none_or(|next| next >= start.at);
+    holds.then_some(at + usize::from(next == Some(start.at)))
 }
 
 /// The segment that this life begins with, and whether the disk is full: then a smaller one will do, or the reserve, so that
@@ -225,8 +265,9 @@ pub(super) fn find(files: Vec<(u64, PathBuf)>, settings: &DiskSettings) -> Resul
 }
 
 /// What has been read so far.
-#[derive(Default)]
 struct Reading {
+    /// Frames before this one are given to nobody.
+    from: Lsn,
     next_lsn: Lsn,
     records: u64,
     segments: Vec<(Segment, Tail)>,
@@ -234,6 +275,23 @@ struct Reading {
 }
 
 impl Reading {
+    fn from(from: Lsn) -> Reading {
+        Reading { from, next_lsn: from, records: 0, segments: Vec::new(), bytes: Vec::new() }
+    }
+
+    /// Notes a segment without reading it: all its frames, up to before `end`, are known.
+    fn pass(&mut self, path: &Path, head: &SegmentHead, end: Lsn) -> Result<(), DiskError> {
+        let length = fs::metadata(path).map_err(DiskError::io("reading", path))?.len();
+        let batches = u64::from(end > head.first_lsn);
+        let segment = Segment::known(path.to_owned(), head.sequence, head.id, head.first_lsn, None);
+        segment.used.set(length);
+        segment.capacity.set(length);
+        segment.batches.set(batches);
+        segment.end.set(end);
+        self.segments.push((segment, Tail { offset: length, next_lsn: end, batches, torn: false }));
+        Ok(())
+    }
+
     async fn segment(
         &mut self,
         path: &Path,
@@ -253,7 +311,8 @@ impl Reading {
             segment.note(batch.head.first_lsn, batch.offset);
             let mut lsn = batch.head.first_lsn;
             for frame in Frames::new(batch.frames) {
-                let folded = frame.and_then(FrameView::parse).and_then(|view| each(lsn, &view));
+                let folded = frame.and_then(FrameView::parse);
+                let folded = folded.and_then(|view| if lsn < self.from { Ok(()) } else { each(lsn, &view) });
                 folded.map_err(|error| damaged(batch.offset, lsn, error.into()))?;
                 lsn = lsn.next();
             }

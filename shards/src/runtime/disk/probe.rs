@@ -38,6 +38,31 @@ impl Disk {
     }
 }
 
+impl Disk {
+    /// Bytes of a file beside the segments, or `None` if it is gone.
+    pub async fn read_beside(&self, name: &str, at: u64, length: usize) -> Result<Option<Vec<u8>>, DiskError> {
+        let path = self.inner.folder.join(name);
+        let file = match open_to_read(&path).await {
+            Err(DiskError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let read = file.read_at(at, length).await.map_err(DiskError::ring("reading", &path));
+        file.close().await.map_err(DiskError::ring("closing", &path))?;
+        Ok(Some(read?.to_vec()))
+    }
+
+    /// The id of the segment that holds a durable frame.
+    pub fn segment_of(&self, lsn: Lsn) -> Option<u64> {
+        let inner = &*self.inner;
+        let current = inner.current();
+        if current.holds(lsn) {
+            return Some(current.id);
+        }
+        let closed = inner.closed.borrow();
+        closed.iter().rev().find(|segment| segment.holds(lsn)).map(|segment| segment.id)
+    }
+}
+
 async fn read(segment: &Segment, file: &BufferedFile, lsn: Lsn) -> Result<Bytes, DiskError> {
     let read =
         |at: u64, length: usize| async move { file.read_at(at, length).await.map_err(DiskError::ring("reading", &segment.path)) };
@@ -53,6 +78,8 @@ async fn read(segment: &Segment, file: &BufferedFile, lsn: Lsn) -> Result<Bytes,
         let offset = at + within as u64;
         let head = window.get(within..).and_then(|bytes| BatchHead::read(segment.id, bytes));
         let head = head.ok_or_else(|| damaged(offset, Damage::Checksum))?;
+        // A segment that was not read at boot is noted as it is walked.
+        segment.note(head.first_lsn, offset);
         if lsn >= head.end_lsn() {
             within += head.size();
             continue;

@@ -157,10 +157,10 @@ impl Segment {
         self.files.borrow().clone().expect("only segments that were created here are written")
     }
 
-    /// Notes a batch for probes.
+    /// Notes a batch for probes. One that lies before what is noted already is known well enough.
     pub(super) fn note(&self, first_lsn: Lsn, offset: u64) {
         let mut index = self.index.borrow_mut();
-        if index.last().is_none_or(|(_, last)| offset - last >= INDEX_EVERY_BYTES) {
+        if index.last().is_none_or(|(_, last)| offset >= last + INDEX_EVERY_BYTES) {
             index.push((first_lsn, offset));
         }
     }
