@@ -165,6 +165,7 @@ pub(crate) fn plan() -> Plan {
 /// Leaves the journal of one shard with exactly so many finished steps in this folder.
 pub(crate) fn fill(dir: &Path, steps: u64) -> Result<()> {
     let worker = Worker::start(&settings(dir, 1, false)?, &plan())?;
+    worker.begin()?;
     let mut feeder = Feeder::new(&worker, 8 * BATCH)?;
     let batches = steps.div_ceil(u64::from(BATCH));
     while feeder.sent[0].len() < batches as usize {
@@ -186,6 +187,7 @@ fn one(args: &EngineArgs, shards: usize, window: u32, events: bool, dir: &Path) 
     // Of an earlier measurement, if it is still ending.
     let earlier: Vec<u32> = (0..shards).map(thread_ids).collect::<Result<Vec<_>>>()?.concat();
     let mut worker = Worker::start(&settings(dir, shards, events)?, &plan())?;
+    worker.begin()?;
     let mut keeper = worker.take_keeper().context("taken once")?;
     let tids: Vec<u32> = (0..shards).map(|shard| shard_thread(shard, &earlier)).collect::<Result<_>>()?;
     let used = || -> Result<Used> {
