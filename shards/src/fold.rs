@@ -173,15 +173,19 @@ impl Fold {
             Peek::Accepted(fact) => {
                 self.stamp(lsn, fact.received_ms, (fact.source == SOURCE_STREAM).then_some(fact.since_ms));
                 self.released.remove(&key);
+                // Carried forward: its tries stand in older frames until they have been written again behind this one.
+                let carried = self.open.get(&key).filter(|open| open.result.is_none() && open.fingerprint == fact.fingerprint);
+                let (tries, interrupted, retry_at_ms) =
+                    carried.map_or((0, false, None), |open| (open.tries, open.interrupted, open.retry_at_ms));
                 self.open.insert(
                     key,
                     Open {
                         message: lsn,
                         fingerprint: fact.fingerprint,
                         asker: fact.asker,
-                        tries: 0,
-                        interrupted: false,
-                        retry_at_ms: None,
+                        tries,
+                        interrupted,
+                        retry_at_ms,
                         deadline_ms: fact.deadline_ms,
                         result: None,
                         role: Role::Step,

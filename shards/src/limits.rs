@@ -56,6 +56,14 @@ pub const RECALLED_MAX: usize = 4_096;
 pub const SEAL_AT_BOOT_BYTES: u64 = 16 << 20;
 /// Forgotten at once, whatever there is to forget, in keys.
 pub const FORGET_MAX: usize = 64;
+/// Steps that are carried forward in one go, so that it is over in well under a millisecond.
+pub const CARRY_MAX: usize = 64;
+/// And their bytes, roughly.
+pub const CARRY_BYTES_MAX: u64 = 256 << 10;
+/// Places that are looked at for that.
+pub const CARRY_LOOKS_MAX: usize = 4_096;
+/// There may be more to carry: the next look comes after this, in microseconds.
+pub const CARRY_AGAIN_US: u64 = 20_000;
 
 const _: () = assert!(RUNNING_PER_SHARD_MAX < i16::MAX as u32);
 const _: () = assert!(BATCH_BYTES_MAX < MESSAGE_BYTES_MAX);

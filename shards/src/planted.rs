@@ -32,6 +32,7 @@ bugs! {
     NoDeadLetter = "A failed step leaves no dead letter.",
     DropOpenOnRecovery = "Accepted steps without an outcome are dropped at boot.",
     PruneLive = "A segment with a live step in it is pruned.",
+    CarryWithoutTries = "What is carried forward forgets that it was tried.",
     SecondOutcome = "A late verdict after a time-out writes a second outcome.",
     StaleTicket = "A stale verdict is taken for the current try's.",
     LoseOtherAsker = "Only the first asker of a key is answered.",

@@ -9,6 +9,7 @@
 
 mod admit;
 mod call;
+mod carry;
 mod notice;
 mod record;
 mod recover;

@@ -50,6 +50,11 @@ impl Strikes {
         if self.by_key.is_empty() { 0 } else { self.by_key.get(key).map_or(0, |strike| strike.count) }
     }
 
+    /// The strikes of a key and the newest life that ended so, if it has any.
+    pub fn newest(&self, key: &Key) -> Option<(u32, u32)> {
+        if self.by_key.is_empty() { None } else { self.by_key.get(key).map(|strike| (strike.count, strike.boot)) }
+    }
+
     /// The key is decided.
     pub fn forget(&mut self, key: &Key) {
         if !self.by_key.is_empty() {

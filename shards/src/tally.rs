@@ -33,6 +33,8 @@ pub struct Tally {
     pub conflicts: u64,
     /// Boot: keys without an end that another owner has had since.
     pub superseded: u64,
+    /// Steps without an end, carried forward from a segment that goes.
+    pub carried: u64,
     /// Verdicts of tries that no longer mattered.
     pub stale: u64,
     /// Block code that panicked.

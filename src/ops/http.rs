@@ -254,6 +254,7 @@ fn tally_json(tally: &Tally, blocks: &[String]) -> Value {
         "quarantined": tally.quarantined,
         "conflicts": tally.conflicts,
         "superseded": tally.superseded,
+        "carried": tally.carried,
         "stale": tally.stale,
         "panics": tally.panics,
         "dead_letters": tally.dead_letters,

@@ -123,6 +123,11 @@ impl Page {
             ("endstation_quarantined_total", "Messages put aside.", |t| t.quarantined),
             ("endstation_superseded_total", "Unfinished keys of the journal that another owner has had since.", |t| t.superseded),
             ("endstation_conflicts_total", "Arrivals with a known key and other content.", |t| t.conflicts),
+            (
+                "endstation_journal_carried_total",
+                "Steps without an end that were written again because their segment had to go.",
+                |t| t.carried,
+            ),
             ("endstation_stale_total", "Verdicts of tries that no longer mattered.", |t| t.stale),
             ("endstation_panics_total", "Block code that panicked.", |t| t.panics),
             ("endstation_dead_letters_total", "Dead letters written.", |t| t.dead_letters),

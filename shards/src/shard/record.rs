@@ -34,6 +34,18 @@ impl Shard {
     }
 
     pub(super) fn log_accepted(&mut self, now: Now, arrival: &Arrival, work: &Work, fx: &mut Effects) -> Lsn {
+        self.log_accepted_until(now, arrival, work, now.wall_ms.saturating_add(work.budget_ms), fx)
+    }
+
+    /// As [`Shard::log_accepted`], for a step whose budget ends at `deadline_ms`.
+    pub(super) fn log_accepted_until(
+        &mut self,
+        now: Now,
+        arrival: &Arrival,
+        work: &Work,
+        deadline_ms: u64,
+        fx: &mut Effects,
+    ) -> Lsn {
         self.stamp(arrival);
         let fact = AcceptedRef {
             tenant: &arrival.tenant,
@@ -44,7 +56,7 @@ impl Shard {
             block: self.block_name(work),
             config_epoch: self.settings.config_epoch,
             replay_of: None,
-            deadline_ms: now.wall_ms.saturating_add(work.budget_ms),
+            deadline_ms,
             not_after_ms: work.not_after_ms,
             // It may have come, and waited, while the clock was not believed: that must not be the past after a restart.
             received_ms: arrival.received_ms.min(now.wall_ms),
@@ -60,6 +72,20 @@ impl Shard {
         (job.written.tries, job.written.interrupted, job.written.retry_at_ms) = (job.tries, true, None);
         let job = &self.jobs[slot as usize];
         fx.log.started(self.head(job.key, &job.arrival), job.tries, self.settings.boot, now.wall_ms);
+        self.number()
+    }
+
+    /// What stands in the journal of a step's last try, once more.
+    pub(super) fn log_started_again(&mut self, now: Now, slot: u32, fx: &mut Effects) -> Lsn {
+        let job = &self.jobs[slot as usize];
+        fx.log.started(self.head(job.key, &job.arrival), job.written.tries, self.settings.boot, now.wall_ms);
+        self.number()
+    }
+
+    /// And when the next one is due.
+    pub(super) fn log_retry_at_again(&mut self, slot: u32, at_ms: u64, fx: &mut Effects) -> Lsn {
+        let job = &self.jobs[slot as usize];
+        fx.log.retry_at(self.head(job.key, &job.arrival), job.written.tries + 1, at_ms);
         self.number()
     }
 

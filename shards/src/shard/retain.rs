@@ -1,14 +1,16 @@
 //! How long the journal remembers: which closed segments may go, and what must be durable before they do.
 //!
-//! A segment goes when it is older than the horizon, or earlier when the journal is over its budget; never while a step in it
-//! has no end, and never before `horizon_min`. Before an early one goes, its newest stream timestamp becomes the watermark:
+//! A segment goes when it is older than the horizon, or earlier when the journal is over its budget; what it says of steps
+//! without an end is carried forward first, and never before `horizon_min`. Before an early one goes, its newest stream timestamp becomes the watermark:
 //! an unknown key below it may have been forgotten, so it is not run.
 
 use std::collections::VecDeque;
 
+use super::carry::Carried;
 use super::{Held, Shard, State};
 use crate::event::{DiskNews, Effects};
 use crate::ids::{Lsn, Now};
+use crate::limits::CARRY_AGAIN_US;
 use crate::limits::FORGET_MAX;
 use crate::planted::{Bug, planted};
 
@@ -37,7 +39,7 @@ pub(super) struct Retain {
     at_floor: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Closed {
     span: Span,
     closed_ms: u64,
@@ -140,28 +142,42 @@ impl Shard {
             return;
         }
         self.retain.next_look_us = now.mono_us + LOOK_EVERY_US;
-        let needed = if planted(Bug::PruneLive) { self.next_lsn } else { self.oldest_needed() };
+        let mut needed = if planted(Bug::PruneLive) { self.next_lsn } else { self.oldest_needed() };
         let (horizon_ms, min_ms) = (self.settings.limits.horizon_ms, self.settings.limits.horizon_min_ms);
         let budget = self.settings.limits.journal_bytes_max;
         let mut below = None;
         self.retain.at_floor = false;
         while let Some(oldest) = self.retain.closed.front() {
-            let age_ms = now.wall_ms.saturating_sub(oldest.closed_ms);
+            let Closed { span, closed_ms, newest_ms } = *oldest;
+            let age_ms = now.wall_ms.saturating_sub(closed_ms);
             let over = self.retain.bytes + self.sealing.bytes() > budget;
             let due = age_ms > horizon_ms;
             if !due && !over {
                 break;
             }
-            if oldest.span.to >= needed || (!due && age_ms < min_ms) {
+            if !due && age_ms < min_ms {
                 self.retain.at_floor = over;
                 break;
             }
+            if span.to >= needed {
+                match self.carry(now, span.to, fx) {
+                    Carried::All => needed = self.oldest_needed(),
+                    Carried::Some => {
+                        self.retain.next_look_us = now.mono_us + CARRY_AGAIN_US;
+                        break;
+                    }
+                    Carried::Stuck => {
+                        self.retain.at_floor = over;
+                        break;
+                    }
+                }
+            }
             // Also where it is only old: a sender may have named a time far beyond the horizon.
             if !planted(Bug::NoWatermark) {
-                self.retain.watermark_ms = self.retain.watermark_ms.max(oldest.newest_ms);
+                self.retain.watermark_ms = self.retain.watermark_ms.max(newest_ms);
             }
-            self.retain.bytes -= oldest.span.bytes;
-            below = Some(oldest.span.to.next());
+            self.retain.bytes -= span.bytes;
+            below = Some(span.to.next());
             self.retain.closed.pop_front();
         }
         if let Some(below) = below {

@@ -332,6 +332,7 @@ fn outcome_of(frame: &Frame) -> Option<Outcome> {
 
 mod answers;
 mod calls;
+mod carry;
 mod claims;
 mod dead;
 mod notices;
