@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use crate::ids::{Fingerprint, Key, Lsn, Partition, Ticket};
+use crate::ids::{AskerId, Fingerprint, Key, Lsn, Partition, Ticket};
 use crate::journal::Log;
 use crate::outcome::{Fault, Outcome, Status};
 use crate::step::{Arrival, Settle, StreamToken};
@@ -43,6 +43,8 @@ pub enum Event {
         key: Key,
         /// F, as it was accepted.
         fingerprint: Fingerprint,
+        /// Who asked, as it was accepted.
+        asker: AskerId,
         /// The key's partition.
         partition: Partition,
         /// Its outcome, where it has one that nobody is known to have been told.

@@ -26,7 +26,7 @@ use crate::disk::Disk;
 use crate::job::{Job, SALT};
 use crate::rng::Rng;
 use crate::server::MessageId;
-use crate::truth::{Decided, Truth, dead_letter_id};
+use crate::truth::{Decided, Story, Truth, dead_letter_id};
 
 type Verdict = Result<(), String>;
 
@@ -261,12 +261,14 @@ fn answered_somehow(truth: &Truth, asker: &AskerId) -> bool {
 
 /// Who asked on core NATS in a life that did not end has its answer, or there is a dead letter that says why not. That letter is
 /// of the message which came first under the assignment; the same assignment again, in other words, is only refused again.
+/// What came too late is told to nobody on NATS, nor is a message that is refused under the same assignment afterwards.
 pub fn core_askers_of_this_life_are_answered(truth: &Truth) -> Verdict {
-    let answers = truth.stories.values().filter_map(|story| story.answer);
-    let expired: BTreeSet<AskerId> =
-        answers.filter(|answer| answer.code == Some(Code::Expired)).map(|answer| answer.asker).collect();
-    let silent = |(asker, _, id): &&(AskerId, Key, MessageId)| {
-        !truth.told.contains_key(asker) && !truth.dead_letters.contains(id) && !expired.contains(asker)
+    let late = |story: &Story| story.answer.is_some_and(|answer| answer.code == Some(Code::Expired));
+    let late_answers = truth.stories.values().filter(|story| late(story)).filter_map(|story| story.answer);
+    let expired: BTreeSet<AskerId> = late_answers.map(|answer| answer.asker).collect();
+    let silent = |(asker, key, id): &&(AskerId, Key, MessageId)| {
+        let late = expired.contains(asker) || truth.stories.get(key).is_some_and(late);
+        !truth.told.contains_key(asker) && !truth.dead_letters.contains(id) && !late
     };
     match truth.heard.iter().find(silent) {
         None => Ok(()),

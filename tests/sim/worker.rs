@@ -104,10 +104,8 @@ impl World {
                     }
                     let untold = one.result.map(|decided| Untold { accepted: one.message, decided, role: one.role });
                     self.note("superseded", Some(key), u64::from(untold.is_some()));
-                    self.apply(
-                        shard,
-                        Event::Superseded { key, fingerprint: one.fingerprint, partition: one.owned.partition, untold },
-                    );
+                    let (fingerprint, asker, partition) = (one.fingerprint, one.asker, one.owned.partition);
+                    self.apply(shard, Event::Superseded { key, fingerprint, asker, partition, untold });
                 } else {
                     self.apply(shard, Event::Recovered { key, arrival, past });
                 }

@@ -32,9 +32,13 @@ impl Shard {
                 if self.back_for_room(&arrival, fx) {
                     return;
                 }
-                // Another owner has had it with its first content.
-                if self.released.get(&arrival.key).is_some_and(|released| released.fingerprint != arrival.fingerprint) {
+                // Another owner has had it with its first content, and has its assignment to answer.
+                let released = self.released.get(&arrival.key);
+                if let Some(released) = released.filter(|released| released.fingerprint != arrival.fingerprint) {
                     self.tally.conflicts += 1;
+                    if released.asker == asker_of(&arrival) {
+                        return self.put_aside(now, arrival, fx);
+                    }
                     let key = self.answer_key(&arrival);
                     return self.answer(now, key, arrival, conflict_fault(), fx);
                 }
@@ -108,14 +112,16 @@ impl Shard {
         }
     }
 
-    /// Whether a refused message comes under an assignment whose own step is known: its one terminal answer is that step's.
+    /// Whether a refused message comes under an assignment whose own step is known, or another owner's since: its one terminal
+    /// answer is that step's.
     /// Seen for steps that go by their assignment; one that goes by flow coordinates cannot be told from a refused message.
     fn is_under_way(&self, arrival: &Arrival) -> bool {
         let Some(asker) = &arrival.asker else { return false };
         let (tenant, assignment) = (&*arrival.tenant, &*asker.assignment_id);
         let step = self.settings.salt.key(Identity::Assignment { tenant, assignment });
-        let asks = short_asker(&self.settings.salt.asker(step, assignment));
-        self.known.get(&step).is_some_and(|memory| memory.asker == asks)
+        let asks = self.settings.salt.asker(step, assignment);
+        self.known.get(&step).is_some_and(|memory| memory.asker == short_asker(&asks))
+            || self.released.get(&step).is_some_and(|released| released.asker == asks)
     }
 
     /// The key is known and asks for the same: attach to its job, or answer from the journal.

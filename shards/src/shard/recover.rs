@@ -113,6 +113,7 @@ impl Shard {
         now: Now,
         key: Key,
         fingerprint: Fingerprint,
+        asker: AskerId,
         partition: Partition,
         untold: Option<Untold>,
         fx: &mut Effects,
@@ -125,7 +126,7 @@ impl Shard {
             }
             None => {
                 let lsn = self.log_released(now, key, partition, fx);
-                self.released.insert(key, Released { fingerprint, lsn });
+                self.released.insert(key, Released { fingerprint, asker, lsn });
             }
         }
     }
