@@ -158,7 +158,10 @@ pub fn i6_outcomes_say_what_happened(truth: &Truth, ledger: &Ledger) -> Verdict 
         }
         // What we had decided and could not ack, a later owner decides again: README says so.
         let before_another = truth.done_elsewhere.get(key).is_some_and(|boot| result.boot <= *boot);
-        let judged = story.lives == 1 && !before_another && !truth.ghosts.contains(key);
+        // What we asked for among workers that share is answered, or may be another's.
+        let asked = truth.asked.get(key) == Some(&result.boot);
+        let excused = before_another || truth.ghosts.contains(key);
+        let judged = story.lives == 1 && (asked || !excused);
         if result.effect == Effected::None && applied > 0 && judged {
             return Err(format!("I6: {key} ({:?}) says effect none and it happened", taken.class));
         }

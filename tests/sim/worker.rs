@@ -357,6 +357,9 @@ impl World {
                 if let Some(worker) = self.worker.as_mut() {
                     worker.claims.insert((shard, ticket.slot, ticket.generation));
                 }
+                if self.plan.shared {
+                    self.truth.asked.insert(*key, boot);
+                }
                 let wait_us = self.rng.range(50, 3_000);
                 self.at(wait_us, Happening::Claim { boot, shard, ticket: *ticket, key: *key, accepted: *accepted });
             }
