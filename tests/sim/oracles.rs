@@ -27,6 +27,7 @@ use crate::job::{Job, SALT};
 use crate::rng::Rng;
 use crate::server::MessageId;
 use crate::truth::{Decided, Story, Truth, dead_letter_id};
+use crate::worker::Before;
 
 type Verdict = Result<(), String>;
 
@@ -305,12 +306,12 @@ pub fn fold<'a>(frames: impl Iterator<Item = (Lsn, &'a [u8])>) -> Result<Restore
 }
 
 /// I16: recover(recover(x)) = recover(x): what recovery itself writes changes nothing but what it decided.
-pub fn i16_recovery_is_idempotent(disk: &Disk, before: &Restored, log: &[u8], since: u32) -> Verdict {
+pub fn i16_recovery_is_idempotent(disk: &Disk, before: &Before, log: &[u8], since: u32) -> Verdict {
     let next = disk.durable.0 + 1;
     let written = Frames::new(log).map(|frame| frame.expect("just written"));
     let written = written.enumerate().map(|(index, raw)| (Lsn(next + index as u64), raw));
     let again = fold(disk.frames())?;
-    if again.unfinished != before.unfinished || again.tenants.len() != before.tenants.len() {
+    if again.unfinished != before.unfinished || again.tenants.len() != before.tenants {
         return Err("I16: the same frames fold to something else".to_owned());
     }
     let after = fold(disk.frames().chain(written))?;

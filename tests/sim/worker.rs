@@ -142,7 +142,7 @@ impl World {
         }
         let disk = &self.disks[shard];
         let restored = oracles::fold(disk.frames())?;
-        let before = oracles::fold(disk.frames())?;
+        let before = Before { unfinished: restored.unfinished.clone(), tenants: restored.tenants.len() };
         for (key, forgotten) in self.truth.booted(shard, restored.floor, restored.watermark_ms) {
             let life = self.truth.life(key);
             self.aborts.entry(life).and_modify(|aborts| *aborts = aborts.saturating_sub(forgotten));
@@ -475,8 +475,15 @@ impl World {
     }
 }
 
+/// What of a fold recovery must not change.
+#[derive(Debug)]
+pub struct Before {
+    pub unfinished: Vec<shards::fold::Unfinished>,
+    pub tenants: usize,
+}
+
 /// What recovery has to take up, and the fold it comes from.
-type Unfinished = (shards::fold::Restored, Vec<(shards::fold::Unfinished, Rc<Arrival>, Past)>);
+type Unfinished = (Before, Vec<(shards::fold::Unfinished, Rc<Arrival>, Past)>);
 
 fn work_number(shard: usize, ticket: Ticket) -> u64 {
     1 << 63 | (shard as u64) << 62 | u64::from(ticket.slot) << 32 | u64::from(ticket.generation)
