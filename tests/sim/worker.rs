@@ -83,9 +83,9 @@ impl World {
                 Err(violation) => return self.violate(violation),
             }
         }
-        let ghosts: Vec<Key> = std::mem::take(&mut self.ran).into_iter().collect();
-        for key in ghosts {
-            if self.truth.stories.get(&key).is_none_or(|story| story.taken.is_none()) {
+        for (key, once) in std::mem::take(&mut self.ran) {
+            let taken = self.truth.stories.get(&key).and_then(|story| story.taken);
+            if taken.is_none_or(|taken| once == Some(taken.lsn)) {
                 self.truth.ghosts.insert(key);
             }
         }
@@ -401,7 +401,9 @@ impl World {
         let verdict = self.may_run(key);
         let verdict = verdict.and(self.watch.runs(self.true_ms(), self.plan.steady(), key));
         self.check(verdict);
-        self.ran.insert(key);
+        let story = self.truth.stories.get(&key);
+        let once = story.filter(|story| story.result.is_some()).and_then(|story| story.taken).map(|taken| taken.lsn);
+        self.ran.insert(key, once);
         self.polled_any[shard] = true;
         let polled = Polled { key, partition: arrival.partition };
         let poison = Job::decode(&arrival.delivery.body).poison;
