@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::dedup::Entry;
-use crate::ids::{Fingerprint, Key, Lsn, Partition, Ticket};
+use crate::ids::{AskerId, Fingerprint, Key, Lsn, Partition, Ticket};
 use crate::journal::Log;
 use crate::keys::KeyMap;
 use crate::outcome::{Fault, Outcome, Status};
@@ -47,6 +47,8 @@ pub enum Event {
         key: Key,
         /// F, as it was accepted.
         fingerprint: Fingerprint,
+        /// Who asked, as it was accepted.
+        asker: AskerId,
         /// The key's partition.
         partition: Partition,
         /// Its outcome, where it has one that nobody is known to have been told.

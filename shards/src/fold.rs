@@ -48,6 +48,8 @@ struct Open {
 pub struct Released {
     /// F, as it was accepted here.
     pub fingerprint: Fingerprint,
+    /// Who asked for it here: that assignment's one answer is the step's, whoever gives it.
+    pub asker: AskerId,
     /// The frame that says so.
     pub lsn: Lsn,
 }
@@ -246,7 +248,7 @@ impl Fold {
             Peek::Released { at_ms } => {
                 self.wall_ms = self.wall_ms.max(at_ms);
                 if let Some(open) = self.open.remove(&key) {
-                    self.released.insert(key, Released { fingerprint: open.fingerprint, lsn });
+                    self.released.insert(key, Released { fingerprint: open.fingerprint, asker: open.asker, lsn });
                 }
             }
             Peek::Mark { wall_ms, floor, watermark_ms } => {

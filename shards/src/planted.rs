@@ -78,6 +78,7 @@ bugs! {
     KeepSettled = "Deliveries that were settled are kept alive.",
     DropCrowd = "Who asks on core NATS for a step that too many ask for is dropped without a word.",
     CutHarmless = "A step that was cut in the middle is said to have done nothing.",
+    ClaimHarmless = "Where workers share, a step whose claim got no answer is said to have done nothing.",
 }
 
 #[cfg(feature = "planted")]

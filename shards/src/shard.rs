@@ -293,8 +293,8 @@ impl Shard {
             Event::Arrived(arrival) => self.arrived(now, arrival, fx),
             Event::Died { polled, partition, boot } => self.died(now, polled, partition, boot, fx),
             Event::Recovered { key, arrival, past } => self.recovered(now, key, arrival, past, fx),
-            Event::Superseded { key, fingerprint, partition, untold } => {
-                self.superseded(now, key, fingerprint, partition, untold, fx);
+            Event::Superseded { key, fingerprint, asker, partition, untold } => {
+                self.superseded(now, key, fingerprint, asker, partition, untold, fx);
             }
             Event::Ended { ticket, verdict, ran_us } => self.ended(now, ticket, verdict, ran_us, fx),
             Event::Durable { through } => self.durable(now, through, fx),

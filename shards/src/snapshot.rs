@@ -69,9 +69,10 @@ pub fn encode(owner: &Owner, before: Lsn, segment: u64, files: &[Facts], rest: &
         put(&mut out, &[u64::from(count), u64::from(boot), lsn.0]);
     }
     put(&mut out, &[rest.released.len() as u64]);
-    for (key, Released { fingerprint, lsn }) in &rest.released {
+    for (key, Released { fingerprint, asker, lsn }) in &rest.released {
         out.extend_from_slice(&key.0);
         out.extend_from_slice(&fingerprint.0);
+        out.extend_from_slice(&asker.0);
         put(&mut out, &[lsn.0]);
     }
     put(&mut out, &[rest.unfinished.len() as u64]);
@@ -134,8 +135,8 @@ pub fn decode(bytes: &[u8], owner: &Owner) -> Result<Snapshot, Unfit> {
     }
     restored.strikes = strikes;
     let released = rest.list(|rest| {
-        let (key, fingerprint) = (Key(rest.array()?), Fingerprint(rest.array()?));
-        Ok((key, Released { fingerprint, lsn: rest.lsn()? }))
+        let (key, fingerprint, asker) = (Key(rest.array()?), Fingerprint(rest.array()?), AskerId(rest.array()?));
+        Ok((key, Released { fingerprint, asker, lsn: rest.lsn()? }))
     })?;
     restored.released = released.into_iter().collect();
     restored.unfinished = rest.list(Rest::unfinished)?;

@@ -277,7 +277,7 @@ impl Disk {
     }
 }
 
-/// FNV-1a of a frame: enough to see that it is the same.
+/// Of a frame: enough to see that it is the same.
 pub fn sum_of(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5_u32, |sum, byte| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+    crc32c::crc32c(bytes)
 }

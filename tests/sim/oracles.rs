@@ -26,7 +26,8 @@ use crate::disk::Disk;
 use crate::job::{Job, SALT};
 use crate::rng::Rng;
 use crate::server::MessageId;
-use crate::truth::{Decided, Truth, dead_letter_id};
+use crate::truth::{Decided, Story, Truth, dead_letter_id};
+use crate::worker::Before;
 
 type Verdict = Result<(), String>;
 
@@ -158,7 +159,10 @@ pub fn i6_outcomes_say_what_happened(truth: &Truth, ledger: &Ledger) -> Verdict 
         }
         // What we had decided and could not ack, a later owner decides again: README says so.
         let before_another = truth.done_elsewhere.get(key).is_some_and(|boot| result.boot <= *boot);
-        let judged = story.lives == 1 && !before_another && !truth.ghosts.contains(key);
+        // What we asked for among workers that share is answered, or may be another's.
+        let asked = truth.asked.get(key) == Some(&result.boot);
+        let excused = before_another || truth.ghosts.contains(key);
+        let judged = story.lives == 1 && (asked || !excused);
         if result.effect == Effected::None && applied > 0 && judged {
             return Err(format!("I6: {key} ({:?}) says effect none and it happened", taken.class));
         }
@@ -261,12 +265,14 @@ fn answered_somehow(truth: &Truth, asker: &AskerId) -> bool {
 
 /// Who asked on core NATS in a life that did not end has its answer, or there is a dead letter that says why not. That letter is
 /// of the message which came first under the assignment; the same assignment again, in other words, is only refused again.
+/// What came too late is told to nobody on NATS, nor is a message that is refused under the same assignment afterwards.
 pub fn core_askers_of_this_life_are_answered(truth: &Truth) -> Verdict {
-    let answers = truth.stories.values().filter_map(|story| story.answer);
-    let expired: BTreeSet<AskerId> =
-        answers.filter(|answer| answer.code == Some(Code::Expired)).map(|answer| answer.asker).collect();
-    let silent = |(asker, _, id): &&(AskerId, Key, MessageId)| {
-        !truth.told.contains_key(asker) && !truth.dead_letters.contains(id) && !expired.contains(asker)
+    let late = |story: &Story| story.answer.is_some_and(|answer| answer.code == Some(Code::Expired));
+    let late_answers = truth.stories.values().filter(|story| late(story)).filter_map(|story| story.answer);
+    let expired: BTreeSet<AskerId> = late_answers.map(|answer| answer.asker).collect();
+    let silent = |(asker, key, id): &&(AskerId, Key, MessageId)| {
+        let late = expired.contains(asker) || truth.stories.get(key).is_some_and(late);
+        !truth.told.contains_key(asker) && !truth.dead_letters.contains(id) && !late
     };
     match truth.heard.iter().find(silent) {
         None => Ok(()),
@@ -300,12 +306,12 @@ pub fn fold<'a>(frames: impl Iterator<Item = (Lsn, &'a [u8])>) -> Result<Restore
 }
 
 /// I16: recover(recover(x)) = recover(x): what recovery itself writes changes nothing but what it decided.
-pub fn i16_recovery_is_idempotent(disk: &Disk, before: &Restored, log: &[u8], since: u32) -> Verdict {
+pub fn i16_recovery_is_idempotent(disk: &Disk, before: &Before, log: &[u8], since: u32) -> Verdict {
     let next = disk.durable.0 + 1;
     let written = Frames::new(log).map(|frame| frame.expect("just written"));
     let written = written.enumerate().map(|(index, raw)| (Lsn(next + index as u64), raw));
     let again = fold(disk.frames())?;
-    if again.unfinished != before.unfinished || again.tenants.len() != before.tenants.len() {
+    if again.unfinished != before.unfinished || again.tenants.len() != before.tenants {
         return Err("I16: the same frames fold to something else".to_owned());
     }
     let after = fold(disk.frames().chain(written))?;

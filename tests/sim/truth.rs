@@ -100,6 +100,8 @@ pub struct Truth {
     pub elsewhere: BTreeSet<AskerId>,
     /// Steps that another owner has done, and our newest life before that.
     pub done_elsewhere: BTreeMap<Key, u32>,
+    /// Where workers share: steps that we claimed, and the life that asked last. From then on nothing excuses "none".
+    pub asked: BTreeMap<Key, u32>,
     /// Outcomes that another owner's may have come before: told only if the stream asks, and forgotten as any other.
     pub untold: BTreeSet<Key>,
     pub frames: u64,

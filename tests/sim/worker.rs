@@ -85,9 +85,9 @@ impl World {
                 Err(violation) => return self.violate(violation),
             }
         }
-        let ghosts: Vec<Key> = std::mem::take(&mut self.ran).into_iter().collect();
-        for key in ghosts {
-            if self.truth.stories.get(&key).is_none_or(|story| story.taken.is_none()) {
+        for (key, once) in std::mem::take(&mut self.ran) {
+            let taken = self.truth.stories.get(&key).and_then(|story| story.taken);
+            if taken.is_none_or(|taken| once == Some(taken.lsn)) {
                 self.truth.ghosts.insert(key);
             }
         }
@@ -106,10 +106,8 @@ impl World {
                     }
                     let untold = one.result.map(|decided| Untold { accepted: one.message, decided, role: one.role });
                     self.note("superseded", Some(key), u64::from(untold.is_some()));
-                    self.apply(
-                        shard,
-                        Event::Superseded { key, fingerprint: one.fingerprint, partition: one.owned.partition, untold },
-                    );
+                    let (fingerprint, asker, partition) = (one.fingerprint, one.asker, one.owned.partition);
+                    self.apply(shard, Event::Superseded { key, fingerprint, asker, partition, untold });
                 } else {
                     self.apply(shard, Event::Recovered { key, arrival, past });
                 }
@@ -149,6 +147,7 @@ impl World {
         let before = oracles::fold(self.disks[shard].frames())?;
         let (restored, sealed, maps) = self.resume(shard, &before)?;
         let disk = &self.disks[shard];
+        let before = Before { unfinished: before.unfinished, tenants: before.tenants.len() };
         for (key, forgotten) in self.truth.booted(shard, restored.floor, restored.watermark_ms) {
             let life = self.truth.life(key);
             self.aborts.entry(life).and_modify(|aborts| *aborts = aborts.saturating_sub(forgotten));
@@ -365,6 +364,9 @@ impl World {
                 if let Some(worker) = self.worker.as_mut() {
                     worker.claims.insert((shard, ticket.slot, ticket.generation));
                 }
+                if self.plan.shared {
+                    self.truth.asked.insert(*key, boot);
+                }
                 let wait_us = self.rng.range(50, 3_000);
                 self.at(wait_us, Happening::Claim { boot, shard, ticket: *ticket, key: *key, accepted: *accepted });
             }
@@ -411,7 +413,9 @@ impl World {
         let verdict = self.may_run(key);
         let verdict = verdict.and(self.watch.runs(self.true_ms(), self.plan.steady(), key));
         self.check(verdict);
-        self.ran.insert(key);
+        let story = self.truth.stories.get(&key);
+        let once = story.filter(|story| story.result.is_some()).and_then(|story| story.taken).map(|taken| taken.lsn);
+        self.ran.insert(key, once);
         self.polled_any[shard] = true;
         let polled = Polled { key, partition: arrival.partition };
         let poison = Job::decode(&arrival.delivery.body).poison;
@@ -485,8 +489,15 @@ impl World {
     }
 }
 
+/// What of a fold recovery must not change.
+#[derive(Debug)]
+pub struct Before {
+    pub unfinished: Vec<shards::fold::Unfinished>,
+    pub tenants: usize,
+}
+
 /// What recovery has to take up, and the fold it comes from.
-type Unfinished = (shards::fold::Restored, Vec<(shards::fold::Unfinished, Rc<Arrival>, Past)>);
+type Unfinished = (Before, Vec<(shards::fold::Unfinished, Rc<Arrival>, Past)>);
 
 fn work_number(shard: usize, ticket: Ticket) -> u64 {
     1 << 63 | (shard as u64) << 62 | u64::from(ticket.slot) << 32 | u64::from(ticket.generation)

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use bytes::Bytes;
 use shards::event::{Claimant, Verdict};
-use shards::ids::{Fingerprint, Key, Partition, Text, Ticket};
+use shards::ids::{Fingerprint, Key, Lsn, Partition, Text, Ticket};
 use shards::step::{EffectClass, Settle};
 
 use crate::asks::Asks;
@@ -58,13 +58,13 @@ pub enum Happening {
     /// A confirmation reaches the shard.
     Confirm { boot: u32, shard: usize, ticket: Ticket },
     /// The journal's answer reaches the shard.
-    Probe { boot: u32, shard: usize, key: Key, lsn: shards::ids::Lsn },
+    Probe { boot: u32, shard: usize, key: Key, lsn: Lsn },
     /// What key files hold of a key reaches the shard.
     Look { boot: u32, shard: usize, key: Key },
     /// The sealer's next step.
     Seal { boot: u32, shard: usize, stage: crate::seals::Stage },
     /// A claim reaches the server.
-    Claim { boot: u32, shard: usize, ticket: Ticket, key: Key, accepted: shards::ids::Lsn },
+    Claim { boot: u32, shard: usize, ticket: Ticket, key: Key, accepted: Lsn },
     /// Its answer reaches the shard.
     Claimed { boot: u32, shard: usize, ticket: Ticket, by: Claimant },
     /// A settlement reaches the server.
@@ -174,8 +174,8 @@ pub struct World {
     /// How often a key ended the process in one life of its own, as far as anybody can know.
     pub aborts: BTreeMap<(Key, u32), u32>,
     pub at_work: Vec<BTreeMap<Text, u32>>,
-    /// Keys run in this life.
-    pub ran: std::collections::BTreeSet<Key>,
+    /// Keys run in this life; with the frame that took them once, where that was forgotten before.
+    pub ran: BTreeMap<Key, Option<Lsn>>,
     pub routed: u32,
     pub history: Vec<crate::job::Job>,
     pub keys: Vec<Key>,
@@ -221,7 +221,7 @@ impl World {
             polled_any: [false; 2],
             aborts: BTreeMap::new(),
             at_work: vec![BTreeMap::new(); 2],
-            ran: std::collections::BTreeSet::new(),
+            ran: BTreeMap::new(),
             routed: 0,
             history: Vec::new(),
             keys: Vec::new(),

@@ -338,10 +338,8 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>, sealer: &Seal
     for one in unfinished {
         if one.owned.streamed && one.owned.epoch < grant.since {
             let untold = one.result.map(|decided| Untold { accepted: one.message, decided, role: one.role });
-            driver.apply(
-                driver.clock.now(),
-                Event::Superseded { key: one.key, fingerprint: one.fingerprint, partition: one.owned.partition, untold },
-            );
+            let (key, fingerprint, asker, partition) = (one.key, one.fingerprint, one.asker, one.owned.partition);
+            driver.apply(driver.clock.now(), Event::Superseded { key, fingerprint, asker, partition, untold });
             continue;
         }
         recover(&mut driver, &disk, &one).await?;

@@ -35,9 +35,13 @@ impl Shard {
                 if self.back_for_room(&arrival, fx) {
                     return;
                 }
-                // Another owner has had it with its first content.
-                if self.released.get(&arrival.key).is_some_and(|released| released.fingerprint != arrival.fingerprint) {
+                // Another owner has had it with its first content, and has its assignment to answer.
+                let released = self.released.get(&arrival.key);
+                if let Some(released) = released.filter(|released| released.fingerprint != arrival.fingerprint) {
                     self.tally.conflicts += 1;
+                    if released.asker == asker_of(&arrival) {
+                        return self.put_aside(now, arrival, fx);
+                    }
                     let key = self.answer_key(&arrival);
                     return self.answer(now, key, arrival, conflict_fault(), fx);
                 }
@@ -116,13 +120,14 @@ impl Shard {
         }
     }
 
-    /// Whether a refused message comes under an assignment whose own step is known: its one terminal answer is that step's.
+    /// Whether a refused message comes under an assignment whose own step is known, or another owner's since: its one terminal
+    /// answer is that step's.
     /// Seen for steps that go by their assignment; one that goes by flow coordinates cannot be told from a refused message.
     fn is_under_way(&self, arrival: &Arrival) -> bool {
         let (Some(asker), Some(step)) = (&arrival.asker, self.assignment_key(arrival)) else { return false };
-        let assignment = &*asker.assignment_id;
-        let asks = short_asker(&self.settings.salt.asker(step, assignment));
-        self.known.get(&step).is_some_and(|memory| memory.asker == asks)
+        let asks = self.settings.salt.asker(step, &asker.assignment_id);
+        self.known.get(&step).is_some_and(|memory| memory.asker == short_asker(&asks))
+            || self.released.get(&step).is_some_and(|released| released.asker == asks)
     }
 
     /// The key of a step that goes by this assignment.

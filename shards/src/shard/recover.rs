@@ -115,6 +115,7 @@ impl Shard {
         now: Now,
         key: Key,
         fingerprint: Fingerprint,
+        asker: AskerId,
         partition: Partition,
         untold: Option<Untold>,
         fx: &mut Effects,
@@ -128,7 +129,7 @@ impl Shard {
             None => {
                 self.left_open.remove(&key);
                 let lsn = self.log_released(now, key, partition, fx);
-                self.released.insert(key, Released { fingerprint, lsn });
+                self.released.insert(key, Released { fingerprint, asker, lsn });
             }
         }
     }

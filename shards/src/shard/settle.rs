@@ -270,6 +270,7 @@ impl Shard {
         if found.is_none() && gone {
             self.known.forget(&key);
         }
+        let forgotten = found.is_none() && self.known.get(&key).is_none();
         for asked in waiting {
             let arrival = self.take_up(asked);
             if matches!(arrival.content, Content::Notice(_)) {
@@ -278,6 +279,11 @@ impl Shard {
                 }
                 let reply = found.as_ref().map_or(Reply::Unknown, |outcome| Reply::Ended(outcome.status));
                 self.reply_to(arrival, reply, fx);
+                continue;
+            }
+            // What is no step, or was put aside, never ran: it is judged as if it came now.
+            if forgotten && (arrival.work().is_none() || key == self.own_hash(&arrival)) {
+                self.arrived(now, arrival, fx);
                 continue;
             }
             let answer_key = self.answer_key(&arrival);

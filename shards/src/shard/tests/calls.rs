@@ -149,6 +149,34 @@ fn bad_input_is_put_aside_and_told_once_durable_and_its_names_stay_free() {
 }
 
 #[test]
+fn bad_input_whose_record_went_while_it_was_looked_for_is_put_aside_anew() {
+    for (garbage, line) in [(false, false), (true, false), (true, true)] {
+        let mut bench = tiny(|limits| (limits.journal_bytes_max, limits.horizon_min_ms) = (1, 0));
+        let bring = |bench: &mut Bench, number| {
+            let origin = if line { Origin::Line(number) } else { call(number) };
+            let content = if garbage { Content::Garbage(bad()) } else { Content::Refusal(bad()) };
+            bench.bring(&step("k").from(origin), content);
+        };
+        bring(&mut bench, 1);
+        bench.sync();
+        bench.told();
+        bench.sync();
+        bring(&mut bench, 2);
+        bring(&mut bench, 3);
+        let probed = bench.look().pop();
+        let Some(Effect::Probe { key, .. }) = probed else { panic!("the journal is asked: {probed:?}") };
+        let to = Lsn(bench.frames.len() as u64);
+        bench.apply(Event::Disk(DiskNews::Closed { from: Lsn(1), to, bytes: 10 }));
+        bench.apply(Event::Probed { key, found: None });
+        bench.sync();
+        let expected = if line { ["line: INVALID_INPUT"; 2] } else { ["2: refused INVALID_INPUT", "3: refused INVALID_INPUT"] };
+        let told: Vec<_> = bench.told().into_iter().filter(|told| !told.ends_with("dead")).collect();
+        assert_eq!(told, expected, "{garbage} {line}");
+        assert!(bench.shard.is_idle());
+    }
+}
+
+#[test]
 fn bad_input_does_not_use_up_the_room_of_steps() {
     let mut bench = tiny(|limits| limits.unpublished_max = 4);
     for content in 1..=4 {

@@ -113,6 +113,45 @@ fn a_cancel_while_the_claim_is_awaited_leaves_nothing_done() {
 }
 
 #[test]
+fn where_workers_share_a_claim_without_an_answer_may_be_anothers() {
+    for cancelled in [false, true] {
+        let mut bench = Bench::claiming();
+        bench.shard.settings.shared = true;
+        bench.send(&once());
+        bench.send(&once().by("b").from(delivery(2, 1)));
+        let claim = bench.claim();
+        if cancelled {
+            bench.apply(Event::Cancel { key: once().key });
+        } else {
+            bench.wait_ms(10_100);
+        }
+        let expected = if cancelled { Status::Cancelled } else { Status::Timeout };
+        let (told, _) = bench.settle();
+        let told: Vec<_> = told.iter().map(|(_, outcome)| (outcome.status, outcome.effect)).collect();
+        assert_eq!(told, [(expected, Effected::Unknown); 2], "another may have claimed it, and done it");
+        bench.claimed(claim, Claimant::Ours);
+        bench.sync();
+        assert!(bench.runs().is_empty() && bench.holds_nothing());
+    }
+}
+
+#[test]
+fn where_workers_share_a_step_whose_claim_is_answered_or_not_asked_for_has_done_nothing() {
+    for asked in [false, true] {
+        let mut bench = Bench::claiming();
+        bench.shard.settings.shared = true;
+        bench.send(&once());
+        if asked {
+            let claim = bench.claim();
+            bench.claimed(claim, Claimant::Ours);
+        }
+        bench.wait_ms(10_100);
+        let (told, _) = bench.settle();
+        assert_eq!((told[0].1.status, told[0].1.effect), (Status::Timeout, Effected::None), "{asked}");
+    }
+}
+
+#[test]
 fn a_step_is_claimed_once_however_many_tries_it_takes() {
     let mut bench = Bench::claiming();
     bench.send(&once());

@@ -28,8 +28,18 @@ impl Bench {
         for one in unfinished {
             assert!(one.owned.streamed && one.owned.epoch == EPOCH, "{:?}", one.owned);
             let untold = one.result.map(|decided| Untold { accepted: one.message, decided, role: one.role });
-            self.apply(Event::Superseded { key: one.key, fingerprint: one.fingerprint, partition: one.owned.partition, untold });
+            let (key, fingerprint, asker, partition) = (one.key, one.fingerprint, one.asker, one.owned.partition);
+            self.apply(Event::Superseded { key, fingerprint, asker, partition, untold });
         }
+    }
+
+    /// The same assignment asks for something that is no step.
+    fn refuse(&mut self, step: &Step) {
+        let arrival = (*step.arrival(self.now)).clone();
+        let key = SALT.answer_key("t", step.assignment);
+        let asker = arrival.asker.clone().map(|asker| crate::step::Asker { id: SALT.asker(key, step.assignment), ..asker });
+        let content = Content::Refusal(Fault::new(Code::UnknownJobType, "No."));
+        self.apply(Event::Arrived(Rc::new(Arrival { content, asker, key, ..arrival })));
     }
 
     fn is_released(&self, key: Key) -> bool {
@@ -127,6 +137,39 @@ fn a_superseded_step_stays_known_as_one_that_another_may_have_run() {
     let (told, _) = bench.settle();
     let fault = told[0].1.fault.as_ref().expect("why");
     assert_eq!((fault.code, fault.effect), (Code::Indeterminate, Effected::Unknown));
+}
+
+#[test]
+fn a_superseded_step_keeps_its_assignment() {
+    // Twice: as this life was told, and as the next reads it from the journal.
+    for lives in 1..=2 {
+        let mut bench = Bench::new();
+        let one = step("a").by("a");
+        bench.send(&one);
+        for _ in 0..lives {
+            bench.superseded();
+            bench.sync();
+        }
+        let dead = |bench: &Bench| {
+            let letter = |effect: &&Effect| matches!(effect, Effect::Post(Post { letter: Letter::DeadLetter { .. }, .. }));
+            bench.did.iter().filter(letter).count()
+        };
+        // Another owner has it, and has answered this assignment or will: nobody else may.
+        bench.send(&one.clone().content(2).from(delivery(10, 1)));
+        bench.sync();
+        assert_eq!(dead(&bench), 1, "{lives}");
+        assert_eq!(bench.settle().0, [], "{lives}: other content");
+        bench.refuse(&one.clone().content(3).from(delivery(11, 1)));
+        bench.sync();
+        assert_eq!(dead(&bench), 1, "{lives}");
+        assert_eq!(bench.settle().0, [], "{lives}: a message that is refused");
+        // The step itself is not shut out by any of that.
+        bench.send(&one.from(inherited(1)));
+        bench.sync();
+        let ticket = bench.run();
+        bench.done(ticket);
+        assert_eq!(bench.settle().0[0].1.status, Status::Ok, "{lives}");
+    }
 }
 
 #[test]
