@@ -40,6 +40,8 @@ pub const TRIES_MAX: u32 = 100;
 
 /// A step that was being run at this many deaths of the process is not run again.
 pub const STRIKES_MAX: u32 = 3;
+/// A step with a strike lets all others start before it for so long, in milliseconds.
+pub const COURTESY_MS: u64 = 1_000;
 /// A step with a strike may keep all others from starting for so long before it starts, and again after, in milliseconds.
 pub const HUSH_MS_MAX: u64 = 1_000;
 
