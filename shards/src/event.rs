@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::ids::{Fingerprint, Key, Lsn, Partition, Ticket};
 use crate::journal::Log;
-use crate::outcome::{Fault, Outcome, Status};
+use crate::outcome::{Fault, Outcome, Status, Tried};
 use crate::step::{Arrival, Settle, StreamToken};
 
 /// Something that happened to this core. Lives on its core.
@@ -283,6 +283,8 @@ pub enum Letter {
     DeadLetter {
         /// What it came to.
         outcome: Rc<Outcome>,
+        /// The tries before the last, as far as they are known.
+        earlier: Vec<Tried>,
     },
     /// What became of a notice, to the one who waits for that; or why what a call brought is not taken.
     Reply(Reply),

@@ -48,7 +48,7 @@ pub fn i3_nothing_leaves_before_it_is_durable(
 ) -> Result<Option<Decided>, String> {
     let story = |key: Key| truth.stories.get(&key);
     let outcome = match letter {
-        Letter::Result { outcome, .. } | Letter::DeadLetter { outcome } => outcome,
+        Letter::Result { outcome, .. } | Letter::DeadLetter { outcome, .. } => outcome,
         Letter::Ack { accepted: true, .. } => {
             let taken = story(arrival.key).is_some_and(|story| story.taken.is_some());
             let shared = story(answer_key(arrival)).is_some_and(|story| story.answer.is_some());
