@@ -48,6 +48,7 @@ bugs! {
     BelieveJump = "A clock that jumped far ahead is believed at once.",
     TimeoutWhileWriting = "A step whose outcome waits for the disk still times out.",
     StruckFirst = "A step with a strike does not wait for the others that were recovered with it.",
+    StruckAtOnce = "A step with a strike leaves others no time to start before it.",
     CallUntold = "A call that rides along with a step is not told its outcome.",
     CallTwice = "A call that was turned away for another is told the outcome too.",
     ReplyEarly = "A cancel is confirmed before it is durable.",

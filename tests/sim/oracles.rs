@@ -16,7 +16,7 @@ use shards::journal::scan::Scan;
 use shards::journal::segment::SEGMENT_HEAD_BYTES;
 use shards::journal::view::Frames;
 use shards::journal::{Fact, FrameView, Kind, decode};
-use shards::limits::{Limits, STRIKES_MAX};
+use shards::limits::{COURTESY_MS, Limits, STRIKES_MAX};
 use shards::outcome::{Code, Effected, Status};
 use shards::shard::Shard;
 use shards::step::{Arrival, EffectClass, Origin, Source};
@@ -133,6 +133,18 @@ pub fn a_struck_step_runs_last(truth: &Truth, key: Key, open: &[Key]) -> Verdict
         None => Ok(()),
         Some(other) => Err(format!("poison: {key} starts with a strike before the recovered {other} has ended")),
     }
+}
+
+/// What the strike's death kept waiting may come again behind the step: others had their time to start since this life began,
+/// as far as the step's budget allowed. `left_ms` is what it has left of that, `age_ms` that of this life.
+pub fn a_struck_step_lets_others_start(truth: &Truth, key: Key, left_ms: u64, age_ms: u64) -> Verdict {
+    let struck = truth.stories.get(&key).is_some_and(|story| !story.strikes.is_empty());
+    // Its budget ends by the wall, within the tolerance that I9 has.
+    let least_ms = COURTESY_MS.min((left_ms + age_ms).saturating_sub(50) / 2);
+    if struck && age_ms < least_ms {
+        return Err(format!("poison: {key} starts with a strike {age_ms} ms after the start, not {least_ms}"));
+    }
+    Ok(())
 }
 
 /// I5: effects per (K, F) within the bound of their class, counted at their own server. What must never run twice does not,
