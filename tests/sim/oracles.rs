@@ -136,11 +136,11 @@ pub fn a_struck_step_runs_last(truth: &Truth, key: Key, open: &[Key]) -> Verdict
 }
 
 /// What the strike's death kept waiting may come again behind the step: others had their time to start since this life began,
-/// as far as the step's budget allowed. `left_ms` is what it has left of that, `age_ms` that of this life.
-pub fn a_struck_step_lets_others_start(truth: &Truth, key: Key, left_ms: u64, age_ms: u64) -> Verdict {
+/// as far as the step's budget allowed. `had_ms` is what it had left of that then, at most; `age_ms` how old this life is.
+pub fn a_struck_step_lets_others_start(truth: &Truth, key: Key, had_ms: u64, age_ms: u64) -> Verdict {
     let struck = truth.stories.get(&key).is_some_and(|story| !story.strikes.is_empty());
     // Its budget ends by the wall, within the tolerance that I9 has.
-    let least_ms = COURTESY_MS.min((left_ms + age_ms).saturating_sub(50) / 2);
+    let least_ms = COURTESY_MS.min(had_ms.saturating_sub(50) / 2);
     if struck && age_ms < least_ms {
         return Err(format!("poison: {key} starts with a strike {age_ms} ms after the start, not {least_ms}"));
     }

@@ -23,8 +23,8 @@ pub(super) struct Struck {
     pub(super) recovering: bool,
     /// Recovered steps without a strike and without an outcome: they go first.
     pub(super) ahead: u32,
-    /// Whatever else is here starts before the first in line until then. Monotonic.
-    others_until_us: Option<u64>,
+    /// Since when others may start before the first in line. Monotonic.
+    others_since_us: Option<u64>,
     /// Nothing is started until then, so that the first in line finds the shard empty. Monotonic.
     hush_until_us: Option<u64>,
     /// The struck step at work, and until when nothing else is started.
@@ -97,10 +97,11 @@ impl Shard {
             self.struck.alone = None;
         }
         let Some(slot) = self.first_struck() else {
-            (self.struck.others_until_us, self.struck.hush_until_us) = (None, None);
+            (self.struck.others_since_us, self.struck.hush_until_us) = (None, None);
             return false;
         };
         if self.others_first(now, slot) && !planted(Bug::StruckFirst) {
+            self.struck.hush_until_us = None;
             return false;
         }
         let hush_us = HUSH_MS_MAX * 1000;
@@ -113,19 +114,20 @@ impl Shard {
             return false;
         }
         self.struck.line.pop_front();
-        (self.struck.others_until_us, self.struck.hush_until_us) = (None, None);
+        (self.struck.others_since_us, self.struck.hush_until_us) = (None, None);
         self.begin(now, slot, fx);
         let until_us = now.mono_us + hush_us;
         self.struck.alone = Some((self.ticket(slot), until_us));
         self.hush(now, until_us)
     }
 
-    /// Whether the first in line lets others start before it. It leaves itself half of its budget.
+    /// Whether the first in line lets others start before it. It leaves itself half of its budget; what came first and left
+    /// the line, with less of it, hurries nobody.
     fn others_first(&mut self, now: Now, slot: u32) -> bool {
-        let left_us = self.jobs[slot as usize].deadline_us.saturating_sub(now.mono_us);
+        let since_us = *self.struck.others_since_us.get_or_insert(now.mono_us);
+        let left_us = self.jobs[slot as usize].deadline_us.saturating_sub(since_us);
         let courtesy_us = if planted(Bug::StruckAtOnce) { 0 } else { (COURTESY_MS * 1000).min(left_us / 2) };
-        let until_us = *self.struck.others_until_us.get_or_insert(now.mono_us + courtesy_us);
-        self.hush(now, until_us) || self.struck.ahead > 0
+        self.hush(now, since_us + courtesy_us) || self.struck.ahead > 0
     }
 
     /// Whether a wait still lasts; then its end is looked at.
