@@ -232,7 +232,7 @@ impl StandIn {
             self.stranger.fetch_add(1, Relaxed);
         }
         let replayed = !self.seen.insert(id.clone());
-        let about = About { line: 0, call: 0, key: Key([0; 16]), status: None, replayed, boot: 1, tries: 1 };
+        let about = About { line: 0, call: 0, by_call: false, key: Key([0; 16]), status: None, replayed, boot: 1, tries: 1 };
         let parcel = |outlet, subject: &str, kind: &str, confirm| Parcel {
             outlet,
             subject: subject.into(),

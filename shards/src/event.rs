@@ -13,7 +13,7 @@ use crate::dedup::Entry;
 use crate::ids::{AskerId, Fingerprint, Key, Lsn, Partition, Ticket};
 use crate::journal::Log;
 use crate::keys::KeyMap;
-use crate::outcome::{Fault, Outcome, Status};
+use crate::outcome::{Fault, Outcome, Status, Tried};
 use crate::snapshot::Seal;
 use crate::step::{Arrival, Settle, StreamToken};
 
@@ -315,6 +315,8 @@ pub enum Letter {
     DeadLetter {
         /// What it came to.
         outcome: Rc<Outcome>,
+        /// The tries before the last, as far as they are known.
+        earlier: Vec<Tried>,
     },
     /// What became of a notice, to the one who waits for that; or why what a call brought is not taken.
     Reply(Reply),

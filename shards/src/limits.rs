@@ -38,8 +38,15 @@ pub const BUDGET_MS_MAX: u64 = 24 * 3600 * 1000;
 /// Most tries one key may ask for.
 pub const TRIES_MAX: u32 = 100;
 
+/// So many tries of a step are remembered each by itself, the last included.
+pub const TRIED_MAX: usize = 8;
+/// So much is remembered of what a try that failed said, in bytes.
+pub const TRIED_MESSAGE_BYTES_MAX: usize = 256;
+
 /// A step that was being run at this many deaths of the process is not run again.
 pub const STRIKES_MAX: u32 = 3;
+/// A step with a strike lets all others start before it for so long, in milliseconds.
+pub const COURTESY_MS: u64 = 1_000;
 /// A step with a strike may keep all others from starting for so long before it starts, and again after, in milliseconds.
 pub const HUSH_MS_MAX: u64 = 1_000;
 

@@ -5,6 +5,7 @@
 use bytes::Bytes;
 
 use crate::ids::Text;
+use crate::limits::TRIED_MESSAGE_BYTES_MAX;
 
 /// What the journal keeps for K. Lives on its core.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +71,29 @@ pub enum Effected {
     Applied = 2,
     /// It may have happened.
     Unknown = 3,
+}
+
+/// What is known of a try that another one followed. Lives on its core; a restart forgets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// From 1.
+    pub number: u32,
+    /// When it started, Unix ms.
+    pub started_ms: u64,
+    /// How long it ran.
+    pub ran_us: u64,
+    /// The machine-readable reason that it failed.
+    pub code: Code,
+    /// The reason for people; no more of it than [`crate::limits::TRIED_MESSAGE_BYTES_MAX`].
+    pub message: Text,
+}
+
+impl Tried {
+    /// A try that ended with this fault.
+    pub fn new(number: u32, started_ms: u64, ran_us: u64, fault: &Fault) -> Tried {
+        let cut = fault.message.floor_char_boundary(TRIED_MESSAGE_BYTES_MAX);
+        Tried { number, started_ms, ran_us, code: fault.code, message: Text::from(&fault.message[..cut]) }
+    }
 }
 
 /// Why something failed or was refused. Lives on its core.

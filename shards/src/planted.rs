@@ -53,6 +53,7 @@ bugs! {
     SealBeforeDurable = "A snapshot is kept before the frames that it tells of are durable.",
     MergeForgets = "A merge of key files loses some keys.",
     StruckFirst = "A step with a strike does not wait for the others that were recovered with it.",
+    StruckAtOnce = "A step with a strike leaves others no time to start before it.",
     CallUntold = "A call that rides along with a step is not told its outcome.",
     CallTwice = "A call that was turned away for another is told the outcome too.",
     ReplyEarly = "A cancel is confirmed before it is durable.",

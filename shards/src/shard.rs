@@ -34,7 +34,7 @@ use crate::fold::{Owned, Released, Unfinished};
 use crate::ids::{AskerId, Key, Lsn, Now, Salt, Text, Ticket};
 use crate::lane::Lane;
 use crate::limits::{CLOCK_JUMP_MS_MAX, CLOCK_STEADY_MS, Limits};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Tried};
 use crate::planted::{Bug, planted};
 use crate::quota::Charge;
 use crate::step::Arrival;
@@ -150,6 +150,8 @@ struct Job {
     accepted: Lsn,
     /// Tries started.
     tries: u32,
+    /// What the newest of the tries before this one came to; empty, and nothing allocated, until one failed.
+    earlier: Vec<Tried>,
     /// A try's work has not ended yet.
     at_work: bool,
     /// The next try starts only after its STARTED frame is durable.
@@ -456,6 +458,7 @@ impl Shard {
             charge: None,
             accepted,
             tries: 0,
+            earlier: Vec::new(),
             at_work: false,
             cautious: false,
             claim: Claim::Needless,
@@ -507,6 +510,7 @@ impl Shard {
         job.others = Vec::new();
         self.held_bytes -= job.outcome.take().map_or(0, |outcome| outcome.outputs.len() as u64);
         job.stopped_by = None;
+        job.earlier = Vec::new();
         self.deadlines.disarm(slot);
         self.live -= 1;
         self.free.push(slot);

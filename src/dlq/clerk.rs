@@ -16,6 +16,8 @@ use super::{DlqStatus, FOLDER, SEND_BYTES_MAX, SEND_MAX};
 
 /// Letters stored with one sync.
 const BATCH_MAX: usize = 256;
+/// A larger letter stays in the store: servers take no more than 1 MiB unless told, headers included.
+const SENT_BYTES_MAX: usize = (1 << 20) - (16 << 10);
 
 /// Something for the clerk. Crosses threads.
 #[derive(Debug)]
@@ -48,6 +50,14 @@ pub struct Deposit {
     pub told: bool,
 }
 
+impl Deposit {
+    /// One that there is no server to send to.
+    pub fn without_server(shard: u16, parcel: Parcel, told: bool) -> Deposit {
+        let why = if parcel.body.len() > SENT_BYTES_MAX { Why::TooLarge } else { Why::NoServer };
+        Deposit { shard, parcel, sends: 0, why, told }
+    }
+}
+
 /// What became of a question. Crosses threads.
 #[derive(Debug)]
 pub enum Done {
@@ -57,20 +67,36 @@ pub enum Done {
     Read(Vec<Kept>),
 }
 
-/// How the clerk is reached; it ends when the last of these goes. Cheap to clone.
+/// How the clerk is reached; it ends when the last of these goes. Cheap to clone; clones share their answers.
 #[derive(Clone, Debug)]
 pub struct Desk {
-    questions: flume::Sender<Question>,
-    /// What became of them; one reader.
+    questions: flume::Sender<Asked>,
+    answers: flume::Sender<Done>,
+    /// What became of the questions that were asked at this desk; one reader.
     pub done: flume::Receiver<Done>,
     /// What the store shows.
     pub status: Arc<DlqStatus>,
 }
 
+/// A question, and where its end is told.
+type Asked = (Question, flume::Sender<Done>);
+
 impl Desk {
+    /// Another desk of the same clerk: what is asked there is answered there.
+    #[must_use]
+    pub fn another(&self) -> Desk {
+        Desk::new(self.questions.clone(), Arc::clone(&self.status))
+    }
+
+    fn new(questions: flume::Sender<Asked>, status: Arc<DlqStatus>) -> Desk {
+        // Not bounded here: a shard has no more letters out than `limits.unpublished`.
+        let (answers, done) = flume::unbounded();
+        Desk { questions, answers, done, status }
+    }
+
     /// Hands a question over. The thread ends only when nobody can ask any more.
     pub fn ask(&self, question: Question) {
-        let _ = self.questions.send(question);
+        let _ = self.questions.send((question, self.answers.clone()));
     }
 }
 
@@ -88,11 +114,10 @@ impl Clerk {
     /// The store cannot be used, or the thread not be started.
     pub fn start(storage_dir: &Path, bytes_max: u64) -> std::io::Result<Clerk> {
         let status = Arc::new(DlqStatus::default());
-        // Not bounded here: a shard has no more letters out than `limits.unpublished`.
-        let ((questions, asked), (answers, done)) = (flume::unbounded(), flume::unbounded());
+        let (questions, asked) = flume::unbounded();
         let mut store = Store::open(&storage_dir.join(FOLDER), bytes_max, Arc::clone(&status))?;
-        let thread = std::thread::Builder::new().name("dlq".to_owned()).spawn(move || work(&mut store, &asked, &answers))?;
-        Ok(Clerk { desk: Desk { questions, done, status }, thread })
+        let thread = std::thread::Builder::new().name("dlq".to_owned()).spawn(move || work(&mut store, &asked))?;
+        Ok(Clerk { desk: Desk::new(questions, status), thread })
     }
 
     /// How it is reached.
@@ -107,13 +132,13 @@ impl Clerk {
     }
 }
 
-fn work(store: &mut Store, asked: &flume::Receiver<Question>, answers: &flume::Sender<Done>) {
+fn work(store: &mut Store, asked: &flume::Receiver<Asked>) {
     let mut deposits = Vec::new();
     while let Ok(first) = asked.recv() {
         let mut next = Some(first);
-        while let Some(question) = next {
+        while let Some((question, answers)) = next {
             match question {
-                Question::Keep(deposit) => deposits.push(deposit),
+                Question::Keep(deposit) => deposits.push((deposit, answers)),
                 Question::Read { after, subjects } => {
                     let read = store.waiting(after, &subjects, SEND_MAX, SEND_BYTES_MAX);
                     let _ = answers.send(Done::Read(read));
@@ -127,19 +152,19 @@ fn work(store: &mut Store, asked: &flume::Receiver<Question>, answers: &flume::S
             next = if deposits.len() < BATCH_MAX { asked.try_recv().ok() } else { None };
         }
         if !deposits.is_empty() {
-            keep(store, std::mem::take(&mut deposits), answers);
+            keep(store, std::mem::take(&mut deposits));
         }
     }
 }
 
-fn keep(store: &mut Store, deposits: Vec<Deposit>, answers: &flume::Sender<Done>) {
-    let letters: Vec<(Head, Bytes)> = deposits.iter().map(|deposit| (head(deposit), deposit.parcel.body.clone())).collect();
+fn keep(store: &mut Store, deposits: Vec<(Deposit, flume::Sender<Done>)>) {
+    let letters: Vec<(Head, Bytes)> = deposits.iter().map(|(deposit, _)| (head(deposit), deposit.parcel.body.clone())).collect();
     let verdicts = store.keep(&letters);
     if let Some(refusal) = verdicts.iter().find_map(|verdict| verdict.as_ref().err()) {
         tracing::error!(%refusal, "dead letters cannot be stored: they wait in the journal, and are tried again");
     }
     fail::fail_point!("dlq-stored", |_| std::process::abort());
-    for (deposit, verdict) in deposits.into_iter().zip(verdicts) {
+    for ((deposit, answers), verdict) in deposits.into_iter().zip(verdicts) {
         let _ = answers.send(Done::Kept(deposit, verdict));
     }
 }

@@ -48,7 +48,7 @@ pub enum Why {
     Refused,
     /// The server takes no message of this size: a shorter one without the original went out under the same id.
     TooLarge,
-    /// There is no server at all (`endstation run`).
+    /// There is no server (`endstation run`, and calls while there is no connection).
     NoServer,
     /// A reason of a newer version.
     #[serde(other)]

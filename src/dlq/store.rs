@@ -1,8 +1,8 @@
 //! What the clerk does to the files: letters are added and synced, marked when a stream has them, and make room for others.
 //!
 //! When the budget is used up, room is made in this order: by leaving out what has been sent; by letting the oldest letters go
-//! that have been told (published where nothing confirms it, or printed by `run`). What nobody can have had never goes: then a
-//! new letter is refused, and waits in the journal. Single writer: whoever holds the storage folder's lock.
+//! that have been told (published where nothing confirms it, printed by `run`, or a call answered). What nobody can have had never
+//! goes: then a new letter is refused, and waits in the journal. Single writer: whoever holds the storage folder's lock.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use shards::event::Overload;
 use shards::ids::{Text, hex};
-use shards::outcome::{Code, Fault, Outcome, Status};
+use shards::outcome::{Code, Fault, Outcome, Status, Tried};
 use shards::step::{Arrival, Asker};
 
 use crate::edge::fingerprint::fits_double;
@@ -84,18 +84,19 @@ pub(super) fn outputs(pen: &mut Pen, outcome: &Outcome) {
 }
 
 /// A dead letter: the whole message as it came, with why it was not done.
-pub(super) fn dead_letter(pen: &mut Pen, settings: &WireSettings, arrival: &Arrival, outcome: &Outcome) {
+pub(super) fn dead_letter(pen: &mut Pen, settings: &WireSettings, arrival: &Arrival, outcome: &Outcome, earlier: &[Tried]) {
     let delivery = &arrival.delivery;
     let code = dead_code(outcome);
     pen.raw("{\"version\":\"1\",\"reason\":").text(&code.to_ascii_lowercase());
     result_fields(pen, settings, arrival, arrival.asker.as_ref(), outcome);
     pen.raw(",\"tries\":[");
+    for one in earlier {
+        tried(pen, one.number, one.started_ms, one.ran_us, one.code.as_str());
+        pen.raw(",\"error_message\":").text(&one.message).raw("},");
+    }
     if outcome.tries > 0 {
-        // Of earlier tries only the count is kept.
-        pen.raw("{\"number\":").int(u64::from(outcome.tries));
-        pen.raw(",\"started_at\":").time(outcome.started_ms);
-        pen.raw(",\"ran_us\":").int(outcome.ran_us);
-        pen.raw(",\"error_code\":").text(code).raw("}");
+        tried(pen, outcome.tries, outcome.started_ms, outcome.ran_us, code);
+        pen.raw("}");
     }
     pen.raw("],\"first_at\":").time(arrival.since_ms().min(outcome.received_ms));
     pen.raw(",\"last_at\":").time(outcome.ended_ms);
@@ -109,6 +110,12 @@ pub(super) fn dead_letter(pen: &mut Pen, settings: &WireSettings, arrival: &Arri
         Some(text) => pen.raw(",\"message\":").raw(text).raw("}"),
         None => pen.raw(",\"message_base64\":\"").raw(&STANDARD.encode(&delivery.body)).raw("\"}"),
     };
+}
+
+/// One try, open for more to be said of it.
+fn tried(pen: &mut Pen, number: u32, started_ms: u64, ran_us: u64, code: &str) {
+    pen.raw("{\"number\":").int(u64::from(number)).raw(",\"started_at\":").time(started_ms);
+    pen.raw(",\"ran_us\":").int(ran_us).raw(",\"error_code\":").text(code);
 }
 
 /// A dead letter with the message's size and hash in the message's place, where a server takes none of its size: whoever reads

@@ -45,7 +45,7 @@ struct Record<'a> {
 impl Claimer {
     /// The claim of this key, which this shard has accepted.
     pub(super) fn parcel(&self, shard: u16, ticket: Ticket, key: Key, accepted: Lsn) -> Parcel {
-        let about = About { line: 0, call: 0, key, status: None, replayed: false, boot: 0, tries: 0 };
+        let about = About { line: 0, call: 0, by_call: false, key, status: None, replayed: false, boot: 0, tries: 0 };
         let record =
             Record { worker: Cow::Borrowed(&self.worker), journal: Cow::Borrowed(&self.journal), shard, accepted: accepted.0 };
         Parcel {

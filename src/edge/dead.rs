@@ -152,7 +152,7 @@ impl DeadLetters {
 
 fn parcel(kept: Kept) -> Parcel {
     let headers = kept.head.headers.into_iter().map(|(name, value)| (Text::from(name), Text::from(value))).collect();
-    let about = About { line: 0, call: 0, key: Key([0; 16]), status: None, replayed: false, boot: 0, tries: 0 };
+    let about = About { line: 0, call: 0, by_call: false, key: Key([0; 16]), status: None, replayed: false, boot: 0, tries: 0 };
     let (subject, body) = (Text::from(kept.head.subject), kept.body);
     Parcel { outlet: Outlet::DeadLetter, subject, headers, body, reply: None, confirm: None, about }
 }
@@ -163,7 +163,8 @@ mod tests {
     use shards::runtime::ports::Parcel;
 
     fn letter(n: u32) -> Parcel {
-        let about = About { line: 0, call: 0, key: Key([0; 16]), status: None, replayed: false, boot: 0, tries: 0 };
+        let about =
+            About { line: 0, call: 0, by_call: false, key: Key([0; 16]), status: None, replayed: false, boot: 0, tries: 0 };
         let headers = vec![("Nats-Msg-Id".into(), format!("d-{n}").into())];
         let (subject, body) = ("caf.exec.dlq.v1".into(), bytes::Bytes::from_static(b"{}"));
         Parcel { outlet: Outlet::DeadLetter, subject, headers, body, reply: None, confirm: None, about }

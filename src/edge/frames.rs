@@ -102,7 +102,8 @@ mod tests {
     fn only_a_stream_is_told_to_expect_nothing() {
         use shards::ids::Key;
         use shards::runtime::ports::{About, Outlet};
-        let about = About { line: 0, call: 0, key: Key([0; 16]), status: None, replayed: false, boot: 0, tries: 0 };
+        let about =
+            About { line: 0, call: 0, by_call: false, key: Key([0; 16]), status: None, replayed: false, boot: 0, tries: 0 };
         let headers = vec![("Nats-Msg-Id".into(), "r-1".into()), (CREATE_ONLY.into(), "0".into())];
         let (subject, body) = ("r".into(), Bytes::new());
         let parcel = Parcel { outlet: Outlet::Result, subject, headers, body, reply: None, confirm: None, about };

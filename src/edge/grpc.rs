@@ -58,6 +58,7 @@ pub(crate) fn serve(
     outbound: flume::Receiver<Outbound>,
     ports: Rc<RefCell<Ports>>,
     gauges: Vec<Arc<Gauge>>,
+    dlq: Option<crate::dlq::Desk>,
     phase: Phase,
     status: Arc<EdgeStatus>,
 ) -> io::Result<(flume::Receiver<Outbound>, Front)> {
@@ -73,6 +74,7 @@ pub(crate) fn serve(
         calls: calls.clone(),
         watches: watches.clone(),
         status: status.clone(),
+        dlq,
         stranded: 0,
     };
     spawn_local(unconstrained(exchange.run()));

@@ -143,7 +143,8 @@ mod tests {
     use shards::runtime::ports::{About, Outlet};
 
     fn sent(slot: u32) -> Sent {
-        let about = About { line: 0, call: 0, key: Key([0; 16]), status: None, replayed: false, boot: 0, tries: 0 };
+        let about =
+            About { line: 0, call: 0, by_call: false, key: Key([0; 16]), status: None, replayed: false, boot: 0, tries: 0 };
         let parcel = Parcel {
             outlet: Outlet::Result,
             subject: "r".into(),

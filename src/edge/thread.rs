@@ -216,7 +216,8 @@ async fn run(
     let tenancy = Tenancy::new(&settings, links.estate, status.clone());
     let dlq = links.dlq;
     let Some(door) = door else { return sessions(settings, gauges, ports, links.outbound, dlq, tenancy, phase, status).await };
-    let served = grpc::serve(door, links.outbound, ports.clone(), gauges.clone(), phase.clone(), status.clone());
+    let desk = dlq.as_ref().map(Desk::another);
+    let served = grpc::serve(door, links.outbound, ports.clone(), gauges.clone(), desk, phase.clone(), status.clone());
     let (outbound, front) = served.map_err(EdgeError::Thread)?;
     let ended = sessions(settings, gauges, ports, outbound, dlq, tenancy, phase, status).await;
     front.close().await;

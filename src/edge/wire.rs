@@ -380,7 +380,7 @@ impl EdgeWire {
                 let headers = vec![(Text::from_static("Content-Type"), Text::from_static(media_type))];
                 (outlet, subject, headers, notice::reply(roll, &arrival.delivery, reply))
             }
-            Letter::DeadLetter { outcome } => {
+            Letter::DeadLetter { outcome, earlier } => {
                 let code = answer::dead_code(outcome);
                 let mark = match outcome.status {
                     // A message put aside goes by its own bytes: another of the same asker is another dead letter.
@@ -400,7 +400,7 @@ impl EdgeWire {
                 if !original.contains(['\r', '\n']) {
                     headers.push((Text::from_static("x-original-subject"), original.clone()));
                 }
-                let body = roll.cut(|pen| answer::dead_letter(pen, settings, arrival, outcome));
+                let body = roll.cut(|pen| answer::dead_letter(pen, settings, arrival, outcome, earlier));
                 let native_line =
                     is_line(&arrival.delivery) && arrival.asker.as_ref().is_some_and(|asker| asker.profile == Profile::Native);
                 let subject = if native_line || arrival.delivery.subject.starts_with(native::STEPS_PREFIX) {
@@ -444,6 +444,7 @@ impl Wire for EdgeWire {
         let about = About {
             line: if let Origin::Line(line) = arrival.delivery.origin { line } else { 0 },
             call: if let (true, Origin::Call(call)) = (answers, &arrival.delivery.origin) { *call } else { 0 },
+            by_call: arrival.by_call(),
             key: arrival.key,
             status: outcome.map(|outcome| outcome.status),
             replayed,

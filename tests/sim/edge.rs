@@ -135,7 +135,7 @@ impl World {
                 parcel.told = Some((asker, Told { digest: outcome_digest(outcome), shard, lsn }));
             }
             Letter::Reply(_) => return self.violate(format!("{}: nobody waits for this reply", arrival.key)),
-            Letter::DeadLetter { outcome } => {
+            Letter::DeadLetter { outcome, .. } => {
                 self.note("post dead letter", Some(arrival.key), outcome.status as u64);
                 parcel.id = dead_letter_id(&arrival.delivery.subject, &arrival.delivery.body);
             }

@@ -16,7 +16,7 @@ use shards::journal::scan::Scan;
 use shards::journal::segment::SEGMENT_HEAD_BYTES;
 use shards::journal::view::Frames;
 use shards::journal::{Fact, FrameView, Kind, decode};
-use shards::limits::{Limits, STRIKES_MAX};
+use shards::limits::{COURTESY_MS, Limits, STRIKES_MAX};
 use shards::outcome::{Code, Effected, Status};
 use shards::shard::Shard;
 use shards::step::{Arrival, EffectClass, Origin, Source};
@@ -49,7 +49,7 @@ pub fn i3_nothing_leaves_before_it_is_durable(
 ) -> Result<Option<Decided>, String> {
     let story = |key: Key| truth.stories.get(&key);
     let outcome = match letter {
-        Letter::Result { outcome, .. } | Letter::DeadLetter { outcome } => outcome,
+        Letter::Result { outcome, .. } | Letter::DeadLetter { outcome, .. } => outcome,
         Letter::Ack { accepted: true, .. } => {
             let taken = story(arrival.key).is_some_and(|story| story.taken.is_some());
             let shared = story(answer_key(arrival)).is_some_and(|story| story.answer.is_some());
@@ -134,6 +134,18 @@ pub fn a_struck_step_runs_last(truth: &Truth, key: Key, open: &[Key]) -> Verdict
         None => Ok(()),
         Some(other) => Err(format!("poison: {key} starts with a strike before the recovered {other} has ended")),
     }
+}
+
+/// What the strike's death kept waiting may come again behind the step: others had their time to start since this life began,
+/// as far as the step's budget allowed. `had_ms` is what it had left of that then, at most; `age_ms` how old this life is.
+pub fn a_struck_step_lets_others_start(truth: &Truth, key: Key, had_ms: u64, age_ms: u64) -> Verdict {
+    let struck = truth.stories.get(&key).is_some_and(|story| !story.strikes.is_empty());
+    // Its budget ends by the wall, within the tolerance that I9 has.
+    let least_ms = COURTESY_MS.min(had_ms.saturating_sub(50) / 2);
+    if struck && age_ms < least_ms {
+        return Err(format!("poison: {key} starts with a strike {age_ms} ms after the start, not {least_ms}"));
+    }
+    Ok(())
 }
 
 /// I5: effects per (K, F) within the bound of their class, counted at their own server. What must never run twice does not,

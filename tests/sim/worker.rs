@@ -410,6 +410,13 @@ impl World {
         let open = self.seat_of(shard).map(|seat| seat.open.clone()).unwrap_or_default();
         let verdict = oracles::a_struck_step_runs_last(&self.truth, key, &open);
         self.check(verdict);
+        let deadline_ms = self.truth.remembered(&key).and_then(|story| story.taken).map_or(0, |taken| taken.deadline_ms);
+        let age_ms = (self.now_us - started_us) / 1000;
+        // A wall that went forward since the start makes the deadline of what came later look far.
+        let budget_ms = arrival.work().map_or(0, |work| work.budget_ms);
+        let had_ms = (deadline_ms.saturating_sub(now_ms) + age_ms).min(budget_ms);
+        let verdict = oracles::a_struck_step_lets_others_start(&self.truth, key, had_ms, age_ms);
+        self.check(verdict);
         let verdict = self.may_run(key);
         let verdict = verdict.and(self.watch.runs(self.true_ms(), self.plan.steady(), key));
         self.check(verdict);

@@ -111,6 +111,8 @@ pub struct About {
     pub line: u64,
     /// The call that it answers, and nobody but that: it is not published. 0 otherwise.
     pub call: u64,
+    /// Its step came by a call, in this life or an earlier one: no server need be there for it.
+    pub by_call: bool,
     /// The key.
     pub key: Key,
     /// How it ended; `None` unless this is a result.

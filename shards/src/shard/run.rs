@@ -3,7 +3,8 @@
 use super::{Claim, Held, Job, Shard, State};
 use crate::event::{Claimant, Effect, Effects, Verdict};
 use crate::ids::{Key, Now, Ticket};
-use crate::outcome::{Code, Effected, Fault, Status};
+use crate::limits::TRIED_MAX;
+use crate::outcome::{Code, Effected, Fault, Status, Tried};
 use crate::planted::{Bug, planted};
 use crate::retry;
 use crate::step::{EffectClass, Origin, Settle};
@@ -183,6 +184,10 @@ impl Shard {
             return self.settle(now, slot, outcome, fx);
         };
         job.touched |= fault.effect != Effected::None;
+        if job.earlier.len() + 1 >= TRIED_MAX {
+            job.earlier.remove(0);
+        }
+        job.earlier.push(Tried::new(job.tries, job.started_ms, ran_us, &fault));
         job.state = State::Backoff;
         job.retry_at_us = now.mono_us + delay_ms * 1000;
         if planted(Bug::NoDeadline) {

@@ -187,7 +187,8 @@ impl Shard {
         if outcome.is_dead() && !matches!(role, Role::Replay | Role::Shared) && !planted(Bug::NoDeadLetter) {
             letters += 1;
             self.tally.dead_letters += 1;
-            let letter = Letter::DeadLetter { outcome: outcome.clone() };
+            let earlier = std::mem::take(&mut self.job(slot).earlier);
+            let letter = Letter::DeadLetter { outcome: outcome.clone(), earlier };
             fx.list.push(Effect::Post(Post { confirm: Some(ticket), arrival, letter }));
         }
         let stage = match (role, outcome.status) {

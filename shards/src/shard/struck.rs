@@ -1,15 +1,17 @@
 //! Steps with a strike: they may end the process again, so they run last and alone.
 //!
 //! Nothing runs before the strike is durable. A struck step starts only when every step that was recovered with it has its
-//! outcome, one at a time, and as far as [`HUSH_MS_MAX`] allows with nothing else at work: so its next death interrupts none
-//! of this shard's steps a second time. With [`STRIKES_MAX`] strikes it is not run again: POISON.
+//! outcome, one at a time. Whatever else is here or comes within [`COURTESY_MS`] starts first: if nothing had reached the disk,
+//! the stream brings the others again behind the one that killed them. Then, as far as [`HUSH_MS_MAX`] allows, it waits until
+//! nothing is at work and every outcome is told: so its next death interrupts none of this shard's steps a second time, and
+//! whom the first one kept waiting has waited for one restart. With [`STRIKES_MAX`] strikes it is not run again: POISON.
 
 use std::collections::VecDeque;
 
 use super::{Held, Shard, State};
 use crate::event::{Effect, Effects};
 use crate::ids::{Key, Lsn, Now, Partition, Ticket};
-use crate::limits::{HUSH_MS_MAX, STRIKES_MAX};
+use crate::limits::{COURTESY_MS, HUSH_MS_MAX, STRIKES_MAX};
 use crate::outcome::{Code, Fault, Status};
 use crate::planted::{Bug, planted};
 
@@ -21,6 +23,8 @@ pub(super) struct Struck {
     pub(super) recovering: bool,
     /// Recovered steps without a strike and without an outcome: they go first.
     pub(super) ahead: u32,
+    /// Since when others may start before the first in line. Monotonic.
+    others_since_us: Option<u64>,
     /// Nothing is started until then, so that the first in line finds the shard empty. Monotonic.
     hush_until_us: Option<u64>,
     /// The struck step at work, and until when nothing else is started.
@@ -93,15 +97,16 @@ impl Shard {
             self.struck.alone = None;
         }
         let Some(slot) = self.first_struck() else {
-            self.struck.hush_until_us = None;
+            (self.struck.others_since_us, self.struck.hush_until_us) = (None, None);
             return false;
         };
-        if self.struck.ahead > 0 && !planted(Bug::StruckFirst) {
+        if self.others_first(now, slot) && !planted(Bug::StruckFirst) {
+            self.struck.hush_until_us = None;
             return false;
         }
         let hush_us = HUSH_MS_MAX * 1000;
         let until_us = *self.struck.hush_until_us.get_or_insert(now.mono_us + hush_us);
-        if self.running > 0 && self.hush(now, until_us) {
+        if (self.running > 0 || self.unpublished > 0) && self.hush(now, until_us) {
             return true;
         }
         let tenant = self.jobs[slot as usize].tenant;
@@ -109,14 +114,23 @@ impl Shard {
             return false;
         }
         self.struck.line.pop_front();
-        self.struck.hush_until_us = None;
+        (self.struck.others_since_us, self.struck.hush_until_us) = (None, None);
         self.begin(now, slot, fx);
         let until_us = now.mono_us + hush_us;
         self.struck.alone = Some((self.ticket(slot), until_us));
         self.hush(now, until_us)
     }
 
-    /// Whether everything else still waits.
+    /// Whether the first in line lets others start before it. It leaves itself half of its budget; what came first and left
+    /// the line, with less of it, hurries nobody.
+    fn others_first(&mut self, now: Now, slot: u32) -> bool {
+        let since_us = *self.struck.others_since_us.get_or_insert(now.mono_us);
+        let left_us = self.jobs[slot as usize].deadline_us.saturating_sub(since_us);
+        let courtesy_us = if planted(Bug::StruckAtOnce) { 0 } else { (COURTESY_MS * 1000).min(left_us / 2) };
+        self.hush(now, since_us + courtesy_us) || self.struck.ahead > 0
+    }
+
+    /// Whether a wait still lasts; then its end is looked at.
     fn hush(&mut self, now: Now, until_us: u64) -> bool {
         let waits = now.mono_us < until_us;
         self.struck.look_us = waits.then_some(until_us);

@@ -12,7 +12,7 @@ use crate::fold::{Fold, Restored};
 use crate::ids::{BlockId, Fingerprint, Identity, Key, Lsn, Now, Partition, Salt, Text, Ticket};
 use crate::journal::view::Frames;
 use crate::journal::{Fact, Frame, FrameView, decode};
-use crate::limits::{HUSH_MS_MAX, Limits, OnOverload};
+use crate::limits::{COURTESY_MS, HUSH_MS_MAX, Limits, OnOverload};
 use crate::outcome::{Code, Effected, Fault, Outcome, Status};
 use crate::step::{Arrival, Asker, Content, Delivery, EffectClass, Origin, Profile, RetryPolicy, Settle, StreamToken, Work};
 

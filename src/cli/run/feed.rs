@@ -14,7 +14,7 @@ use shards::{map, step::Delivery};
 use super::lines::{Line, Namer};
 use super::reader::Lines;
 use super::show::Show;
-use crate::dlq::{Deposit, Desk, Done, Question, Why};
+use crate::dlq::{Deposit, Desk, Done, Question};
 use crate::worker::{Worker, WorkerError};
 
 /// Lines under way at once, over all shards: enough to fill a commit, far below what a shard may hold.
@@ -50,9 +50,6 @@ pub(crate) enum FeedError {
     #[error(transparent)]
     Worker(#[from] WorkerError),
 }
-
-/// A larger dead letter stays in the store: servers take no more than 1 MiB unless told, headers included.
-const SENT_BYTES_MAX: usize = (1 << 20) - (16 << 10);
 
 struct Feeder<'a, 'b> {
     worker: &'a Worker,
@@ -208,8 +205,7 @@ impl Feeder<'_, '_> {
                 self.going_in += 1;
                 // The line's result is printed: its reader knows.
                 let told = parcel.about.line != 0;
-                let why = if parcel.body.len() > SENT_BYTES_MAX { Why::TooLarge } else { Why::NoServer };
-                dlq.ask(Question::Keep(Deposit { shard, parcel, sends: 0, why, told }));
+                dlq.ask(Question::Keep(Deposit::without_server(shard, parcel, told)));
                 continue;
             }
             // Letters of a server's steps, in a folder that `serve` left, are the next `serve`'s to send.

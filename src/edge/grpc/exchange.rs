@@ -2,7 +2,8 @@
 //! are told, what watches see, and what goes on to NATS.
 //!
 //! It never waits for NATS. While there is no connection, what must reach it waits behind it as it does without gRPC, bounded
-//! by what the shards let be under way; events beyond a bound are dropped and counted, and keep-alives are of no use.
+//! by what the shards let be under way; events beyond a bound are dropped and counted, and keep-alives are of no use. Dead
+//! letters of calls do not wait: they go into the worker's own store, which sends them once a stream takes them.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -17,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::calls::{Calls, Said};
 use super::watch::Watches;
+use crate::dlq::{Deposit, Desk, Done, Question};
 use crate::edge::limits::{BATCH_MAX, CONFIRM_AFTER_MS, STRANDED_EVENTS_MAX, TURN_BATCHES_MAX};
 use crate::edge::ports::Ports;
 use crate::edge::route;
@@ -34,6 +36,8 @@ pub(super) struct Exchange {
     pub(super) calls: Arc<Calls>,
     pub(super) watches: Arc<Watches>,
     pub(super) status: Arc<EdgeStatus>,
+    /// The store of dead letters, at a desk of its own.
+    pub(super) dlq: Option<Desk>,
     /// Events sent on since there is no connection.
     pub(super) stranded: usize,
 }
@@ -43,6 +47,7 @@ impl Exchange {
     pub(super) async fn run(mut self) {
         let shards = self.ports.borrow().count();
         let mut outbound = self.outbound.clone().into_stream();
+        let mut stored = self.dlq.as_ref().map(|desk| desk.done.clone().into_stream());
         let mut came: Vec<Delivery> = Vec::with_capacity(BATCH_MAX);
         let mut asking = true;
         loop {
@@ -56,6 +61,10 @@ impl Exchange {
                     Some(batch) => Some(batch),
                     None => return,
                 },
+                Some(done) = said(&mut stored) => {
+                    self.stored(done);
+                    None
+                }
                 () = tokio::time::sleep(Duration::from_millis(CONFIRM_AFTER_MS)), if blocked => {
                     self.ports.borrow_mut().flush();
                     None
@@ -113,12 +122,29 @@ impl Exchange {
                 }
                 goes_on
             }
+            Outgoing::Parcel(parcel) if !connected && parcel.outlet == Outlet::DeadLetter && parcel.about.by_call => {
+                let Some(desk) = &self.dlq else { return true };
+                // The call was told how it ended, or may ask again.
+                desk.ask(Question::Keep(Deposit::without_server(shard, parcel.clone(), true)));
+                false
+            }
             Outgoing::Settle(_, Settle::Progress) => connected,
             Outgoing::Parcel(_) | Outgoing::Settle(..) | Outgoing::Claim { .. } => true,
         });
         if !batch.items.is_empty() {
             // The other end goes only when the thread does.
             let _ = self.onward.send(batch);
+        }
+    }
+
+    /// A dead letter is in the store; or it is not, and waits for NATS as others do.
+    fn stored(&mut self, done: Done) {
+        let Done::Kept(deposit, verdict) = done else { return };
+        let Deposit { shard, parcel, .. } = deposit;
+        match (verdict, parcel.confirm) {
+            (Ok(()), Some(ticket)) => self.ports.borrow_mut().confirm(shard, ticket),
+            (Ok(()), None) => {}
+            (Err(_), _) => _ = self.onward.send(Outbound { shard, items: vec![Outgoing::Parcel(parcel)] }),
         }
     }
 
@@ -137,6 +163,14 @@ impl Exchange {
     }
 }
 
+/// What the clerk says next; where there is none, nothing.
+async fn said(stored: &mut Option<flume::r#async::RecvStream<'static, Done>>) -> Option<Done> {
+    match stored {
+        Some(stored) => stored.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,7 +182,7 @@ mod tests {
     use shards::step::StreamToken;
 
     fn parcel(outlet: Outlet, call: u64, confirm: Option<u32>) -> Outgoing {
-        let about = About { line: 0, call, key: Key([0; 16]), status: None, replayed: false, boot: 0, tries: 0 };
+        let about = About { line: 0, call, by_call: false, key: Key([0; 16]), status: None, replayed: false, boot: 0, tries: 0 };
         let confirm = confirm.map(|slot| Ticket { slot, generation: 1 });
         let (subject, body) = (Text::new(), Bytes::from_static(b"body"));
         Outgoing::Parcel(Parcel { outlet, subject, headers: Vec::new(), body, reply: None, confirm, about })
@@ -171,6 +205,7 @@ mod tests {
             calls: Arc::default(),
             watches: Arc::default(),
             status: Arc::default(),
+            dlq: None,
             stranded: 0,
         };
         (exchange, to_nats, taken)
@@ -217,5 +252,53 @@ mod tests {
         exchange.status.connected.store(true, Relaxed);
         exchange.sort(Outbound { shard: 0, items: vec![progress(), parcel(Outlet::Event, 0, None)] });
         assert_eq!(to_nats.try_recv().expect("a batch").items.len(), 2, "with a connection everything goes on");
+    }
+
+    fn dead(slot: u32, by_call: bool) -> Outgoing {
+        let Outgoing::Parcel(mut parcel) = parcel(Outlet::DeadLetter, 0, Some(slot)) else { panic!("a parcel") };
+        parcel.about.by_call = by_call;
+        Outgoing::Parcel(parcel)
+    }
+
+    fn next(desk: &Desk) -> Done {
+        desk.done.recv_timeout(Duration::from_secs(5)).expect("an answer")
+    }
+
+    #[test]
+    fn without_nats_dead_letters_of_calls_go_into_the_store_and_count_as_told_once_they_are_there() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let clerk = crate::dlq::Clerk::start(dir.path(), 1 << 20)?;
+        let (mut exchange, to_nats, taken) = exchange();
+        exchange.dlq = Some(clerk.desk().another());
+        exchange.sort(Outbound { shard: 0, items: vec![dead(1, true), dead(2, false)] });
+        let left = to_nats.try_recv()?.items;
+        assert!(matches!(&left[..], [Outgoing::Parcel(parcel)] if !parcel.about.by_call), "a message's waits for its server");
+        exchange.ports.borrow_mut().flush();
+        assert!(taken.is_empty(), "it is not stored yet");
+        let done = next(exchange.dlq.as_ref().expect("a desk"));
+        assert!(clerk.desk().done.is_empty(), "nobody else is told");
+        exchange.stored(done);
+        exchange.ports.borrow_mut().flush();
+        assert!(matches!(taken.try_recv(), Ok(Inbound::Confirmed(tickets)) if tickets[..].iter().map(|t| t.slot).eq([1])));
+        exchange.status.connected.store(true, Relaxed);
+        exchange.sort(Outbound { shard: 0, items: vec![dead(3, true)] });
+        assert_eq!(to_nats.try_recv()?.items.len(), 1, "with a connection it goes on");
+        Ok(())
+    }
+
+    #[test]
+    fn a_dead_letter_that_finds_no_room_waits_for_nats() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let clerk = crate::dlq::Clerk::start(dir.path(), 8)?;
+        let (mut exchange, to_nats, taken) = exchange();
+        exchange.dlq = Some(clerk.desk().another());
+        exchange.sort(Outbound { shard: 0, items: vec![dead(1, true)] });
+        assert!(to_nats.is_empty());
+        let done = next(exchange.dlq.as_ref().expect("a desk"));
+        exchange.stored(done);
+        assert_eq!(to_nats.try_recv()?.items.len(), 1);
+        exchange.ports.borrow_mut().flush();
+        assert!(taken.is_empty());
+        Ok(())
     }
 }

@@ -122,7 +122,8 @@ mod tests {
         let body = format!(
             r#"{{"id":"e","data":{{"event_id":"e","kind":"{kind}","context":{{"tenant_id":"{tenant}","flow_id":"{flow}"}},"sequence":0}}}}"#
         );
-        let about = About { line: 0, call: 0, key: Key([0; 16]), status: None, replayed: false, boot: 0, tries: 0 };
+        let about =
+            About { line: 0, call: 0, by_call: false, key: Key([0; 16]), status: None, replayed: false, boot: 0, tries: 0 };
         Parcel {
             outlet: Outlet::Event,
             subject: "s".into(),

@@ -102,7 +102,8 @@ fn a_call_of_an_earlier_life_is_told_nothing_and_observers_what_they_always_are(
     }
     for origin in [CALL, BEFORE] {
         let failed = outcome(Status::Error, Some(Fault::new(Code::ExecutionFailed, "No.")));
-        let dead = told(step(origin.clone()), Letter::DeadLetter { outcome: failed }).expect("a dead letter");
+        let dead =
+            told(step(origin.clone()), Letter::DeadLetter { outcome: failed, earlier: Vec::new() }).expect("a dead letter");
         assert_eq!((dead.outlet, dead.about.call, &*dead.subject), (Outlet::DeadLetter, 0, "beamline.worker.dlq.v1.acme"));
         let stage = Letter::Lifecycle { stage: Stage::Started, outcome: None, sequence: 1, at_ms: NOW_MS };
         let event = told(step(origin), stage).expect("an event");

@@ -142,7 +142,7 @@ fn bent_messages_never_panic_and_are_always_answered_in_good_json() {
             Letter::Ack { accepted: true, fault: None, overload: Overload::Healthy, at_ms: NOW_MS },
             Letter::Result { outcome: outcome.clone(), replayed: false, under: arrival.key },
             Letter::Lifecycle { stage: Stage::Failed, outcome: Some(outcome.clone()), sequence: 2, at_ms: NOW_MS },
-            Letter::DeadLetter { outcome },
+            Letter::DeadLetter { outcome, earlier: Vec::new() },
         ];
         let arrival = Rc::new(arrival);
         for letter in letters {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use serde_json::{Value, json};
 use shards::event::{Overload, Stage};
 use shards::ids::Ticket;
-use shards::outcome::Effected;
+use shards::outcome::{Effected, Tried};
 
 use super::sample::{NOW_MS, assignment, delivery, in_both, read, step, wire};
 use super::*;
@@ -231,7 +231,7 @@ fn events_are_cloud_events() {
 
 #[test]
 fn a_dead_letter_holds_the_whole_message() {
-    let letter = |fault| Letter::DeadLetter { outcome: Rc::new(outcome(Status::Error, Some(fault))) };
+    let letter = |fault| Letter::DeadLetter { outcome: Rc::new(outcome(Status::Error, Some(fault))), earlier: Vec::new() };
     let broke = || Fault::new(Code::ExecutionFailed, "it broke");
     let body = format!(" {}\n", assignment(&[]));
     let headers: Headers = vec![("Nats-Msg-Id".into(), "their-1".into()), ("x".into(), "a\"b".into())];
@@ -272,11 +272,27 @@ fn a_dead_letter_holds_the_whole_message() {
 }
 
 #[test]
+fn a_dead_letter_says_what_is_known_of_each_try() {
+    let fault = || Fault::new(Code::ExecutionFailed, "it broke");
+    let earlier = vec![Tried::new(1, NOW_MS, 7, &Fault::new(Code::SystemOverload, "slow \"down\""))];
+    let letter = Letter::DeadLetter { outcome: Rc::new(outcome(Status::Error, Some(fault()))), earlier };
+    let parcel = render(delivery(Origin::Core, assignment(&[])), letter).expect("a parcel");
+    let value: Value = serde_json::from_slice(&parcel.body).expect("JSON");
+    let tries = value["tries"].as_array().expect("a list");
+    let first = json!({
+        "number": 1, "started_at": "2026-01-01T00:00:00.000000Z", "ran_us": 7,
+        "error_code": "SYSTEM_OVERLOAD", "error_message": "slow \"down\"",
+    });
+    assert_eq!((tries.len(), &tries[0]), (2, &first));
+    assert_eq!((&tries[1]["number"], &tries[1]["error_code"]), (&json!(2), &json!("EXECUTION_FAILED")));
+}
+
+#[test]
 fn a_message_id_that_no_header_can_hold_is_left_out_of_the_dead_letter() {
     let mut message = delivery(Origin::Core, "{}");
     message.headers.push((Text::from_static("Nats-Msg-Id"), Text::from_static("their-1\r\nversion: 2")));
     let fault = Fault::new(Code::ExecutionFailed, "it broke");
-    let letter = Letter::DeadLetter { outcome: Rc::new(outcome(Status::Error, Some(fault))) };
+    let letter = Letter::DeadLetter { outcome: Rc::new(outcome(Status::Error, Some(fault))), earlier: Vec::new() };
     let parcel = render(message, letter).expect("a parcel");
     assert_eq!(header(&parcel, "x-original-msg-id"), None);
     assert!(text(&parcel).contains(r#"["Nats-Msg-Id","their-1\r\nversion: 2"]"#), "{}", text(&parcel));
@@ -331,10 +347,13 @@ fn a_file_gets_results_in_its_own_form_and_nothing_else() {
     ] {
         assert!(line(body.clone(), letter).is_none());
     }
-    let dead = line("junk".into(), Letter::DeadLetter { outcome: quarantined() }).expect("a letter for the store");
+    let dead =
+        line("junk".into(), Letter::DeadLetter { outcome: quarantined(), earlier: Vec::new() }).expect("a letter for the store");
     assert_eq!((dead.outlet, &*dead.subject, dead.about.line), (Outlet::DeadLetter, "caf.exec.dlq.v1", 41));
-    let failed =
-        || Letter::DeadLetter { outcome: Rc::new(outcome(Status::Error, Some(Fault::new(Code::ExecutionFailed, "no")))) };
+    let failed = || Letter::DeadLetter {
+        outcome: Rc::new(outcome(Status::Error, Some(Fault::new(Code::ExecutionFailed, "no")))),
+        earlier: Vec::new(),
+    };
     let native = line(body.clone(), failed()).expect("a letter for the store");
     assert_eq!(&*native.subject, "beamline.worker.dlq.v1.acme");
     let journal = Origin::Journal { source: Source::Line, since_ms: 1 };
@@ -343,7 +362,10 @@ fn a_file_gets_results_in_its_own_form_and_nothing_else() {
 
 #[test]
 fn a_letter_that_is_too_large_says_size_and_hash_of_the_very_bytes_that_came() {
-    let expired = || Letter::DeadLetter { outcome: Rc::new(outcome(Status::Error, Some(Fault::new(Code::Expired, "late")))) };
+    let expired = || Letter::DeadLetter {
+        outcome: Rc::new(outcome(Status::Error, Some(Fault::new(Code::Expired, "late")))),
+        earlier: Vec::new(),
+    };
     let with_blanks = format!(" {}\n", assignment(&[]));
     for body in [assignment(&[]), with_blanks, "junk \"message\": {".to_owned()] {
         let whole = render(delivery(Origin::Core, body.clone()), expired()).expect("a letter");

@@ -63,7 +63,7 @@ fn of(arrival: &Arrival, salt: usize) -> Vec<Letter> {
     for outcome in outcomes.into_iter().map(Rc::new) {
         letters.push(Letter::Result { outcome: outcome.clone(), replayed: salt.is_multiple_of(2), under: arrival.key });
         if outcome.status != Status::Ok {
-            letters.push(Letter::DeadLetter { outcome });
+            letters.push(Letter::DeadLetter { outcome, earlier: Vec::new() });
         }
     }
     letters

@@ -3,6 +3,7 @@
 mod calls;
 #[cfg(feature = "failpoints")]
 mod crash;
+mod dead;
 mod refusals;
 mod tls;
 mod watch;

@@ -1,5 +1,5 @@
 //! Steps whose blocks misbehave beside other tenants' steps: one that panics or outlasts its time ends alone, one that takes the
-//! process with it is POISON after three deaths, and whoever else was there has its one outcome.
+//! process with it is POISON after three deaths, and whoever else was there has waited for one restart at most.
 //!
 //! What aborts the process is in [`super::poison`], what keeps its core in [`super::stall`]. The blocks are known only to a
 //! worker with failpoints: `cargo test --features failpoints --test it harm`.
@@ -24,6 +24,8 @@ mod failing {
     use crate::world::{PATIENCE, World, alone};
 
     const LIMIT: u64 = 300 << 20;
+    /// For what the server has already to reach the router.
+    const AT_ONCE: Duration = Duration::from_secs(2);
     /// Longer than recovery and all memory written to, on a busy machine.
     const DIES_WITHIN: Duration = Duration::from_secs(30);
 
@@ -31,8 +33,8 @@ mod failing {
         Settings::default().set("FAILPOINTS", "dev-blocks=return")
     }
 
-    /// Other tenants' steps; `first` tells them apart.
-    fn bystanders(first: u32) -> Vec<Assignment> {
+    /// So many steps of other tenants; `first` tells them apart.
+    fn bystanders(first: u32, count: u32) -> Vec<Assignment> {
         let job = |n: u32| {
             let tenant = format!("tenant-{}", n % 4);
             match n % 3 {
@@ -41,7 +43,7 @@ mod failing {
                 _ => Assignment::new(&tenant, "echo", json!({"n": n})),
             }
         };
-        (0..30).map(job).collect()
+        (0..count).map(job).collect()
     }
 
     #[tokio::test]
@@ -55,7 +57,7 @@ mod failing {
                 job
             })
             .collect();
-        let (before, after) = (bystanders(0), bystanders(1));
+        let (before, after) = (bystanders(0, 30), bystanders(1, 30));
         world.router.send_all(&before).await?;
         world.router.send_all(&panics).await?;
         world.router.send_all(&hangs).await?;
@@ -84,10 +86,8 @@ mod failing {
         }
     }
 
-    #[tokio::test]
-    async fn a_block_that_eats_all_memory_is_poison_after_three_deaths() -> Result<()> {
-        let Some(group) = Group::with_memory(LIMIT) else { return Ok(()) };
-        let _turn = alone().await;
+    /// A deployment whose streams are made, and whose worker does not run.
+    async fn dead_world() -> Result<World> {
         let server = NatsServer::start(true).await?;
         // Acks and results may be cut apart by the end of the process: their order is another test's business.
         let strict = Strictness { message_ids: true, order: false, owners: false };
@@ -95,26 +95,77 @@ mod failing {
         let worker = Worker::start(&server.url(), settings()).await?;
         let mut world = World { router, worker, server };
         world.worker.kill();
+        Ok(world)
+    }
+
+    /// These have their good outcomes, and had them before the process came up again.
+    async fn answered(world: &World, others: &[Assignment]) -> Result<()> {
+        for (n, job) in others.iter().enumerate() {
+            let seen =
+                world.router.result(&job.id, AT_ONCE).await.with_context(|| format!("step {n} waits for a second restart"))?;
+            ensure!(seen.status() == "success", "step {n} of another tenant: {:?}", seen.object);
+        }
+        Ok(())
+    }
+
+    /// It has ended the process three times: now it is poison, and the process lives on.
+    async fn poisons(world: &mut World, step: &Assignment) -> Result<()> {
+        world.worker.launch(&[])?;
+        world.worker.ready().await?;
+        let seen = world.router.result(&step.id, PATIENCE).await?;
+        ensure!((seen.status(), seen.code()) == ("error", "POISON"), "{:?}", seen.object);
+        let letter = world.router.dead_letter(&step.body(), PATIENCE).await?;
+        ensure!(letter["reason"] == "poison" && letter["error_code"] == "POISON", "{letter:?}");
+        ensure!(world.worker.exited()?.is_none(), "it lives on");
+        world.finish().await
+    }
+
+    async fn aborts_beside_two_hundred(after_ms: u64) -> Result<()> {
+        let _turn = alone().await;
+        let mut world = dead_world().await?;
+        let aborts = Assignment::new("mallory", "test.abort", json!({"after_ms": after_ms}));
+        let others = bystanders(3, 200);
+        world.router.send_all(&others[..100]).await?;
+        world.router.send(&aborts).await?;
+        world.router.send_all(&others[100..]).await?;
+        for death in 1..=3 {
+            world.worker.launch(&[])?;
+            world.worker.aborted(DIES_WITHIN).await.with_context(|| format!("death {death}"))?;
+            if death == 2 {
+                answered(&world, &others).await?;
+            }
+        }
+        poisons(&mut world, &aborts).await
+    }
+
+    #[tokio::test]
+    async fn of_one_that_aborts_at_once_two_hundred_others_feel_one_restart() -> Result<()> {
+        aborts_beside_two_hundred(0).await
+    }
+
+    #[tokio::test]
+    async fn of_one_that_aborts_after_a_while_two_hundred_others_feel_one_restart() -> Result<()> {
+        aborts_beside_two_hundred(150).await
+    }
+
+    #[tokio::test]
+    async fn a_block_that_eats_all_memory_is_poison_and_others_feel_one_restart() -> Result<()> {
+        let Some(group) = Group::with_memory(LIMIT) else { return Ok(()) };
+        let _turn = alone().await;
+        let mut world = dead_world().await?;
         world.worker.confine(group.path());
         let eats = Assignment::new("mallory", "test.eat", json!({}));
-        let others = bystanders(2);
+        let others = bystanders(2, 30);
         world.router.send_all(&others[..15]).await?;
         world.router.send(&eats).await?;
         world.router.send_all(&others[15..]).await?;
         for death in 1..=3 {
             world.worker.launch(&[])?;
             killed(&mut world.worker).await.with_context(|| format!("death {death}"))?;
+            if death == 2 {
+                answered(&world, &others).await?;
+            }
         }
-        world.worker.launch(&[])?;
-        world.worker.ready().await?;
-        let seen = world.router.result(&eats.id, PATIENCE).await?;
-        ensure!((seen.status(), seen.code()) == ("error", "POISON"), "{:?}", seen.object);
-        for job in &others {
-            ensure!(world.router.result(&job.id, PATIENCE).await?.status() == "success", "a step of another tenant");
-        }
-        let letter = world.router.dead_letter(&eats.body(), PATIENCE).await?;
-        ensure!(letter["reason"] == "poison" && letter["error_code"] == "POISON", "{letter:?}");
-        ensure!(world.worker.exited()?.is_none(), "it lives on");
-        world.finish().await
+        poisons(&mut world, &eats).await
     }
 }

@@ -85,6 +85,10 @@ async fn a_flood_on_core_nats_in_a_small_control_group_ends_nobody() -> Result<(
         let small = Assignment::new("after", "echo", json!({"n": ids.len()}));
         world.router.send_owing(&small, Owed::Either).await?;
         match world.router.result(&small.id, Duration::from_secs(2)).await {
+            // It holds as much of the flood as it may, and says so.
+            Ok(seen) if seen.code() == "QUOTA_EXCEEDED" && begun.elapsed() < WITHIN => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
             Ok(seen) => break seen,
             Err(error) => ensure!(begun.elapsed() < WITHIN, "{error}:\n{}", world.worker.log_tail()),
         }

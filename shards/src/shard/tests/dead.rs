@@ -1,6 +1,8 @@
 //! What becomes of a message that was not done: its dead letter is stored before its delivery is settled, and then for good.
 
 use super::*;
+use crate::limits::{TRIED_MAX, TRIED_MESSAGE_BYTES_MAX};
+use crate::outcome::Tried;
 
 /// The letters that want confirming, and how deliveries are settled.
 fn told(bench: &mut Bench) -> (Vec<(Letter, Ticket)>, Vec<Settle>) {
@@ -75,4 +77,60 @@ fn a_line_that_cannot_be_read_is_told_to_its_reader_and_is_a_dead_letter_once() 
     bench.apply(Event::Probed { key, found });
     let (letters, _) = told(&mut bench);
     assert!(matches!(letters[..], [(Letter::Result { replayed: true, .. }, _)]), "the same line again: {letters:?}");
+}
+
+/// The tries before the last, as the dead letter says them.
+fn earlier(bench: &mut Bench) -> Vec<Tried> {
+    bench.sync();
+    let letters = told(bench).0.into_iter();
+    let dead =
+        letters.filter_map(|(letter, _)| if let Letter::DeadLetter { earlier, .. } = letter { Some(earlier) } else { None });
+    dead.flatten().collect()
+}
+
+#[test]
+fn a_dead_letter_tells_of_the_newest_tries_each_by_itself() {
+    let tries_max = TRIED_MAX as u32 + 3;
+    let mut bench = Bench::new();
+    bench.send(&Step { tries_max, budget_ms: 3_600_000, ..step("k") });
+    let mut began_ms = Vec::new();
+    for number in 1..=tries_max {
+        let ticket = bench.run();
+        began_ms.push(bench.now.wall_ms);
+        let message = if number == 5 { "\u{e4}".repeat(TRIED_MESSAGE_BYTES_MAX) } else { format!("no {number}") };
+        let fault = Fault { message: message.into(), ..Fault::new(Code::NetworkError, "") };
+        bench.apply(Event::Ended { ticket, verdict: crate::event::Verdict::Failed(fault), ran_us: u64::from(number) });
+        if number < tries_max {
+            bench.wait_ms(5_000);
+        }
+    }
+    let tried = earlier(&mut bench);
+    let numbers: Vec<u32> = tried.iter().map(|one| one.number).collect();
+    assert_eq!(numbers, (tries_max - TRIED_MAX as u32 + 1..tries_max).collect::<Vec<_>>(), "with the last as many as are kept");
+    for one in &tried {
+        assert_eq!((one.code, one.ran_us), (Code::NetworkError, u64::from(one.number)));
+        assert_eq!(one.started_ms, began_ms[one.number as usize - 1]);
+        let want = if one.number == 5 { "\u{e4}".repeat(TRIED_MESSAGE_BYTES_MAX / 2) } else { format!("no {}", one.number) };
+        assert_eq!(&*one.message, want);
+    }
+}
+
+#[test]
+fn a_step_that_failed_at_once_and_one_that_was_started_again_know_of_no_earlier_try() {
+    let mut bench = Bench::new();
+    bench.send(&Step { tries_max: 1, ..step("k") });
+    let ticket = bench.run();
+    bench.fail(ticket, Code::NetworkError, Effected::None);
+    assert_eq!(earlier(&mut bench), []);
+    let mut bench = Bench::new();
+    let one = Step { tries_max: 2, ..step("k") };
+    bench.send(&one);
+    let ticket = bench.run();
+    bench.fail(ticket, Code::NetworkError, Effected::None);
+    bench.restart(bench.frames.len(), &[&one]);
+    bench.wait_ms(5_000);
+    bench.sync();
+    let ticket = bench.run();
+    bench.fail(ticket, Code::NetworkError, Effected::None);
+    assert_eq!(earlier(&mut bench), [], "the journal does not say what they came to");
 }

@@ -25,6 +25,29 @@ impl Bench {
         }
     }
 
+    /// Lets pass what a struck step leaves to others, and the disk do its work before and after.
+    fn turn(&mut self) {
+        self.sync_all();
+        self.wait_ms(COURTESY_MS);
+        self.sync_all();
+    }
+
+    /// Everything becomes durable and is told; which tries start meanwhile.
+    fn tell_all(&mut self) -> Vec<Ticket> {
+        let mut started = Vec::new();
+        for _ in 0..4 {
+            self.sync();
+            for effect in self.look() {
+                match effect {
+                    Effect::Post(post) => post.confirm.into_iter().for_each(|ticket| self.apply(Event::Confirmed { ticket })),
+                    Effect::Run { ticket, .. } => started.push(ticket),
+                    _ => {}
+                }
+            }
+        }
+        started
+    }
+
     fn code(&self) -> Option<Code> {
         self.outcomes().first().and_then(|outcome| outcome.fault.as_ref().map(|fault| fault.code))
     }
@@ -41,12 +64,12 @@ fn a_step_in_which_the_process_died_three_times_is_poison() {
         let one = step("k").effect(effect);
         bench.send(&one);
         for deaths in 1..=2 {
-            bench.sync_all();
+            bench.turn();
             bench.run();
             bench.die_in(&one, &[&one]);
             assert_eq!((bench.strikes(), bench.outcomes().len()), (deaths, 0));
         }
-        bench.sync_all();
+        bench.turn();
         bench.run();
         bench.die_in(&one, &[&one]);
         assert_eq!(bench.code(), Some(Code::Poison));
@@ -89,10 +112,10 @@ fn a_death_before_anything_was_recorded_counts_too() {
     bench.restart_after(0, Some((&one, 1)), &[]);
     bench.send(&one.clone().from(delivery(1, 1)));
     assert!(bench.runs().is_empty(), "now its start is durable first");
-    bench.sync_all();
+    bench.turn();
     bench.run();
     bench.die_in(&one, &[&one]);
-    bench.sync_all();
+    bench.turn();
     bench.run();
     bench.die_in(&one, &[&one]);
     assert_eq!((bench.code(), bench.strikes()), (Some(Code::Poison), 3));
@@ -161,14 +184,14 @@ fn a_struck_step_waits_for_those_that_were_recovered_with_it() {
     let runs = bench.runs();
     assert_eq!(runs.len(), 2, "not the struck one");
     bench.done(runs[0].0);
-    bench.sync_all();
-    assert!(bench.runs().is_empty(), "one of them has no outcome yet");
+    bench.wait_ms(COURTESY_MS);
+    assert!(bench.tell_all().is_empty(), "one of them has no outcome yet");
     bench.done(runs[1].0);
-    let ended = bench.frames.len() as u64 - 1;
-    assert!(matches!(bench.frame(Lsn(ended)).fact, Fact::Result(_)), "what ended is durable before it starts");
-    assert!(matches!(bench.frame(Lsn(ended + 1)).fact, Fact::Started { .. }));
-    bench.sync_all();
-    bench.run();
+    assert_eq!(bench.tell_all().len(), 1);
+    let facts: Vec<Fact> = (1..=bench.frames.len() as u64).map(|lsn| bench.frame(Lsn(lsn)).fact).collect();
+    let result = facts.iter().rposition(|fact| matches!(fact, Fact::Result(_)));
+    let started = facts.iter().rposition(|fact| matches!(fact, Fact::Started { .. }));
+    assert!(result.is_some() && result < started, "what ended is durable before it starts");
 }
 
 #[test]
@@ -187,8 +210,8 @@ fn a_step_struck_in_an_earlier_life_waits_for_those_that_are_recovered_after_it(
     let ticket = bench.run();
     bench.done(ticket);
     assert_eq!(bench.outcomes().len(), 1);
-    bench.sync_all();
-    bench.run();
+    bench.wait_ms(COURTESY_MS);
+    assert_eq!(bench.tell_all().len(), 1);
 }
 
 #[test]
@@ -198,12 +221,12 @@ fn a_struck_step_holds_up_the_others_for_a_moment_only() {
     bench.send(&one);
     bench.run();
     bench.die_in(&one, &[&one]);
-    bench.sync_all();
+    bench.turn();
     let struck = bench.run();
     bench.send(&other("new", 2));
     bench.sync();
     assert!(bench.runs().is_empty(), "it is alone at first");
-    assert_eq!(bench.shard.next_tick_us(), Some(HUSH_MS_MAX * 1000));
+    assert_eq!(bench.shard.next_tick_us(), Some((COURTESY_MS + HUSH_MS_MAX) * 1000));
     bench.wait_ms(HUSH_MS_MAX);
     let new = bench.run();
     bench.done(new);
@@ -223,7 +246,7 @@ fn struck_steps_run_one_at_a_time_and_wait_for_an_empty_shard_for_a_moment_only(
     bench.die_in(&one, &[&one, &two]);
     bench.sync_all();
     bench.die_in(&two, &[&one, &two]);
-    bench.sync_all();
+    bench.turn();
     let first = bench.run();
     bench.wait_ms(HUSH_MS_MAX);
     bench.send(&other("new", 3));
@@ -231,6 +254,7 @@ fn struck_steps_run_one_at_a_time_and_wait_for_an_empty_shard_for_a_moment_only(
     bench.done(first);
     bench.sync_all();
     assert!(bench.runs().is_empty(), "the new one is at work");
+    bench.wait_ms(COURTESY_MS);
     bench.send(&other("newer", 4));
     assert!(bench.runs().is_empty(), "and no other starts");
     bench.wait_ms(HUSH_MS_MAX);
@@ -256,7 +280,7 @@ fn a_struck_step_that_ends_well_is_like_any_other() {
     bench.send(&one);
     bench.run();
     bench.die_in(&one, &[&one]);
-    bench.sync_all();
+    bench.turn();
     let ticket = bench.run();
     bench.done(ticket);
     let (told, _) = bench.settle();
@@ -281,4 +305,98 @@ fn a_struck_step_that_is_cancelled_leaves_its_place() {
     bench.look();
     bench.send(&other("new", 3));
     bench.run();
+}
+
+#[test]
+fn a_struck_step_waits_until_what_others_came_to_is_told() {
+    let mut bench = Bench::new();
+    let (one, bystander) = (step("k"), other("b", 2));
+    bench.send(&one);
+    bench.send(&bystander);
+    bench.sync_all();
+    bench.die_in(&one, &[&one, &bystander]);
+    bench.sync_all();
+    let ticket = bench.run();
+    bench.done(ticket);
+    bench.turn();
+    assert!(!bench.did.iter().any(|effect| matches!(effect, Effect::Run { .. })), "the other's answer is on its way");
+    assert_eq!(bench.tell_all().len(), 1);
+}
+
+#[test]
+fn a_struck_step_waits_no_longer_than_it_may_for_an_answer_that_nobody_takes() {
+    let mut bench = Bench::new();
+    let (one, bystander) = (step("k"), other("b", 2));
+    bench.send(&one);
+    bench.send(&bystander);
+    bench.sync_all();
+    bench.die_in(&one, &[&one, &bystander]);
+    bench.sync_all();
+    let ticket = bench.run();
+    bench.done(ticket);
+    bench.turn();
+    bench.wait_ms(HUSH_MS_MAX);
+    bench.sync_all();
+    bench.run();
+}
+
+#[test]
+fn what_the_stream_brings_with_a_struck_step_goes_first_whatever_the_order() {
+    let mut bench = tiny(|limits| limits.tenant_running_max = 1);
+    let one = step("k");
+    bench.send(&one);
+    bench.run();
+    // Nothing had reached the disk: the stream brings it again, and others behind it.
+    bench.restart_after(0, Some((&one, 1)), &[]);
+    bench.sync_all();
+    bench.send(&one.clone().from(delivery(1, 2)));
+    bench.send(&other("b", 2));
+    bench.send(&other("c", 3));
+    bench.sync_all();
+    let first = bench.run();
+    bench.done(first);
+    let second = bench.tell_all();
+    assert_eq!(second.len(), 1, "then the other that waited");
+    bench.wait_ms(COURTESY_MS);
+    bench.send(&other("d", 4));
+    assert!(bench.tell_all().is_empty(), "the second is at work, and no more is started");
+    bench.done(second[0]);
+    assert_eq!(bench.tell_all().len(), 1, "and then the struck one");
+    assert_eq!(bench.outcomes().len(), 2);
+}
+
+#[test]
+fn a_struck_step_with_little_time_left_is_not_too_polite_to_run() {
+    let mut bench = Bench::new();
+    let one = Step { budget_ms: 500, ..step("k") };
+    bench.send(&one);
+    bench.run();
+    bench.die_in(&one, &[&one]);
+    bench.sync_all();
+    assert!(bench.runs().is_empty());
+    assert_eq!(bench.shard.next_tick_us(), Some(250_000));
+    bench.wait_ms(250);
+    bench.sync_all();
+    bench.run();
+}
+
+#[test]
+fn a_struck_step_that_had_little_time_and_left_hurries_nobody() {
+    let mut bench = Bench::new();
+    let (one, two) = (Step { budget_ms: 500, ..step("k") }, other("two", 2));
+    bench.send(&one);
+    bench.send(&two);
+    bench.runs();
+    bench.die_in(&one, &[&one, &two]);
+    bench.sync_all();
+    bench.die_in(&two, &[&one, &two]);
+    bench.sync_all();
+    assert!(bench.runs().is_empty());
+    bench.wait_ms(100);
+    bench.apply(Event::Cancel { key: one.key });
+    assert!(bench.tell_all().is_empty());
+    bench.wait_ms(COURTESY_MS - 101);
+    assert!(bench.tell_all().is_empty(), "others have their second");
+    bench.wait_ms(1);
+    assert_eq!(bench.tell_all().len(), 1);
 }
