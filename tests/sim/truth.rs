@@ -127,10 +127,18 @@ impl Truth {
                 {
                     return Err(format!("I2: {} accepted again at {lsn:?}, its outcome stands at {:?}", frame.key, old.lsn));
                 }
-                if let Some(old) = &story.taken
+                if let Some(old) = &mut story.taken
                     && story.result.is_none()
                 {
-                    return Err(format!("I1: {} accepted twice, at {:?} and {lsn:?}", frame.key, old.lsn));
+                    // Carried forward: the same once more, and nothing of its story is over.
+                    let same = (old.fingerprint, old.asker, old.class, old.deadline_ms, old.dead_letter)
+                        == (fact.fingerprint, fact.asker, fact.effect, fact.deadline_ms, dead_letter);
+                    if !same {
+                        return Err(format!("I1: {} accepted twice, at {:?} and {lsn:?}", frame.key, old.lsn));
+                    }
+                    old.lsn = lsn;
+                    old.streamed_in = (fact.message.source == SOURCE_STREAM).then_some(frame.owner_epoch);
+                    return Ok(());
                 }
                 let budget_ms = u64::from(Job::decode(&fact.message.body).budget_ms);
                 let at_ms = fact.deadline_ms - budget_ms;
@@ -203,6 +211,15 @@ impl Truth {
                     return Err(format!("poison: {} has a strike for life {boot}, which did not end in it", frame.key));
                 }
                 if !self.struck.insert((frame.key, *boot)) {
+                    // Carried forward.
+                    let count = story.strikes.len();
+                    if let Some(newest) = story.strikes.last_mut()
+                        && count == *strikes as usize
+                        && story.taken.is_some()
+                    {
+                        *newest = lsn;
+                        return Ok(());
+                    }
                     return Err(format!("poison: {} has two strikes for life {boot}", frame.key));
                 }
                 if story.result.is_some_and(|result| result.lsn >= floor) {

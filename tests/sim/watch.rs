@@ -122,7 +122,11 @@ impl Watch {
                 Some(Kind::Accepted) => {
                     if let Ok(Frame { fact: Fact::Accepted(fact), .. }) = decode(&Bytes::copy_from_slice(raw)) {
                         let budget_us = u64::from(Job::decode(&fact.message.body).budget_ms) * 1000;
-                        self.due.insert(key, now_us + budget_us);
+                        // What is carried forward has no more time than before.
+                        let due_us = self.due.entry(key).or_default();
+                        if *due_us <= now_us {
+                            *due_us = now_us + budget_us;
+                        }
                         self.not_before_ms.remove(&key);
                     }
                 }

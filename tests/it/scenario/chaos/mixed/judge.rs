@@ -17,6 +17,9 @@ use crate::router::Seen;
 use crate::router::peer::Router;
 use crate::worker::Worker;
 
+/// The budget of a step that names none, in milliseconds.
+const BUDGET_MS: u64 = 60_000;
+
 /// What was found, to be told and recorded.
 #[derive(Debug, Default)]
 pub(super) struct Found {
@@ -83,6 +86,8 @@ fn one(plan: &Plan, step: &Step, seen: &Seen, done: &[Entry]) -> Result<()> {
         // The server hung up on every try, or on the one that there may be.
         (Kind::Effect(_), ("error", "NETWORK_ERROR")) => true,
         (Kind::Effect(Class::Unsafe), ("error", "INDETERMINATE")) => true,
+        // A killed server lost the message, and who had accepted it was not there before the budget was over.
+        (_, ("timeout", "TIMEOUT")) => plan.workers > 1 && seen.object["latency_ms"].as_u64().is_some_and(|ms| ms >= BUDGET_MS),
         // Files lie on the disk that was full, on every try.
         (Kind::Put, ("error", "RESOURCE_UNAVAILABLE")) => plan.full_disk,
         _ => false,
