@@ -111,7 +111,7 @@ impl Page {
 
     fn by_shard(&mut self, view: &View<'_>) {
         type Count = fn(&Tally) -> u64;
-        let counters: [(&str, &str, Count); 17] = [
+        let counters: [(&str, &str, Count); 18] = [
             ("endstation_accepted_total", "Steps accepted.", |t| t.accepted),
             ("endstation_tries_total", "Tries started.", |t| t.started),
             ("endstation_retries_total", "Tries after a first one.", |t| t.retried),
