@@ -178,6 +178,12 @@ pub enum DiskError {
     },
 }
 
+/// The system's number in the text of an error: all that glommio leaves of it where one of its errors is the cause of another.
+fn number_in(text: &str) -> Option<i32> {
+    let (_, rest) = text.split_once("(os error ")?;
+    rest.split_once(')')?.0.parse().ok()
+}
+
 impl DiskError {
     fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError {
         let path = path.to_owned();
@@ -188,7 +194,8 @@ impl DiskError {
         let path = path.to_owned();
         // Keeps the system's own number where there is one: glommio's conversion drops it.
         move |error| {
-            let source = error.raw_os_error().map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error);
+            let number = error.raw_os_error().or_else(|| number_in(&error.to_string()));
+            let source = number.map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error);
             DiskError::Io { doing, path, source }
         }
     }

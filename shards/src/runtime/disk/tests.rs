@@ -402,3 +402,33 @@ fn the_disk_is_measured_within_its_time() {
     assert!(times.rounds > 0 && times.p50_us <= times.p99_us);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn a_file_that_goes_while_it_is_opened_is_gone_and_no_trouble() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().to_owned();
+    on_a_core(async move {
+        let (opened, _) = open(&path).await;
+        start(&opened.disk);
+        let file = opened.disk.folder().join("some.keys");
+        let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (coming, ended) = (file.clone(), over.clone());
+        let comes_and_goes = std::thread::spawn(move || {
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                fs::write(&coming, [7; 64]).unwrap();
+                fs::remove_file(&coming).unwrap();
+            }
+        });
+        let (mut here, mut gone) = (0, 0);
+        while here + gone < 3_000 {
+            match opened.disk.read_beside("some.keys", 0, 64).await.unwrap() {
+                Some(_) => here += 1,
+                None => gone += 1,
+            }
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        comes_and_goes.join().unwrap();
+        assert!(here > 0 && gone > 0, "{here} {gone}");
+        opened.disk.close().await;
+    });
+}
