@@ -2,7 +2,7 @@
 
 use super::Shard;
 use crate::audit::{AuditItem, AuditKind, outcome_digest};
-use crate::event::{Effects, Role};
+use crate::event::Effects;
 use crate::ids::{AskerId, Key, Lsn, Now, Partition, Text};
 use crate::journal::{AcceptedRef, AnswerRef, Head, MessageRef, ResultRef};
 use crate::outcome::Outcome;
@@ -176,8 +176,8 @@ impl Shard {
 
     pub(super) fn log_published(&mut self, now: Now, slot: u32, fx: &mut Effects) -> Lsn {
         let job = &self.jobs[slot as usize];
-        let asker = if job.role == Role::Aside { AskerId([0; 16]) } else { asker_of(&job.arrival) };
-        fx.log.published(self.head(job.key, &job.arrival), &asker, now.wall_ms);
+        // Whose outcome it is by its frames: where another worker has owned the stream since, somebody else may have asked for it.
+        fx.log.published(self.head(job.key, &job.arrival), &job.written.asker, now.wall_ms);
         self.number()
     }
 

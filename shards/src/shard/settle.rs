@@ -237,10 +237,9 @@ impl Shard {
         if job.role != Role::Replay {
             let (key, home, arrival, decided, answer) =
                 (job.key, job.home, job.arrival.clone(), job.decided, job.role != Role::Step);
-            let aside = job.role == Role::Aside;
+            let asker = job.written.asker;
             self.log_published(now, slot, fx);
             self.unpublished -= 1;
-            let asker = if aside { crate::ids::AskerId([0; 16]) } else { asker_of(&arrival) };
             if planted(Bug::ForgetOnSettle) {
                 self.known.forget(&key);
             } else {
