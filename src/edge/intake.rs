@@ -220,7 +220,7 @@ impl Intake {
                 {
                     pull.stillness.look = None;
                     if let Ok(standing) = found {
-                        pull.stillness.seen(standing, Instant::now());
+                        pull.stillness.seen(standing, self.ports.borrow().held(), Instant::now());
                     }
                 }
             }

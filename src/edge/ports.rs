@@ -85,6 +85,17 @@ impl Ports {
         self.shards.iter().any(busy)
     }
 
+    /// Deliveries whose end is not told yet, as the shards last said: here, on their way to a shard, or with it.
+    pub(crate) fn held(&self) -> u64 {
+        let held = |port: &Port| {
+            let gauge = &port.gauge;
+            let with_it =
+                [&gauge.queued, &gauge.running, &gauge.unpublished].map(|level| u64::from(level.load(Ordering::Relaxed)));
+            with_it.iter().sum::<u64>() + u64::from(port.in_inbox) + port.backlog.len() as u64
+        };
+        self.shards.iter().map(held).sum()
+    }
+
     /// Whether something waits for room in an inbox.
     pub(crate) fn blocked(&self) -> bool {
         self.shards.iter().any(|port| !port.backlog.is_empty() || !port.confirmed.is_empty() || !port.claimed.is_empty())

@@ -60,17 +60,18 @@ impl Stillness {
         self.look = Some(Box::pin(async move { streams::standing(&link, &consumer).await }));
     }
 
-    /// What the server says of it.
-    pub(crate) fn seen(&mut self, standing: Standing, now: Instant) {
+    /// What the server says of it; `held` of its deliveries we have ourselves, and they are out by right.
+    pub(crate) fn seen(&mut self, standing: Standing, held: u64, now: Instant) {
         if standing.deliveries != self.deliveries {
             self.deliveries = standing.deliveries;
             return self.moved(now);
         }
         // Without a request it has nobody to hand anything to; without a message, nothing.
-        if standing.waiting == 0 || standing.out + standing.pending == 0 || now.duration_since(self.since) < self.patience() {
+        let due = standing.out.saturating_sub(held) + standing.pending;
+        if standing.waiting == 0 || due == 0 || now.duration_since(self.since) < self.patience() {
             return;
         }
-        self.nudges = u32::try_from(standing.out + standing.pending).unwrap_or(u32::MAX).min(NUDGES_MAX);
+        self.nudges = u32::try_from(due).unwrap_or(u32::MAX).min(NUDGES_MAX);
         self.since = now;
     }
 
@@ -98,23 +99,25 @@ mod tests {
     const ACK_WAIT: Duration = Duration::from_secs(5);
     const STILL: Standing = Standing { deliveries: 9, out: 3, pending: 1, waiting: 2 };
 
-    fn nudges_after(still_for: Duration, standing: Standing) -> u32 {
+    fn nudges_after(still_for: Duration, standing: Standing, held: u64) -> u32 {
         let start = Instant::now();
         let mut stillness = Stillness::new(ACK_WAIT, start);
-        stillness.seen(STILL, start);
-        stillness.seen(standing, start + still_for);
+        stillness.seen(STILL, 0, start);
+        stillness.seen(standing, held, start + still_for);
         std::iter::from_fn(|| stillness.nudge().then_some(())).count() as u32
     }
 
     #[test]
     fn a_consumer_that_stands_still_is_asked_once_for_each_message_it_should_hand_out() {
         let long = ACK_WAIT + Duration::from_millis(STILL_SLACK_MS);
-        assert_eq!(nudges_after(long, STILL), 4);
-        assert_eq!(nudges_after(long, Standing { out: 1 << 40, ..STILL }), NUDGES_MAX);
-        assert_eq!(nudges_after(ACK_WAIT, STILL), 0, "what is out is not due yet");
-        assert_eq!(nudges_after(long, Standing { deliveries: 10, ..STILL }), 0, "it moves");
-        assert_eq!(nudges_after(long, Standing { waiting: 0, ..STILL }), 0, "nobody asks");
-        assert_eq!(nudges_after(long, Standing { out: 0, pending: 0, ..STILL }), 0, "there is nothing");
+        assert_eq!(nudges_after(long, STILL, 0), 4);
+        assert_eq!(nudges_after(long, Standing { out: 1 << 40, ..STILL }, 0), NUDGES_MAX);
+        assert_eq!(nudges_after(ACK_WAIT, STILL, 0), 0, "what is out is not due yet");
+        assert_eq!(nudges_after(long, Standing { deliveries: 10, ..STILL }, 0), 0, "it moves");
+        assert_eq!(nudges_after(long, Standing { waiting: 0, ..STILL }, 0), 0, "nobody asks");
+        assert_eq!(nudges_after(long, Standing { out: 0, pending: 0, ..STILL }, 0), 0, "there is nothing");
+        assert_eq!(nudges_after(long, STILL, 2), 2, "what we work at is not late");
+        assert_eq!(nudges_after(long, Standing { pending: 0, ..STILL }, 5), 0);
     }
 
     #[test]
@@ -122,15 +125,15 @@ mod tests {
         let start = Instant::now();
         let long = ACK_WAIT + Duration::from_millis(STILL_SLACK_MS);
         let mut stillness = Stillness::new(ACK_WAIT, start);
-        stillness.seen(STILL, start);
+        stillness.seen(STILL, 0, start);
         for round in 1..4 {
-            stillness.seen(STILL, start + long * round);
+            stillness.seen(STILL, 0, start + long * round);
             let mut count = 0;
             while stillness.nudge() {
                 count += 1;
             }
             assert_eq!((round, count), (round, 4));
-            stillness.seen(STILL, start + long * round + ACK_WAIT);
+            stillness.seen(STILL, 0, start + long * round + ACK_WAIT);
             assert!(!stillness.nudging());
         }
     }

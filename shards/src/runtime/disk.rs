@@ -18,7 +18,7 @@ use crate::event::DiskNews;
 use crate::ids::{Lsn, Salt};
 use crate::journal::batch::BATCH_HEAD_BYTES;
 use crate::journal::codec::FRAME_HEAD_BYTES;
-use crate::journal::segment::{Damage, HeadError, SEGMENT_HEAD_BYTES};
+use crate::journal::segment::{Damage, FEATURES, HeadError, SEGMENT_HEAD_BYTES, SegmentHead};
 use crate::journal::view::Frames;
 use crate::journal::{Kind, Log};
 use crate::limits::BATCH_BYTES_MAX;
@@ -79,6 +79,23 @@ impl DiskSettings {
     /// Where the journal lies.
     pub fn folder(&self) -> PathBuf {
         self.dir.join(self.generation.to_string()).join(self.shard.to_string())
+    }
+
+    /// The header of a segment that is begun now.
+    fn head(&self, id: u64, sequence: u64, first_lsn: Lsn, boot: u32) -> SegmentHead {
+        SegmentHead {
+            worker_id: self.worker_id.clone(),
+            generation: self.generation,
+            shard: self.shard,
+            shards: self.shards,
+            features: FEATURES,
+            id,
+            sequence,
+            first_lsn,
+            salt: Salt(self.salt.0),
+            created_ms: segment::wall_ms(),
+            boot,
+        }
     }
 }
 

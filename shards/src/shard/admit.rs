@@ -38,10 +38,10 @@ impl Shard {
                 // Another owner has had it with its first content, and has its assignment to answer.
                 let released = self.released.get(&arrival.key);
                 if let Some(released) = released.filter(|released| released.fingerprint != arrival.fingerprint) {
-                    self.tally.conflicts += 1;
                     if released.asker == asker_of(&arrival) {
                         return self.put_aside(now, arrival, fx);
                     }
+                    self.tally.conflicts += 1;
                     let key = self.answer_key(&arrival);
                     return self.answer(now, key, arrival, conflict_fault(), fx);
                 }
@@ -63,10 +63,7 @@ impl Shard {
             // refused for the same assignment. Either way its first answer stands.
             (Content::Refusal(_), Some(memory)) => self.answered_before(now, memory, arrival, fx),
             (Content::Garbage(_), Some(memory)) => self.again(now, arrival.key, memory, arrival, fx),
-            (Content::Refusal(_), None) if self.is_under_way(&arrival) => {
-                self.tally.conflicts += 1;
-                self.put_aside(now, arrival, fx);
-            }
+            (Content::Refusal(_), None) if self.is_under_way(&arrival) => self.put_aside(now, arrival, fx),
             (Content::Refusal(_) | Content::Garbage(_), None) if self.back_for_room(&arrival, fx) => {}
             (Content::Refusal(fault), None) => {
                 self.tally.refused += 1;
@@ -101,7 +98,6 @@ impl Shard {
             let key = self.answer_key(&arrival);
             return self.again(now, key, answered, arrival, fx);
         }
-        self.tally.conflicts += 1;
         self.put_aside(now, arrival, fx);
     }
 
@@ -109,10 +105,9 @@ impl Shard {
     fn put_aside(&mut self, now: Now, arrival: Rc<Arrival>, fx: &mut Effects) {
         let key = self.own_hash(&arrival);
         if self.must_look(key, &arrival, fx) {
-            // It is counted once it goes on.
-            self.tally.conflicts -= 1;
             return;
         }
+        self.tally.conflicts += 1;
         match self.known.get(&key) {
             Some(memory) => self.again(now, key, memory, arrival, fx),
             None if self.back_for_room(&arrival, fx) => {}
@@ -247,7 +242,6 @@ impl Shard {
 
     /// The same key with other content: never run, and never answered as if it were the same.
     fn conflict(&mut self, now: Now, memory: Memory, arrival: Rc<Arrival>, fx: &mut Effects) {
-        self.tally.conflicts += 1;
         let asker = arrival.asker.as_ref().map_or(AskerId([0; 16]), |asker| asker.id);
         let answered = self.answered(&arrival);
         let rides = match memory.place {
@@ -261,6 +255,7 @@ impl Shard {
         if taken {
             self.put_aside(now, arrival, fx);
         } else {
+            self.tally.conflicts += 1;
             let key = self.answer_key(&arrival);
             match answered {
                 Some(memory) => self.again(now, key, memory, arrival, fx),

@@ -70,9 +70,7 @@ impl Shard {
     pub(super) fn log_started(&mut self, now: Now, slot: u32, fx: &mut Effects) -> Lsn {
         let job = &mut self.jobs[slot as usize];
         (job.written.tries, job.written.interrupted, job.written.retry_at_ms) = (job.tries, true, None);
-        let job = &self.jobs[slot as usize];
-        fx.log.started(self.head(job.key, &job.arrival), job.tries, self.settings.boot, now.wall_ms);
-        self.number()
+        self.log_started_again(now, slot, fx)
     }
 
     /// What stands in the journal of a step's last try, once more.
@@ -106,9 +104,7 @@ impl Shard {
     pub(super) fn log_retry_at(&mut self, slot: u32, at_ms: u64, fx: &mut Effects) -> Lsn {
         let job = &mut self.jobs[slot as usize];
         (job.written.interrupted, job.written.retry_at_ms) = (false, Some(at_ms));
-        let job = &self.jobs[slot as usize];
-        fx.log.retry_at(self.head(job.key, &job.arrival), job.tries + 1, at_ms);
-        self.number()
+        self.log_retry_at_again(slot, at_ms, fx)
     }
 
     pub(super) fn log_result(&mut self, now: Now, slot: u32, outcome: &Outcome, fx: &mut Effects) -> Lsn {

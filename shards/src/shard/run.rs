@@ -252,8 +252,8 @@ impl Shard {
         // A try whose STARTED frame is still on its way to the disk has done nothing; one that waits for its claim is none yet.
         let waits = job.state == State::Running && !job.at_work;
         let unmade = u32::from(waits && job.claim == Claim::Needless);
-        // Where workers share, a claim without an answer may be another's, which has done the step.
-        let anothers = self.settings.shared && job.claim == Claim::Asked && !planted(Bug::ClaimHarmless);
+        // A claim without an answer may be another's, which has done the step: one that shares the stream, or owned it before.
+        let anothers = job.claim == Claim::Asked && !planted(Bug::ClaimHarmless);
         let started = (job.touched || job.tries > unmade || anothers) && !planted(Bug::CutHarmless);
         self.stopped(now, slot, status, started, ran_us, fx);
     }

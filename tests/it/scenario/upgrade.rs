@@ -68,7 +68,7 @@ fn uneven(change: u32) -> Duration {
 }
 
 /// Every one of `jobs` has its one result and went well, and the stream is empty.
-async fn all_well(router: &Router, jobs: &[Assignment]) -> Result<()> {
+pub(super) async fn all_well(router: &Router, jobs: &[Assignment]) -> Result<()> {
     router.all_answered(PATIENCE).await?;
     let begun = Instant::now();
     while router.left_in_stream().await? > 0 {

@@ -2,12 +2,12 @@
 
 use std::rc::Rc;
 
-use super::segment::{Segment, wall_ms};
+use super::segment::Segment;
 use super::{Counts, DiskError, DiskSettings, Inner, LAZY_MS, MARK_AFTER_MS, News, Pending, next};
 use crate::event::DiskNews;
-use crate::ids::{Lsn, Salt};
+use crate::ids::Lsn;
 use crate::journal::batch::{ALIGN_BYTES, seal};
-use crate::journal::segment::{FEATURES, SEGMENT_HEAD_BYTES, SegmentHead};
+use crate::journal::segment::SEGMENT_HEAD_BYTES;
 use crate::limits::BATCH_BYTES_MAX;
 
 /// How long the committer and the tender wait before asking a full disk again, in milliseconds.
@@ -162,19 +162,7 @@ impl Inner {
 impl Segment {
     /// Makes its header durable: from here on it is part of the journal.
     pub(super) async fn begin(&self, settings: &DiskSettings, first_lsn: Lsn, boot: u32) -> Result<(), DiskError> {
-        let head = SegmentHead {
-            worker_id: settings.worker_id.clone(),
-            generation: settings.generation,
-            shard: settings.shard,
-            shards: settings.shards,
-            features: FEATURES,
-            id: self.id,
-            sequence: self.sequence,
-            first_lsn,
-            salt: Salt(settings.salt.0),
-            created_ms: wall_ms(),
-            boot,
-        };
+        let head = settings.head(self.id, self.sequence, first_lsn, boot);
         self.write(next::encode(&head), 0).await?;
         self.from.set(first_lsn);
         self.end.set(first_lsn);

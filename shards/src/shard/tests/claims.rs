@@ -87,13 +87,13 @@ fn only_what_must_never_run_twice_is_claimed() {
 }
 
 #[test]
-fn a_claim_that_is_not_answered_in_time_is_a_timeout_without_effect() {
+fn a_claim_that_is_not_answered_in_time_is_a_timeout_and_may_be_anothers() {
     let mut bench = Bench::claiming();
     bench.send(&once());
     let claim = bench.claim();
     bench.wait_ms(10_100);
     let (told, _) = bench.settle();
-    assert_eq!((told[0].1.status, told[0].1.effect), (Status::Timeout, Effected::None));
+    assert_eq!((told[0].1.status, told[0].1.effect), (Status::Timeout, Effected::Unknown));
     bench.claimed(claim, Claimant::Ours);
     bench.sync();
     assert!(bench.runs().is_empty() && bench.holds_nothing());
@@ -101,14 +101,14 @@ fn a_claim_that_is_not_answered_in_time_is_a_timeout_without_effect() {
 }
 
 #[test]
-fn a_cancel_while_the_claim_is_awaited_leaves_nothing_done() {
+fn a_cancel_while_the_claim_is_awaited_runs_nothing_and_the_claim_may_be_anothers() {
     let mut bench = Bench::claiming();
     bench.send(&once());
     let claim = bench.claim();
     bench.apply(Event::Cancel { key: once().key });
     bench.claimed(claim, Claimant::Ours);
     let (told, _) = bench.settle();
-    assert_eq!((told[0].1.status, told[0].1.effect), (Status::Cancelled, Effected::None));
+    assert_eq!((told[0].1.status, told[0].1.effect), (Status::Cancelled, Effected::Unknown));
     assert!(bench.holds_nothing());
 }
 

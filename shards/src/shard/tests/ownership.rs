@@ -213,6 +213,22 @@ fn a_superseded_outcome_is_told_with_all_its_letters_once_the_stream_asks_for_it
 }
 
 #[test]
+fn a_superseded_outcome_that_somebody_else_asks_for_is_told_and_over() {
+    let mut bench = Bench::new();
+    let one = step("k");
+    bench.send(&one);
+    let ticket = bench.run();
+    bench.done(ticket);
+    bench.superseded();
+    bench.sync();
+    bench.look();
+    bench.send(&one.by("b").from(inherited(2)));
+    let (told, settled) = bench.settle();
+    assert_eq!((told.len(), told[0].1.status, settled), (1, Status::Ok, vec![(2, Settle::Ack)]));
+    assert_eq!((bench.shard.unpublished(), bench.fold().unfinished), (0, vec![]));
+}
+
+#[test]
 fn where_workers_share_nothing_unsafe_runs() {
     let mut bench = Bench::new();
     bench.shard.settings.shared = true;

@@ -307,8 +307,8 @@ fn a_struck_step_that_is_cancelled_leaves_its_place() {
     bench.run();
 }
 
-#[test]
-fn a_struck_step_waits_until_what_others_came_to_is_told() {
+/// A struck step waits; what ran beside it has ended, and its outcome is durable and not told.
+fn struck_behind_an_untold_outcome() -> Bench {
     let mut bench = Bench::new();
     let (one, bystander) = (step("k"), other("b", 2));
     bench.send(&one);
@@ -319,22 +319,19 @@ fn a_struck_step_waits_until_what_others_came_to_is_told() {
     let ticket = bench.run();
     bench.done(ticket);
     bench.turn();
+    bench
+}
+
+#[test]
+fn a_struck_step_waits_until_what_others_came_to_is_told() {
+    let mut bench = struck_behind_an_untold_outcome();
     assert!(!bench.did.iter().any(|effect| matches!(effect, Effect::Run { .. })), "the other's answer is on its way");
     assert_eq!(bench.tell_all().len(), 1);
 }
 
 #[test]
 fn a_struck_step_waits_no_longer_than_it_may_for_an_answer_that_nobody_takes() {
-    let mut bench = Bench::new();
-    let (one, bystander) = (step("k"), other("b", 2));
-    bench.send(&one);
-    bench.send(&bystander);
-    bench.sync_all();
-    bench.die_in(&one, &[&one, &bystander]);
-    bench.sync_all();
-    let ticket = bench.run();
-    bench.done(ticket);
-    bench.turn();
+    let mut bench = struck_behind_an_untold_outcome();
     bench.wait_ms(HUSH_MS_MAX);
     bench.sync_all();
     bench.run();

@@ -174,7 +174,8 @@ impl Mixed {
         self.router.read_stream("caf.exec.dlq.v1", &mut self.letters_read).await?;
         self.router.verdict()?;
         let counts = self.router.ask(|model| model.counts());
-        let mut found = judge::outcomes(&self.plan, &self.work, &self.router, &self.effects)?;
+        let server_killed = self.fleet.done.troubles.contains_key(&fleet::Trouble::KillServer);
+        let mut found = judge::outcomes(&self.plan, server_killed, &self.work, &self.router, &self.effects)?;
         let workers: Vec<_> = self.fleet.workers().collect();
         judge::files(&self.work, &self.router, &workers)?;
         judge::custody(&self.plan, &self.work, &self.router, &workers, &mut found)?;

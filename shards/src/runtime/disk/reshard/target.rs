@@ -4,12 +4,12 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use super::super::segment::{fresh_id, wall_ms};
+use super::super::segment::fresh_id;
 use super::super::{DiskError, DiskSettings, next};
 use super::{segment_path, step, sync};
-use crate::ids::{Lsn, Salt};
+use crate::ids::Lsn;
 use crate::journal::batch::{ALIGN_BYTES, BATCH_HEAD_BYTES, seal};
-use crate::journal::segment::{FEATURES, SEGMENT_HEAD_BYTES, SegmentHead};
+use crate::journal::segment::SEGMENT_HEAD_BYTES;
 
 /// A batch is closed before it grows over this, in bytes: who looks for one frame later reads the whole of it.
 const BATCH_BYTES: usize = 64 << 10;
@@ -114,19 +114,7 @@ fn begin(
 ) -> Result<(PathBuf, u64, File), DiskError> {
     let path = segment_path(folder, sequence);
     let id = fresh_id(&settings.salt, settings.shard, sequence);
-    let head = SegmentHead {
-        worker_id: settings.worker_id.clone(),
-        generation: settings.generation,
-        shard: settings.shard,
-        shards: settings.shards,
-        features: FEATURES,
-        id,
-        sequence,
-        first_lsn,
-        salt: Salt(settings.salt.0),
-        created_ms: wall_ms(),
-        boot,
-    };
+    let head = settings.head(id, sequence, first_lsn, boot);
     let made = step(|| {
         let mut file = File::create_new(&path)?;
         file.write_all(&next::encode(&head))?;

@@ -42,7 +42,7 @@ impl Found {
 }
 
 /// Each step has the one outcome that it may have, and it agrees with what was done.
-pub(super) fn outcomes(plan: &Plan, work: &Work, router: &Router, effects: &EffectServer) -> Result<Found> {
+pub(super) fn outcomes(plan: &Plan, server_killed: bool, work: &Work, router: &Router, effects: &EffectServer) -> Result<Found> {
     let mut found = Found::default();
     let by_mark = effects.by_mark();
     for entry in by_mark.values().flatten() {
@@ -57,7 +57,7 @@ pub(super) fn outcomes(plan: &Plan, work: &Work, router: &Router, effects: &Effe
         let ended = if seen.status() == "success" { "success" } else { seen.code() };
         *found.ended.entry(ended.to_owned()).or_default() += 1;
         let done = by_mark.get(&step.key).map_or(&[][..], Vec::as_slice);
-        one(plan, step, &seen, done).with_context(|| format!("{step:?}\n{:?}\n{done:?}", seen.object))?;
+        one(plan, server_killed, step, &seen, done).with_context(|| format!("{step:?}\n{:?}\n{done:?}", seen.object))?;
         if step.kind == Kind::Conflict {
             continue;
         }
@@ -76,7 +76,7 @@ pub(super) fn outcomes(plan: &Plan, work: &Work, router: &Router, effects: &Effe
     Ok(found)
 }
 
-fn one(plan: &Plan, step: &Step, seen: &Seen, done: &[Entry]) -> Result<()> {
+fn one(plan: &Plan, server_killed: bool, step: &Step, seen: &Seen, done: &[Entry]) -> Result<()> {
     let (ended, effect) = ((seen.status(), seen.code()), seen.object.get("effect").and_then(Value::as_str));
     let well = ended.0 == "success";
     let may = match (step.kind, ended) {
@@ -87,7 +87,9 @@ fn one(plan: &Plan, step: &Step, seen: &Seen, done: &[Entry]) -> Result<()> {
         (Kind::Effect(_), ("error", "NETWORK_ERROR")) => true,
         (Kind::Effect(Class::Unsafe), ("error", "INDETERMINATE")) => true,
         // A killed server lost the message, and who had accepted it was not there before the budget was over.
-        (_, ("timeout", "TIMEOUT")) => plan.workers > 1 && seen.object["latency_ms"].as_u64().is_some_and(|ms| ms >= BUDGET_MS),
+        (_, ("timeout", "TIMEOUT")) => {
+            plan.workers > 1 && server_killed && seen.object["latency_ms"].as_u64().is_some_and(|ms| ms >= BUDGET_MS)
+        }
         // Files lie on the disk that was full, on every try.
         (Kind::Put, ("error", "RESOURCE_UNAVAILABLE")) => plan.full_disk,
         _ => false,
