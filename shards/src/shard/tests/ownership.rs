@@ -213,18 +213,19 @@ fn a_superseded_outcome_is_told_with_all_its_letters_once_the_stream_asks_for_it
 }
 
 #[test]
-fn a_superseded_outcome_that_somebody_else_asks_for_is_told_and_over() {
+fn a_superseded_refusal_that_is_asked_for_in_another_way_is_told_and_over() {
     let mut bench = Bench::new();
-    let one = step("k");
+    let one = step("k").effect(EffectClass::Unsafe);
+    bench.shard.settings.shared = true;
     bench.send(&one);
-    let ticket = bench.run();
-    bench.done(ticket);
+    assert_eq!(bench.outcomes().len(), 1, "it is refused");
     bench.superseded();
     bench.sync();
     bench.look();
-    bench.send(&one.by("b").from(inherited(2)));
-    let (told, settled) = bench.settle();
-    assert_eq!((told.len(), told[0].1.status, settled), (1, Status::Ok, vec![(2, Settle::Ack)]));
+    // The same assignment, and this time the message is no step: it has another key, and so its asker another number.
+    bench.refuse(&one);
+    let (told, _) = bench.settle();
+    assert_eq!((told.len(), told[0].1.fault.as_ref().map(|fault| fault.code)), (1, Some(Code::PermissionDenied)));
     assert_eq!((bench.shard.unpublished(), bench.fold().unfinished), (0, vec![]));
 }
 
