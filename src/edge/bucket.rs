@@ -128,8 +128,8 @@ impl Bucket {
         let answer = request(client, &format!("STREAM.CREATE.{}", self.stream), &config).await?;
         match answer.get("error") {
             None => Ok(()),
-            // Somebody else made it a moment ago.
-            Some(error) if error["err_code"] == 10058 => Ok(()),
+            // Somebody else made it a moment ago: of two at once nats-server refuses one, by no error of its own for that.
+            Some(_) if self.exists(client).await? => Ok(()),
             Some(error) => Err(format!("the bucket {} cannot be made: {error}", self.name).into()),
         }
     }

@@ -416,6 +416,8 @@ async fn create(link: &Link, settings: &NatsSettings, name: &str, subjects: &[St
             }
             Ok(())
         }
+        // Another worker made it at the same moment: of two at once nats-server refuses one, for overlapping with the other.
+        Answer::Error { .. } if matches!(find(link, &subjects[0]).await?, Cover::Streams(_)) => Ok(()),
         Answer::Error { code, description, .. } => {
             Err(refused(name, code, &description, || EdgeError::Provision { stream: name.to_owned(), why: description.clone() }))
         }
