@@ -205,7 +205,7 @@ fn on_core<W: Wire>(start: Start<W>, found: flume::Sender<Found>) -> Result<Opti
     let mut life = pin!(life);
     // From the first moment on the watchdog can wake it: an executor may park over runnable tasks while it opens, too.
     executor.run(poll_fn(|cx| {
-        gauge.waker.register(cx.waker());
+        gauge.prod.hear(cx.waker());
         gauge.beats.fetch_add(1, Relaxed);
         life.as_mut().poll(cx)
     }))

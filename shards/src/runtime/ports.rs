@@ -6,6 +6,7 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
+use std::task::Waker;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
@@ -157,11 +158,32 @@ pub struct Gauge {
     /// Nothing is running, waiting or on its way out, and nothing waits for the disk.
     pub idle: AtomicBool,
     /// Wakes the shard's loop from another thread.
-    pub waker: AtomicWaker,
+    pub prod: Prod,
     /// The journal is read, and the shard waits for the word to begin.
     pub waits: AtomicBool,
     /// Recovery is done and the shard takes work.
     pub ready: AtomicBool,
+}
+
+/// Wakes a task from another thread, as often as it is asked to. An [`AtomicWaker`] alone gives its waker away with the first
+/// wake, and an executor that parks over that one as well would never be woken again.
+#[derive(Debug, Default)]
+pub struct Prod(AtomicWaker);
+
+impl Prod {
+    /// The task that is woken from now on: called whenever it is polled.
+    pub fn hear(&self, waker: &Waker) {
+        self.0.register(waker);
+    }
+
+    /// Wakes it, if there is one yet.
+    pub fn wake(&self) {
+        if let Some(waker) = self.0.take() {
+            waker.wake_by_ref();
+            // Who registers at the same moment registers the same one.
+            self.0.register(&waker);
+        }
+    }
 }
 
 /// The translation between messages and the machine's types: pure, no I/O. One instance per shard, handed over at launch.
@@ -171,4 +193,35 @@ pub trait Wire: 'static {
 
     /// Writes a letter for its reader; nothing where the reader has no use for it (events switched off, say).
     fn render(&self, post: &Post) -> Option<Parcel>;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_task_that_slept_over_a_prod_is_woken_by_the_next() {
+        let prod = Prod::default();
+        prod.wake();
+        let wakes = Arc::new(Wakes::default());
+        prod.hear(&wakes.clone().into());
+        for asked in 1..=3 {
+            prod.wake();
+            assert_eq!(wakes.0.load(Relaxed), asked, "not polled in between");
+        }
+    }
 }

@@ -63,7 +63,7 @@ fn look_after(watch: &Watch) {
             let moved = pulse.turns != gauge.turns.load(Relaxed);
             let stalled_before = pulse.stalled;
             if pulse.look(gauge.turns.load(Relaxed), gauge.beats.load(Relaxed), has_work, passed) {
-                gauge.waker.wake();
+                gauge.prod.wake();
             }
             if has_work || moved {
                 idle = 0;

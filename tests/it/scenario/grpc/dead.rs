@@ -7,9 +7,16 @@ use tonic::Code;
 use super::super::journal::endstation;
 use super::*;
 
-/// A step that is refused for its input, and so leaves a dead letter.
+/// A step that is refused for its input, and so leaves a dead letter; asked again while the worker has only just started.
 async fn refused(client: &mut Client, assignment: &str) -> Result<()> {
-    let told = submit(client, step("fs.blob_get", assignment, ("n", 1.0))).await;
+    let begun = Instant::now();
+    let told = loop {
+        let told = submit(client, step("fs.blob_get", assignment, ("n", 1.0))).await;
+        if told.as_ref().err().map(Status::code) != Some(Code::Unavailable) || begun.elapsed() > PATIENCE {
+            break told;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     ensure!(told.as_ref().err().map(Status::code) == Some(Code::InvalidArgument), "{told:?}");
     Ok(())
 }
