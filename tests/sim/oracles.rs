@@ -124,12 +124,15 @@ pub fn i9_a_try_may_start(truth: &Truth, arrival: &Arrival, try_number: u32, boo
 }
 
 /// A step with a strike starts only when all others that were recovered with it have their outcome.
-pub fn a_struck_step_runs_last(truth: &Truth, key: Key, open: &[Key]) -> Verdict {
+pub fn a_struck_step_runs_last(truth: &Truth, key: Key, open: &[Key], boot: u32) -> Verdict {
     let strikes = |key: &Key| truth.stories.get(key).map_or(0, |story| story.strikes.len());
     if strikes(&key) == 0 {
         return Ok(());
     }
-    let decided = |key: &Key| truth.stories.get(key).is_some_and(|story| story.result.is_some());
+    // One that this life has accepted anew had ended and was forgotten.
+    let decided = |key: &Key| {
+        truth.stories.get(key).is_some_and(|story| story.result.is_some() || story.taken.is_some_and(|taken| taken.boot == boot))
+    };
     match open.iter().find(|other| **other != key && strikes(other) == 0 && !decided(other)) {
         None => Ok(()),
         Some(other) => Err(format!("poison: {key} starts with a strike before the recovered {other} has ended")),

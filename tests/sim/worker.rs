@@ -408,7 +408,7 @@ impl World {
         let verdict = oracles::i9_a_try_may_start(&self.truth, arrival, try_number, boot, now_ms);
         self.check(verdict);
         let open = self.seat_of(shard).map(|seat| seat.open.clone()).unwrap_or_default();
-        let verdict = oracles::a_struck_step_runs_last(&self.truth, key, &open);
+        let verdict = oracles::a_struck_step_runs_last(&self.truth, key, &open, boot);
         self.check(verdict);
         let deadline_ms = self.truth.remembered(&key).and_then(|story| story.taken).map_or(0, |taken| taken.deadline_ms);
         let age_ms = (self.now_us - started_us) / 1000;

@@ -183,8 +183,9 @@ impl Shard {
                 let token = token.clone();
                 self.hand_back(&token, fx);
             }
-            // Nobody holds it for us: its asker is told by what it sent before, anybody else that there is no room.
-            Origin::Core if riding >= DELIVERIES_PER_KEY_MAX => {
+            // Nobody holds it for us: its asker is told by what it sent before, anybody else that there is no room. Who has only
+            // called is told on its line alone: one message rides for each of these all the same.
+            Origin::Core if riding >= DELIVERIES_PER_KEY_MAX && !job.only_called(&arrival) => {
                 let mut before = std::iter::once(&job.arrival).chain(&job.others);
                 if !before.any(|other| asker(other) == asker(&arrival)) && !planted(Bug::DropCrowd) {
                     self.refuse(now, arrival, Fault::new(Code::SystemOverload, TOO_MANY), fx);

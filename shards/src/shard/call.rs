@@ -3,8 +3,9 @@
 
 use std::rc::Rc;
 
-use super::Shard;
 use super::admit::{NO_ROOM, TOO_MANY};
+use super::record::asker_of;
+use super::{Job, Shard};
 use crate::event::{Effects, Reply};
 use crate::ids::Now;
 use crate::limits::{CALL_AGAIN_MS, CALLS_PER_KEY_MAX};
@@ -61,5 +62,14 @@ impl Shard {
             self.held_bytes -= ousted.held_bytes();
             self.turn_away(ousted, Fault::new(Code::SystemOverload, TOO_MANY), fx);
         }
+    }
+}
+
+impl Job {
+    /// Whether the asker of `arrival` waits for this step by calls, and in no other way.
+    pub(super) fn only_called(&self, arrival: &Arrival) -> bool {
+        let asker = asker_of(arrival);
+        let mut same = std::iter::once(&self.arrival).chain(&self.others).filter(|other| asker_of(other) == asker).peekable();
+        same.peek().is_some() && same.all(|other| other.by_call())
     }
 }

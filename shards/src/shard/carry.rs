@@ -71,10 +71,11 @@ impl Shard {
         let (arrival, written, key) = (job.arrival.clone(), job.written, job.key);
         let Some(work) = arrival.work() else { return };
         let lsn = self.log_accepted_until(now, &arrival, work, written.deadline_ms, fx);
-        let epoch = self.settings.owner_epoch;
+        // The message may be another one than the first, which a stream has delivered since.
+        let owned = self.owned(&arrival);
         let job = self.job(slot);
         job.accepted = lsn;
-        job.written.owned.epoch = epoch;
+        job.written.owned = owned;
         job.written.asker = asker_of(&arrival);
         self.unfinished.push_back((lsn, slot));
         if written.tries > 0 && !planted(Bug::CarryWithoutTries) {

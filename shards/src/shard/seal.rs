@@ -306,14 +306,18 @@ impl Shard {
             let Unfinished { asker, tries, interrupted, retry_at_ms, deadline_ms, owned, .. } = one;
             return Written { asker, tries, interrupted, retry_at_ms, deadline_ms, owned };
         }
+        let asker = if role == Role::Aside { AskerId([0; 16]) } else { asker_of(arrival) };
+        Written { asker, tries: 0, interrupted: false, retry_at_ms: None, deadline_ms: 0, owned: self.owned(arrival) }
+    }
+
+    /// Whose a message is that is written now.
+    pub(super) fn owned(&self, arrival: &Arrival) -> Owned {
         let streamed = matches!(&arrival.delivery.origin, Origin::Stream(_) | Origin::Journal { source: Source::Stream, .. });
-        let owned = Owned {
+        Owned {
             partition: arrival.partition,
             epoch: self.settings.owner_epoch,
             streamed: streamed && !planted(Bug::KeepSuperseded),
-        };
-        let asker = if role == Role::Aside { AskerId([0; 16]) } else { asker_of(arrival) };
-        Written { asker, tries: 0, interrupted: false, retry_at_ms: None, deadline_ms: 0, owned }
+        }
     }
 }
 

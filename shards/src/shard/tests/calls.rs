@@ -327,3 +327,24 @@ fn of_too_many_calls_for_one_step_the_oldest_rider_makes_way() {
     assert!(bench.shard.is_idle() && bench.shard.held_bytes == 0, "what they brought is given back");
     assert!(told.contains(&"1: ok".to_owned()) && told.contains(&format!("{riders}: ok")));
 }
+
+#[test]
+fn who_called_and_asks_on_core_as_well_is_told_on_both_however_many_ask() {
+    let mut bench = Bench::new();
+    bench.send(&step("k").by("a").from(call(1)));
+    for asker in ["b", "c", "d", "e", "f", "g", "h", "i"] {
+        bench.send(&step("k").by(asker).from(core()));
+    }
+    for _ in 0..2 {
+        bench.send(&step("k").by("a").from(core()));
+    }
+    let ticket = bench.run();
+    bench.done(ticket);
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        bench.sync();
+        told.extend(bench.told());
+    }
+    let ok = |to: &str| told.iter().filter(|told| **told == format!("{to}: ok")).count();
+    assert_eq!((ok("1"), ok("core")), (1, 9), "{told:?}");
+}

@@ -80,6 +80,20 @@ fn a_crash_between_the_frames_of_what_is_carried_forgets_no_try() {
 }
 
 #[test]
+fn a_step_of_a_dead_connection_is_carried_as_the_stream_s_that_delivered_it_since() {
+    let mut bench = short();
+    let one = step("k");
+    bench.send(&one.clone().from(core()));
+    bench.run();
+    bench.sync();
+    bench.restart_by(bench.frames.len(), crate::step::Source::Core, &[&one]);
+    assert!(!bench.left(Lsn(1), bench.frames.len())[0].owned.streamed);
+    bench.send(&one.from(delivery(7, 1)));
+    let below = bench.outlive().expect("it goes");
+    assert!(bench.left(below, bench.frames.len())[0].owned.streamed, "whoever owns the stream next is handed it");
+}
+
+#[test]
 fn an_outcome_that_nobody_has_been_told_stays_where_it_is() {
     let mut bench = short();
     bench.send(&step("k"));

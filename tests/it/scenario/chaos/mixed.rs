@@ -146,8 +146,7 @@ impl Mixed {
             }
             let first = self.router.ask(|model| model.unanswered().first().map(|id| (*id).to_owned()));
             if Instant::now() >= deadline {
-                let (standing, states) = (stranded::standing(&self.router).await, self.fleet.states().await);
-                bail!("{open} never answered, {first:?} among them; {read:?}; the server says {standing:?}\n{states}");
+                bail!("{open} never answered, {first:?} among them; {read:?}");
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
@@ -223,7 +222,10 @@ async fn world(seed: u64, lasts: Duration) -> Result<()> {
     };
     match lived.await {
         Ok(()) => Ok(()),
-        Err(error) => Err(error.context(mixed.fleet.logs())),
+        Err(error) => {
+            let (standing, states) = (stranded::standing(&mixed.router).await, mixed.fleet.states().await);
+            Err(error.context(format!("{}\nthe server says {standing:?}\n{states}", mixed.fleet.logs())))
+        }
     }
 }
 
