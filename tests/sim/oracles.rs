@@ -253,13 +253,9 @@ pub fn i1_every_accepted_key_has_its_outcome(truth: &Truth) -> Verdict {
 /// Promise 3: every outcome was told to its asker, and to everybody who was told "accepted".
 pub fn every_asker_is_answered(truth: &Truth) -> Verdict {
     // Riding along with another's step gives no frame of one's own: after a crash and a horizon it may be too late.
-    let mut expired = BTreeSet::new();
     for (key, story) in &truth.stories {
         for decided in [story.result, story.answer].into_iter().flatten() {
             let silent = decided.status == Status::Quarantined || decided.code == Some(Code::Expired);
-            if decided.code == Some(Code::Expired) {
-                expired.insert(decided.asker);
-            }
             let let_go = truth.untold.contains(key) && decided.lsn < truth.floors[story.shard];
             let told = answered_somehow(truth, &decided.asker);
             if !silent && !told && !let_go {
@@ -267,7 +263,7 @@ pub fn every_asker_is_answered(truth: &Truth) -> Verdict {
             }
         }
     }
-    let answered = |asker: &AskerId| answered_somehow(truth, asker) || expired.contains(asker);
+    let answered = |asker: &AskerId| answered_somehow(truth, asker) || truth.expired.contains(asker);
     match truth.promised.iter().find(|(asker, _)| !answered(asker)) {
         None => Ok(()),
         Some((_, key)) => Err(format!("unanswered: an asker of {key} was told accepted and never the outcome")),
@@ -283,10 +279,8 @@ fn answered_somehow(truth: &Truth, asker: &AskerId) -> bool {
 /// What came too late is told to nobody on NATS, nor is a message that is refused under the same assignment afterwards.
 pub fn core_askers_of_this_life_are_answered(truth: &Truth) -> Verdict {
     let late = |story: &Story| story.answer.is_some_and(|answer| answer.code == Some(Code::Expired));
-    let late_answers = truth.stories.values().filter(|story| late(story)).filter_map(|story| story.answer);
-    let expired: BTreeSet<AskerId> = late_answers.map(|answer| answer.asker).collect();
     let silent = |(asker, key, id): &&(AskerId, Key, MessageId)| {
-        let late = expired.contains(asker) || truth.stories.get(key).is_some_and(late);
+        let late = truth.expired.contains(asker) || truth.stories.get(key).is_some_and(late);
         !truth.told.contains_key(asker) && !truth.dead_letters.contains(id) && !late
     };
     match truth.heard.iter().find(silent) {

@@ -82,6 +82,8 @@ pub struct Truth {
     /// Steps that must never run twice and that another worker has run.
     pub unsafe_elsewhere: BTreeSet<Key>,
     pub dead_letters: BTreeSet<MessageId>,
+    /// Askers whose step came too late, for good: what comes later under the same key may have another asker.
+    pub expired: BTreeSet<AskerId>,
     /// Askers that were told "accepted", and of which key.
     pub promised: BTreeMap<AskerId, Key>,
     /// Core messages that a shard took in its present life: nobody but that life can answer them.
@@ -195,7 +197,11 @@ impl Truth {
                 }
                 let owes = fact.of.is_none() && fact.outcome.is_dead();
                 let dead_letter = owes.then(|| dead_letter_id(&fact.message.subject, &fact.message.body));
-                story.answer = Some(decided(lsn, fact.fingerprint, fact.asker, &fact.outcome, dead_letter));
+                let answer = decided(lsn, fact.fingerprint, fact.asker, &fact.outcome, dead_letter);
+                story.answer = Some(answer);
+                if answer.code == Some(Code::Expired) {
+                    self.expired.insert(answer.asker);
+                }
             }
             Fact::Released { .. } => {
                 if !story.released || story.result.is_some() {

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use super::{Held, Job, Shard, State};
-use crate::dedup::Place;
+use crate::dedup::{Place, short_fingerprint};
 use crate::event::{Effect, Effects, Letter, Post, Reply, Role};
 use crate::ids::{Key, Lsn, Now, Text};
 use crate::outcome::{Code, Fault, Status};
@@ -85,13 +85,22 @@ impl Shard {
             Some((tenant, at, self.tenants.peek(tenant).waiting[at].arrival.clone()))
         });
         let Some((tenant, at, arrival)) = found else { return self.reply_to(notice, Reply::Unknown, fx) };
-        let key = self.answer_key(&arrival);
-        if self.must_look(key, &notice, fx) {
+        let (step, key) = (arrival.key, self.answer_key(&arrival));
+        if self.must_look(step, &notice, fx) || self.must_look(key, &notice, fx) {
             return;
         }
         self.tenants.get(tenant).waiting.remove(at);
         self.waiting -= 1;
         self.held_bytes -= arrival.held_bytes();
+        if let Some(memory) = self.known.get(&step).filter(|memory| memory.fingerprint == short_fingerprint(&arrival.fingerprint))
+        {
+            // Another message asked for the same while this one waited: its end is the end of both.
+            self.arrived(now, arrival, fx);
+            return match memory.place {
+                Place::Job(slot) => self.cancel_job(now, notice, slot, fx),
+                Place::Journal(lsn) => self.ask_journal(step, lsn, notice, fx),
+            };
+        }
         if let Some(memory) = self.known.get(&key) {
             // Its assignment had its answer while it waited.
             self.answered_before(now, memory, arrival, fx);

@@ -83,11 +83,13 @@ impl Retain {
         self.at_floor
     }
 
-    /// (frame, newest stream timestamp up to it), as a fold tells it of the frames before `next_lsn`.
-    pub(super) fn newest(&self, next_lsn: Lsn) -> Vec<(Lsn, u64)> {
-        let closed = self.closed.iter().map(|closed| (closed.span.to, closed.newest_ms));
+    /// (frame, newest stream timestamp from it on until the next), as a fold tells it, but for the frames: a segment's first
+    /// stands for all of it. What is being written may be closed on the disk already, unknown to us, at any of its frames.
+    pub(super) fn newest(&self) -> Vec<(Lsn, u64)> {
+        let closed = self.closed.iter().map(|closed| (closed.span.from, closed.newest_ms));
+        let current = self.closed.back().map_or(self.floor, |closed| closed.span.to.next());
         let mut newest: Vec<(Lsn, u64)> = Vec::new();
-        for (lsn, newest_ms) in closed.chain([(Lsn(next_lsn.0 - 1), self.newest_ms)]) {
+        for (lsn, newest_ms) in closed.chain([(current, self.newest_ms)]) {
             if newest_ms > newest.last().map_or(0, |(_, before)| *before) {
                 newest.push((lsn, newest_ms));
             }
@@ -197,5 +199,22 @@ impl Shard {
             self.known.forget_below(floor, FORGET_MAX);
         }
         self.forget_sealed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_that_was_closed_unknown_to_a_snapshot_is_as_new_as_what_was_written_by_then() {
+        let mut retain = Retain::default();
+        retain.stamp(5_000);
+        let newest = retain.newest();
+        // The disk closed it at its fourth frame, and more were written before the snapshot.
+        let span = Span { from: Lsn(1), to: Lsn(4), bytes: 1 };
+        let mut restored = Retain::default();
+        restored.restore(&[span], &newest, Lsn(0), 0, Now::default());
+        assert_eq!(restored.closed[0].newest_ms, 5_000, "else its keys are forgotten and the watermark does not say so");
     }
 }

@@ -164,7 +164,7 @@ impl Shard {
             wall_ms: self.wall_floor_ms,
             floor,
             watermark_ms: self.retain.watermark_ms(),
-            newest: self.retain.newest(self.next_lsn),
+            newest: self.retain.newest(),
             ..Restored::default()
         }
     }

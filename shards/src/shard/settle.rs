@@ -7,7 +7,7 @@ use super::{Held, Shard, State};
 use crate::dedup::Place;
 use crate::event::{Effect, Effects, Letter, Post, Reply, Role, Stage};
 use crate::ids::{Key, Lsn, Now, Ticket};
-use crate::outcome::{Effected, Outcome, Status};
+use crate::outcome::{Code, Effected, Outcome, Status};
 use crate::planted::{Bug, planted};
 use crate::step::{Arrival, Content, Origin, Settle};
 
@@ -214,9 +214,11 @@ impl Shard {
         }
     }
 
-    /// Whether an outcome that is told again was a refusal: it stands under the answer key, and nothing was ever started.
+    /// Whether an outcome that is told again was a refusal: it stands under the answer key, nothing was ever started, and it is
+    /// no accepted step's that this asker shares.
     fn was_refused(&self, key: Key, arrival: &Arrival, outcome: &Outcome) -> bool {
-        outcome.status == Status::Error && outcome.tries == 0 && key == self.answer_key(arrival)
+        let of_a_step = outcome.fault.as_ref().is_some_and(|fault| matches!(fault.code, Code::Indeterminate | Code::Poison));
+        outcome.status == Status::Error && outcome.tries == 0 && key == self.answer_key(arrival) && !of_a_step
     }
 
     pub(super) fn confirmed(&mut self, now: Now, ticket: Ticket, fx: &mut Effects) {
@@ -271,8 +273,14 @@ impl Shard {
             self.known.forget(&key);
         }
         let forgotten = found.is_none() && self.known.get(&key).is_none();
+        // And asked for anew since: there is a step of this key again, and it is as good for those who asked before.
+        let anew = found.is_none() && self.known.get(&key).is_some_and(|memory| matches!(memory.place, Place::Job(_)));
         for asked in waiting {
             let arrival = self.take_up(asked);
+            if anew {
+                self.arrived(now, arrival, fx);
+                continue;
+            }
             if matches!(arrival.content, Content::Notice(_)) {
                 if planted(Bug::NoticeUnanswered) {
                     continue;

@@ -322,3 +322,24 @@ fn who_asks_on_core_for_a_step_that_too_many_ask_for_is_refused_and_told_so() {
     let ok = told.iter().filter(|(_, outcome)| outcome.status == Status::Ok).count();
     assert_eq!((told.len(), ok), (9, 9), "the first and eight more");
 }
+
+#[test]
+fn what_the_journal_has_forgotten_meanwhile_and_was_asked_for_anew_has_one_outcome_for_both() {
+    let mut bench = Bench::new();
+    let one = step("k").from(core());
+    bench.send(&one);
+    let ticket = bench.run();
+    bench.done(ticket);
+    bench.settle();
+    bench.send(&one);
+    let probes = bench.look();
+    let [Effect::Probe { key, .. }] = probes[..] else { panic!("{probes:?}") };
+    bench.shard.known.forget(&key);
+    bench.send(&one);
+    let ticket = bench.run();
+    bench.apply(Event::Probed { key, found: None });
+    bench.done(ticket);
+    let told = bench.settle().0;
+    assert!(!told.is_empty() && told.iter().all(|(_, outcome)| outcome.status == Status::Ok), "{told:?}");
+    assert_eq!(bench.outcomes().len(), 2);
+}

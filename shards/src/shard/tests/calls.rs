@@ -348,3 +348,18 @@ fn who_called_and_asks_on_core_as_well_is_told_on_both_however_many_ask() {
     let ok = |to: &str| told.iter().filter(|told| **told == format!("{to}: ok")).count();
     assert_eq!((ok("1"), ok("core")), (1, 9), "{told:?}");
 }
+
+#[test]
+fn a_step_that_ended_untried_was_accepted_however_often_and_under_whatever_name_that_is_told() {
+    let mut bench = Bench::new();
+    let one = step("k").effect(EffectClass::Unsafe).by("a");
+    let Origin::Stream(token) = delivery(1, 1) else { panic!("a stream's") };
+    bench.send(&one.clone().from(Origin::Stream(StreamToken { inherited: true, ..token })));
+    bench.settle();
+    for sequence in 2..=3 {
+        bench.send(&one.clone().by("b").from(delivery(sequence, 1)));
+        bench.probe();
+        bench.sync();
+        assert_eq!(bench.told(), ["stream: accepted", "stream: INDETERMINATE"]);
+    }
+}

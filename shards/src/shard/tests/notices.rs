@@ -154,6 +154,27 @@ fn one_that_waits_for_room_is_answered_and_never_let_in() {
 }
 
 #[test]
+fn one_that_waits_while_its_step_ends_is_told_that_end() {
+    let mut bench = Bench::with(Limits { tenant_running_max: 1, tenant_queued_max: 1, ..Limits::default() });
+    let [one, two, three, four] = ["a", "b", "c", "d"].map(|name| step(name).by(name).from(core()));
+    [&one, &two, &three, &four, &three].into_iter().for_each(|step| bench.send(step));
+    for _ in 0..2 {
+        let ticket = bench.run();
+        bench.done(ticket);
+    }
+    let third = bench.run();
+    // Until there is room again nobody comes in who waits.
+    bench.apply(Event::Disk(DiskNews::Full));
+    bench.done(third);
+    bench.settle();
+    bench.cancel(step("what the assignment asks for is not said").key, Some("c"));
+    let told = bench.settle().0;
+    assert!(told.iter().all(|(_, outcome)| outcome.status == Status::Ok), "{told:?}");
+    assert!(bench.outcomes().iter().all(|outcome| outcome.status == Status::Ok), "{:?}", bench.outcomes());
+    assert_eq!(bench.outcomes().len(), 3);
+}
+
+#[test]
 fn a_refused_notice_is_answered_and_touches_nothing() {
     let mut bench = Bench::new();
     let fault = Fault::new(Code::InvalidInput, "No.");
