@@ -325,6 +325,11 @@ impl Shard {
         [timers, progress, waiting, retain, steady, looks, self.struck.look_us].into_iter().flatten().min()
     }
 
+    /// The journal is over its budget and nothing in it may go yet: new work waits.
+    pub fn over_budget(&self) -> bool {
+        self.retain.at_floor()
+    }
+
     /// How many more deliveries this shard would take now: what the edge may pull for it.
     pub fn free_slots(&self) -> u32 {
         let limits = &self.settings.limits;

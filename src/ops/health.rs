@@ -57,16 +57,22 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// The checks that every worker has: `journal` (its disk is not full), `shards` (all take work, and turn) and
+    /// The checks that every worker has: `journal` (it has room: its disk is not full, and it is within its budget), `shards` (all take work, and turn) and
     /// `clock` (it has not jumped).
     pub fn of_shards(gauges: &[Arc<Gauge>]) -> Checks {
         let (disks, seats) = (gauges.to_vec(), gauges.to_vec());
-        let journal = move || match disks.iter().filter(|gauge| gauge.disk_full.load(Relaxed)).count() {
-            0 => Check::ok("has room"),
-            full => Check::fail(format!(
-                "the disk is full for {full} of {} shards: new steps wait, known ones are answered",
-                disks.len()
-            )),
+        let journal = move || {
+            let count = |of: fn(&Gauge) -> bool| disks.iter().filter(|gauge| of(gauge)).count();
+            let full = count(|gauge| gauge.disk_full.load(Relaxed));
+            let over = count(|gauge| gauge.over_budget.load(Relaxed));
+            let wait = format!("of {} shards: new steps wait, known ones are answered", disks.len());
+            match (full, over) {
+                (0, 0) => Check::ok("has room"),
+                (0, over) => {
+                    Check::fail(format!("over journal.bytes_max, with nothing older than journal.horizon_min, for {over} {wait}"))
+                }
+                (full, _) => Check::fail(format!("the disk is full for {full} {wait}")),
+            }
         };
         let shards = move || {
             let count = |of: fn(&Gauge) -> bool| seats.iter().filter(|gauge| of(gauge)).count();
@@ -198,6 +204,9 @@ mod tests {
         let report = checks.look();
         assert_eq!(said(&report), (false, false));
         assert_eq!(report.holds(), [("journal", false), ("shards", true), ("clock", true)]);
+        gauges[1].disk_full.store(false, Relaxed);
+        gauges[0].over_budget.store(true, Relaxed);
+        assert_eq!(checks.look().holds(), [("journal", false), ("shards", true), ("clock", true)]);
         gauges[0].clock_jumped.store(true, Relaxed);
         assert_eq!(checks.look().holds(), [("journal", false), ("shards", true), ("clock", false)]);
         let body = report.health();

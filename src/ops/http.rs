@@ -213,6 +213,7 @@ impl Sources {
                 "ready": gauge.ready.load(Relaxed),
                 "idle": gauge.idle.load(Relaxed),
                 "disk_full": gauge.disk_full.load(Relaxed),
+                "over_budget": gauge.over_budget.load(Relaxed),
                 "reserve_bytes": gauge.reserve_bytes.load(Relaxed),
                 "free": gauge.free.load(Relaxed),
                 "queued": gauge.queued.load(Relaxed),

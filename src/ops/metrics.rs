@@ -156,6 +156,11 @@ impl Page {
         shown("endstation_journal_disk_full", "1 while the journal's disk is full and new steps wait.", |g| {
             f64::from(u8::from(g.disk_full.load(Relaxed)))
         });
+        shown(
+            "endstation_journal_over_budget",
+            "1 while the journal is over its budget, nothing may go and new steps wait.",
+            |g| f64::from(u8::from(g.over_budget.load(Relaxed))),
+        );
         shown("endstation_journal_reserve_bytes", "Space kept for when the disk is full; 0 while it is used.", |g| {
             g.reserve_bytes.load(Relaxed) as f64
         });
@@ -328,6 +333,7 @@ mod tests {
         gauges[0].queued.store(2, Relaxed);
         gauges[1].queued.store(3, Relaxed);
         gauges[1].disk_full.store(true, Relaxed);
+        gauges[0].over_budget.store(true, Relaxed);
         gauges[0].stall_ms.store(2_500, Relaxed);
         gauges[0].reserve_bytes.store(4096, Relaxed);
         let blocks = ["echo".to_owned(), "sleep".to_owned()];
@@ -371,6 +377,7 @@ mod tests {
             r#"endstation_unpublished{shard="0"} 0"#,
             r#"worker_shard_stall_seconds{shard="0"} 2.5"#,
             r#"endstation_journal_disk_full{shard="1"} 1"#,
+            r#"endstation_journal_over_budget{shard="0"} 1"#,
             r#"endstation_journal_reserve_bytes{shard="0"} 4096"#,
             "endstation_outbox_published_total 9",
             "# TYPE worker_task_latency_ms histogram",

@@ -394,12 +394,29 @@ impl<W: Wire> Driver<W> {
         let settled = self.out.is_empty() && self.disk.next_lsn().0 == self.disk.durable().0 + 1;
         self.gauge.idle.store(self.shard.is_idle() && settled, Relaxed);
         self.gauge.disk_full.store(self.shard.disk_full(), Relaxed);
+        self.tell_budget();
         self.tell_clock();
         self.gauge.reserve_bytes.store(self.disk.reserve_bytes(), Relaxed);
         if now.mono_us >= self.tally_due_us {
             self.tally_due_us = now.mono_us + TALLY_EVERY_US;
             self.untold = false;
             self.send_tally();
+        }
+    }
+
+    /// Says once that the journal is over its budget, and once that it no longer is.
+    fn tell_budget(&self) {
+        let over = self.shard.over_budget();
+        if over == self.gauge.over_budget.swap(over, Relaxed) {
+            return;
+        }
+        if over {
+            tracing::error!(
+                shard = self.index,
+                "the journal is over journal.bytes_max, and nothing in it is older than journal.horizon_min: new steps wait; raise the one or lower the other"
+            );
+        } else {
+            tracing::info!(shard = self.index, "the journal is within its budget again: new steps are accepted");
         }
     }
 

@@ -151,6 +151,8 @@ pub struct Gauge {
     pub page: OnceLock<Page>,
     /// The journal's disk is full: nothing new is accepted.
     pub disk_full: AtomicBool,
+    /// The journal is over its budget and nothing in it may go yet: nothing new is accepted.
+    pub over_budget: AtomicBool,
     /// Space that is kept for when the disk is full, in bytes; 0 while it is used.
     pub reserve_bytes: AtomicU64,
     /// The clock stands so far ahead that it is not believed: nothing new is accepted.

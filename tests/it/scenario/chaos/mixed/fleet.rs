@@ -16,7 +16,7 @@ use crate::worker::{Settings, Worker};
 /// How long one end of a flapping connection lasts.
 const FLAP: Duration = Duration::from_millis(300);
 /// A worker's disk of its own, in MiB: not so large that filling it takes long.
-const DISK_MIB: u64 = 96;
+const DISK_MIB: u64 = 224;
 
 /// Something that can be done to a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,7 +124,7 @@ impl Fleet {
         let mut members = Vec::new();
         for number in 0..plan.workers {
             let proxy = Proxy::start(server.port(), Mode::Pass)?;
-            let small = settings.clone().set("ENDSTATION__JOURNAL__BYTES_MAX", "32MiB");
+            let small = settings.clone().set("ENDSTATION__JOURNAL__BYTES_MAX", "96MiB");
             let has_disk = plan.full_disk && number == 0;
             let mut worker = Worker::stopped(&proxy.url(), if has_disk { small } else { settings.clone() })?;
             let has_disk = has_disk && worker.mount(DISK_MIB)?;
