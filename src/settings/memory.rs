@@ -1,15 +1,19 @@
 //! How much memory the control groups of this process allow: bounds that nobody chose must fit into that.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// What "no limit" is in the first version of control groups: the largest multiple of a page that fits.
 const UNLIMITED: u64 = 1 << 60;
 
-/// The least limit of this process's control groups, in bytes.
+/// The least limit of this process's control groups, in bytes, as it was when first asked for.
 pub(super) fn limit() -> Option<u64> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    least(&groups, |path| std::fs::read_to_string(path).ok())
+    static LIMIT: OnceLock<Option<u64>> = OnceLock::new();
+    *LIMIT.get_or_init(|| {
+        let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+        least(&groups, |path| std::fs::read_to_string(path).ok())
+    })
 }
 
 /// A part of the limit for what one of `shards` shards may hold, where `default` is more: bodies are in memory a few times over,
