@@ -174,8 +174,8 @@ impl Mixed {
         self.router.verdict()?;
         let counts = self.router.ask(|model| model.counts());
         let server_killed = self.fleet.done.troubles.contains_key(&fleet::Trouble::KillServer);
-        let mut found = judge::outcomes(&self.plan, server_killed, &self.work, &self.router, &self.effects)?;
         let workers: Vec<_> = self.fleet.workers().collect();
+        let mut found = judge::outcomes(&self.plan, server_killed, &self.work, &self.router, &self.effects, &workers)?;
         judge::files(&self.work, &self.router, &workers)?;
         judge::custody(&self.plan, &self.work, &self.router, &workers, &mut found)?;
         ensure!(self.plan.workers > 1 || counts.decided_again == 0, "decided again, and nobody else was there");

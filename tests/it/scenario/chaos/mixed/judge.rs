@@ -42,7 +42,14 @@ impl Found {
 }
 
 /// Each step has the one outcome that it may have, and it agrees with what was done.
-pub(super) fn outcomes(plan: &Plan, server_killed: bool, work: &Work, router: &Router, effects: &EffectServer) -> Result<Found> {
+pub(super) fn outcomes(
+    plan: &Plan,
+    server_killed: bool,
+    work: &Work,
+    router: &Router,
+    effects: &EffectServer,
+    workers: &[&Worker],
+) -> Result<Found> {
     let mut found = Found::default();
     let by_mark = effects.by_mark();
     for entry in by_mark.values().flatten() {
@@ -57,7 +64,8 @@ pub(super) fn outcomes(plan: &Plan, server_killed: bool, work: &Work, router: &R
         let ended = if seen.status() == "success" { "success" } else { seen.code() };
         *found.ended.entry(ended.to_owned()).or_default() += 1;
         let done = by_mark.get(&step.key).map_or(&[][..], Vec::as_slice);
-        one(plan, server_killed, step, &seen, done).with_context(|| format!("{step:?}\n{:?}\n{done:?}", seen.object))?;
+        one(plan, server_killed, step, &seen, done)
+            .with_context(|| format!("{step:?}\n{:?}\n{done:?}\n{}", seen.object, way(&step.id, workers)))?;
         if step.kind == Kind::Conflict {
             continue;
         }
@@ -168,6 +176,26 @@ pub(super) fn custody(plan: &Plan, work: &Work, router: &Router, workers: &[&Wor
         }
     }
     Ok(())
+}
+
+/// What the journals say of an assignment's step, frame by frame, for a failure's text.
+fn way(id: &str, workers: &[&Worker]) -> String {
+    let mut way = String::new();
+    for worker in workers {
+        let dump = Command::new(env!("CARGO_BIN_EXE_endstation"))
+            .args(["journal", "dump", "--bodies", "--data"])
+            .arg(worker.storage())
+            .output();
+        let dump = dump.map(|dump| String::from_utf8_lossy(&dump.stdout).into_owned()).unwrap_or_default();
+        let key = |line: &str| Some(serde_json::from_str::<Value>(line).ok()?["key"].as_str()?.to_owned());
+        let Some(key) = dump.lines().find(|line| line.contains(id)).and_then(key) else { continue };
+        way += &format!("{}:\n", worker.id());
+        for line in dump.lines().filter(|line| line.contains(&key)) {
+            way += line;
+            way.push('\n');
+        }
+    }
+    way
 }
 
 /// What one worker's journal says of each key, and which assignments the keys go by.
