@@ -215,6 +215,10 @@ impl World {
     }
 
     fn die_in(&mut self, power: bool, guilty: Option<(usize, Polled)>) {
+        // What ended it may have been among others that would have: nobody dies twice.
+        if self.worker.is_none() {
+            return;
+        }
         self.note("die", None, u64::from(power));
         self.leave_pages(power, guilty);
         self.worker = None;
