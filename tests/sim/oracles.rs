@@ -140,9 +140,10 @@ pub fn a_struck_step_runs_last(truth: &Truth, key: Key, open: &[Key], boot: u32)
 }
 
 /// What the strike's death kept waiting may come again behind the step: others had their time to start since this life began,
-/// as far as the step's budget allowed. `had_ms` is what it had left of that then, at most; `age_ms` how old this life is.
-pub fn a_struck_step_lets_others_start(truth: &Truth, key: Key, had_ms: u64, age_ms: u64) -> Verdict {
-    let struck = truth.stories.get(&key).is_some_and(|story| !story.strikes.is_empty());
+/// as far as the step's budget allowed; once, in the life after that death. `had_ms` is what it had left of that then, at most;
+/// `age_ms` how old this life is.
+pub fn a_struck_step_lets_others_start(truth: &Truth, key: Key, had_ms: u64, age_ms: u64, boot: u32) -> Verdict {
+    let struck = truth.struck.contains(&(key, boot - 1));
     // Its budget ends by the wall, within the tolerance that I9 has.
     let least_ms = COURTESY_MS.min(had_ms.saturating_sub(50) / 2);
     if struck && age_ms < least_ms {

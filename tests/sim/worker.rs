@@ -415,7 +415,7 @@ impl World {
         // A wall that went forward since the start makes the deadline of what came later look far.
         let budget_ms = arrival.work().map_or(0, |work| work.budget_ms);
         let had_ms = (deadline_ms.saturating_sub(now_ms) + age_ms).min(budget_ms);
-        let verdict = oracles::a_struck_step_lets_others_start(&self.truth, key, had_ms, age_ms);
+        let verdict = oracles::a_struck_step_lets_others_start(&self.truth, key, had_ms, age_ms, boot);
         self.check(verdict);
         let verdict = self.may_run(key);
         let verdict = verdict.and(self.watch.runs(self.true_ms(), self.plan.steady(), key));

@@ -1,8 +1,10 @@
 //! Steps with a strike: they may end the process again, so they run last and alone.
 //!
 //! Nothing runs before the strike is durable. A struck step starts only when every step that was recovered with it has its
-//! outcome, one at a time. Whatever else is here or comes within [`COURTESY_MS`] starts first: if nothing had reached the disk,
-//! the stream brings the others again behind the one that killed them. Then, as far as [`HUSH_MS_MAX`] allows, it waits until
+//! outcome, one at a time. In the life after the death that struck it, whatever else is here or comes within [`COURTESY_MS`]
+//! starts first: if nothing had reached the disk, the stream brings the others again behind the one that killed them. It has
+//! left them that time by its next life, where it goes before those that were struck since: a step that is struck by chance, in
+//! a process that is killed again and again, does not wait behind ever new ones until its budget is over. Then, as far as [`HUSH_MS_MAX`] allows, it waits until
 //! nothing is at work and every outcome is told: so its next death interrupts none of this shard's steps a second time, and
 //! whom the first one kept waiting has waited for one restart. With [`STRIKES_MAX`] strikes it is not run again: POISON.
 
@@ -63,7 +65,10 @@ impl Shard {
         let ticket = self.ticket(slot);
         let job = &self.jobs[slot as usize];
         if self.strikes.of(&job.key) > 0 {
-            self.struck.line.push_back(ticket);
+            let fresh = |ticket: &Ticket| self.struck_just_now(&self.jobs[ticket.slot as usize].key);
+            let line = &self.struck.line;
+            let at = if fresh(&ticket) { line.len() } else { line.iter().position(fresh).unwrap_or(line.len()) };
+            self.struck.line.insert(at, ticket);
         } else {
             let priority = job.arrival.work().map_or(50, |work| work.priority);
             self.lane.push(job.tenant, ticket, priority, now.mono_us / 1000);
@@ -126,8 +131,14 @@ impl Shard {
     fn others_first(&mut self, now: Now, slot: u32) -> bool {
         let since_us = *self.struck.others_since_us.get_or_insert(now.mono_us);
         let left_us = self.jobs[slot as usize].deadline_us.saturating_sub(since_us);
-        let courtesy_us = if planted(Bug::StruckAtOnce) { 0 } else { (COURTESY_MS * 1000).min(left_us / 2) };
+        let owes = self.struck_just_now(&self.jobs[slot as usize].key) && !planted(Bug::StruckAtOnce);
+        let courtesy_us = if owes { (COURTESY_MS * 1000).min(left_us / 2) } else { 0 };
         self.hush(now, since_us + courtesy_us) || self.struck.ahead > 0
+    }
+
+    /// Whether the life before this one died of it.
+    fn struck_just_now(&self, key: &Key) -> bool {
+        self.strikes.newest(key).is_some_and(|(_, boot)| boot + 1 >= self.settings.boot)
     }
 
     /// Whether a wait still lasts; then its end is looked at.
