@@ -3,7 +3,7 @@
 //! Those that judge a single durable frame or stored letter (I1, I2, I7, expiry, same asker) stand in [`crate::truth`]; I17 is
 //! checked where the disk is read at boot.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
