@@ -19,7 +19,7 @@ use toml::de::{DeTable, DeValue};
 
 pub use error::{ConfigError, ConfigFault};
 pub(crate) use rules::{Rule, choice, core_list, duration, flag, name, number, path, servers, size, socket, text};
-pub(crate) use subject::{overlap, subject, subjects};
+pub(crate) use subject::{SUBJECT_BYTES_MAX, overlap, subject, subjects};
 pub(crate) use units::{bytes_text, duration_text, parse_duration};
 
 /// The file that is read where none is named and it is there.

@@ -4,7 +4,8 @@ use super::rules::{Rule, list, text_of};
 
 const SUBJECT: &str = "must be a NATS subject: visible characters but commas, parts between dots none of them empty, \
                        not beginning with $ or _INBOX, at most 256 bytes";
-const SUBJECT_BYTES_MAX: usize = 256;
+/// The longest subject that is taken.
+pub(crate) const SUBJECT_BYTES_MAX: usize = 256;
 
 /// One subject without wildcards.
 pub(crate) fn subject(value: &toml::Value) -> Rule<String> {

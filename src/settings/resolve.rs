@@ -9,8 +9,8 @@ use tracing::Level;
 
 use super::{CoreSettings, GrpcSettings, GrpcTls, NatsAuth, NatsMode, NatsSettings, NatsTls, Ownership, Row, Settings};
 use crate::config::{
-    self, ConfigError, ConfigFault, Layer, Leaf, Origin, Rule, Written, bytes_text, choice, core_list, duration, duration_text,
-    flag, name, number, overlap, path, servers, size, socket, subject, subjects, text,
+    self, ConfigError, ConfigFault, Layer, Leaf, Origin, Rule, SUBJECT_BYTES_MAX, Written, bytes_text, choice, core_list,
+    duration, duration_text, flag, name, number, overlap, path, servers, size, socket, subject, subjects, text,
 };
 use crate::edge::native::OWN_PATTERNS;
 
@@ -237,6 +237,10 @@ impl Desk {
             Some("") => Ok(ack_default.clone()),
             _ => subject(value),
         });
+        if ack_subject.len() > SUBJECT_BYTES_MAX {
+            let rule = format!("must be set where the first assign subject and .ack make more than {SUBJECT_BYTES_MAX} bytes");
+            self.fault("nats.ack_subject", rule);
+        }
         self.derived("nats.ack_subject", ack_subject.clone());
         let result_subject = self.take(key!(nats.result_subject), "caf.exec.result.v1", subject);
         let heartbeat_subject = self.take(key!(nats.heartbeat_subject), "caf.worker.heartbeat.v1", subject);

@@ -407,3 +407,14 @@ fn calls_are_off_until_an_address_is_named_and_certificates_come_together() {
         &["grpc.bind = 7443: must be an address and a port, such as \"127.0.0.1:9091\" or \"[::1]:9091\" (file e.toml:2)"],
     );
 }
+
+#[test]
+fn an_ack_subject_that_follows_from_a_long_assign_subject_must_be_written() {
+    let assign = format!("a.{}", "b".repeat(251));
+    let of = |ack: &str| {
+        Settings::of(None, std::iter::empty(), &[("nats.assign_subjects", &assign, "t"), ("nats.ack_subject", ack, "t")])
+    };
+    let error = of("").expect_err("253 bytes and .ack are too many").to_string();
+    assert!(error.contains("nats.ack_subject") && error.contains("must be set where the first assign subject"), "{error}");
+    assert!(of("acks").is_ok());
+}
