@@ -57,8 +57,8 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// The checks that every worker has: `journal` (it has room: its disk is not full, and it is within its budget), `shards` (all take work, and turn) and
-    /// `clock` (it has not jumped).
+    /// The checks that every worker has: `journal` (it has room: its disk is not full, and it is within its budget), `shards`
+    /// (all take work, and turn) and `clock` (it has not jumped).
     pub fn of_shards(gauges: &[Arc<Gauge>]) -> Checks {
         let (disks, seats) = (gauges.to_vec(), gauges.to_vec());
         let journal = move || {

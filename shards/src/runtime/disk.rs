@@ -270,6 +270,8 @@ struct Inner {
     unmarked: Cell<bool>,
     /// The committer waits for a prepared segment.
     wanted: Cell<bool>,
+    /// The next segment is being begun: the current one is over, and is the current one still.
+    rotating: Cell<bool>,
     /// The size of the reserve, in bytes; 0 while there is none.
     reserve: Cell<u64>,
     /// A segment or the reserve is being made, or taken.

@@ -4,9 +4,9 @@
 //! outcome, one at a time. In the life after the death that struck it, whatever else is here or comes within [`COURTESY_MS`]
 //! starts first: if nothing had reached the disk, the stream brings the others again behind the one that killed them. It has
 //! left them that time by its next life, where it goes before those that were struck since: a step that is struck by chance, in
-//! a process that is killed again and again, does not wait behind ever new ones until its budget is over. Then, as far as [`HUSH_MS_MAX`] allows, it waits until
-//! nothing is at work and every outcome is told: so its next death interrupts none of this shard's steps a second time, and
-//! whom the first one kept waiting has waited for one restart. With [`STRIKES_MAX`] strikes it is not run again: POISON.
+//! a process that is killed again and again, does not wait behind ever new ones until its budget is over. Then, as far as
+//! [`HUSH_MS_MAX`] allows, it waits until nothing is at work and every outcome is told: so its next death interrupts none of
+//! this shard's steps a second time, and whom the first one kept waiting has waited for one restart. With [`STRIKES_MAX`] strikes it is not run again: POISON.
 
 use std::collections::VecDeque;
 

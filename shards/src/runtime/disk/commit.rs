@@ -120,8 +120,10 @@ impl Inner {
                 Err(error) => return Err(error),
             }
         }
+        self.rotating.set(true);
         next.begin(&self.settings, self.durable.get().next(), self.boot).await?;
         let old = self.current.replace(next.clone());
+        self.rotating.set(false);
         if old.batches.get() > 0 {
             let to = Lsn(old.end.get().0 - 1);
             self.tell(News::Disk(DiskNews::Closed { from: old.from.get(), to, bytes: old.used.get() }));

@@ -182,6 +182,7 @@ impl Disk {
             // What was read back last is proved durable by the header of the new segment.
             unmarked: Cell::new(false),
             wanted: Cell::new(false),
+            rotating: Cell::new(false),
             reserve: Cell::new(0),
             tending: Cell::new(false),
             cramped: Cell::new(false),

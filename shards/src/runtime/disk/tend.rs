@@ -57,7 +57,8 @@ impl Inner {
     async fn prepare(&self) -> Result<bool, DiskError> {
         let current = self.current();
         let half = current.used.get() * 2 >= current.capacity.get();
-        if self.prepared.borrow().is_some() || !(half || self.wanted.get()) {
+        // While the next one is being begun, the old one is still the current.
+        if self.prepared.borrow().is_some() || self.rotating.get() || !(half || self.wanted.get()) {
             return Ok(true);
         }
         let bytes = self.settings.segment_bytes;

@@ -415,19 +415,19 @@ fn a_file_that_goes_while_it_is_opened_is_gone_and_no_trouble() {
         let (coming, ended) = (file.clone(), over.clone());
         let comes_and_goes = std::thread::spawn(move || {
             while !ended.load(std::sync::atomic::Ordering::Relaxed) {
-                fs::write(&coming, [7; 64]).unwrap();
-                fs::remove_file(&coming).unwrap();
+                fs::write(&coming, [7; 64]).expect("it can be written");
+                fs::remove_file(&coming).expect("it was written just now");
             }
         });
         let (mut here, mut gone) = (0, 0);
         while here + gone < 3_000 {
-            match opened.disk.read_beside("some.keys", 0, 64).await.unwrap() {
+            match opened.disk.read_beside("some.keys", 0, 64).await.expect("gone or whole") {
                 Some(_) => here += 1,
                 None => gone += 1,
             }
         }
         over.store(true, std::sync::atomic::Ordering::Relaxed);
-        comes_and_goes.join().unwrap();
+        comes_and_goes.join().expect("it does not panic");
         assert!(here > 0 && gone > 0, "{here} {gone}");
         opened.disk.close().await;
     });
