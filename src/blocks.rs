@@ -4,12 +4,16 @@
 //! [`TABLE`] are the [`BlockId`]s of this process; the journal holds `name@version`, never the position.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use shards::block::{Block, BlockInfo};
 use shards::ids::BlockId;
 use shards::outcome::Fault;
 use shards::step::EffectClass;
+
+use crate::net::client::Client;
+use crate::policy::Policy;
 
 mod abort;
 mod eat;
@@ -20,8 +24,10 @@ mod fail;
 mod fs;
 mod hang;
 mod hash;
+mod http;
 mod inputs;
 pub mod local;
+mod outputs;
 mod panic;
 mod path;
 mod sleep;
@@ -32,8 +38,37 @@ pub struct Entry {
     pub info: &'static BlockInfo,
     /// Only known where the worker runs for development.
     pub dev: bool,
-    check: fn(&str, &[u8]) -> Result<Checked, Fault>,
-    build: fn() -> Rc<dyn Block>,
+    check: Check,
+    build: fn(&Reach) -> Rc<dyn Block>,
+}
+
+/// What a check looks at: the inputs alone, under the name that they came, or at what the tenant may do, too.
+enum Check {
+    Inputs(fn(&str, &[u8]) -> Result<Checked, Fault>),
+    Policy(fn(&Ask<'_>) -> Result<Checked, Fault>),
+}
+
+/// A step that is looked at before acceptance. Lives on its core.
+#[derive(Clone, Copy)]
+pub struct Ask<'a> {
+    /// What tenants may do.
+    pub policy: &'a Policy,
+    /// Whose step it is.
+    pub tenant: &'a str,
+    /// The name that the block was asked for by.
+    pub name: &'a str,
+    /// JSON text; empty or `null` counts as `{}`.
+    pub inputs: &'a [u8],
+}
+
+/// All that blocks reach beyond their step: what they may, and how. A block that is built with another one of these reaches
+/// nothing else. Lives on its core.
+#[derive(Clone)]
+pub struct Reach {
+    /// What tenants may do.
+    pub policy: Arc<Policy>,
+    /// The way out.
+    pub client: Rc<Client>,
 }
 
 /// What a check found out. Lives on its core.
@@ -43,51 +78,64 @@ pub struct Checked {
     pub effect: EffectClass,
     /// The inputs to run with where they are not the ones as sent: the name as sent changed a default.
     pub inputs: Option<Bytes>,
+    /// A policy forbids it, whatever else is true of it.
+    pub denied: Option<Fault>,
 }
 
 impl Checked {
     fn as_sent(effect: EffectClass) -> Self {
-        Checked { effect, inputs: None }
+        Checked { effect, inputs: None, denied: None }
     }
 }
 
 /// All blocks; a [`BlockId`] is a position here.
 pub static TABLE: &[Entry] = &[
-    Entry { info: &echo::INFO, dev: false, check: echo::check, build: || Rc::new(echo::Echo) },
-    Entry { info: &sleep::INFO, dev: false, check: sleep::check, build: || Rc::new(sleep::Sleep) },
-    Entry { info: &hash::INFO, dev: false, check: hash::check, build: || Rc::new(hash::Hash) },
-    Entry { info: &fs::PUT, dev: false, check: fs::check_put, build: || Rc::new(fs::Put) },
-    Entry { info: &fs::GET, dev: false, check: fs::check_get, build: || Rc::new(fs::Get) },
-    Entry { info: &fail::INFO, dev: true, check: fail::check, build: || Rc::new(fail::Fail) },
-    Entry { info: &abort::INFO, dev: true, check: abort::check, build: || Rc::new(abort::Abort) },
-    Entry { info: &hang::INFO, dev: true, check: hang::check, build: || Rc::new(hang::Hang) },
-    Entry { info: &panic::INFO, dev: true, check: panic::check, build: || Rc::new(panic::Panic) },
-    Entry { info: &eat::INFO, dev: true, check: eat::check, build: || Rc::new(eat::Eat) },
+    Entry { info: &echo::INFO, dev: false, check: Check::Inputs(echo::check), build: |_| Rc::new(echo::Echo) },
+    Entry { info: &sleep::INFO, dev: false, check: Check::Inputs(sleep::check), build: |_| Rc::new(sleep::Sleep) },
+    Entry { info: &hash::INFO, dev: false, check: Check::Inputs(hash::check), build: |_| Rc::new(hash::Hash) },
+    Entry { info: &fs::PUT, dev: false, check: Check::Inputs(fs::check_put), build: |_| Rc::new(fs::Put) },
+    Entry { info: &fs::GET, dev: false, check: Check::Inputs(fs::check_get), build: |_| Rc::new(fs::Get) },
+    Entry { info: &http::INFO, dev: false, check: Check::Policy(http::check), build: |reach| Rc::new(http::Http::new(reach)) },
+    Entry { info: &fail::INFO, dev: true, check: Check::Inputs(fail::check), build: |_| Rc::new(fail::Fail) },
+    Entry { info: &abort::INFO, dev: true, check: Check::Inputs(abort::check), build: |_| Rc::new(abort::Abort) },
+    Entry { info: &hang::INFO, dev: true, check: Check::Inputs(hang::check), build: |_| Rc::new(hang::Hang) },
+    Entry { info: &panic::INFO, dev: true, check: Check::Inputs(panic::check), build: |_| Rc::new(panic::Panic) },
+    Entry { info: &eat::INFO, dev: true, check: Check::Inputs(eat::check), build: |_| Rc::new(eat::Eat) },
     #[cfg(feature = "failpoints")]
-    Entry { info: &effect::PURE, dev: true, check: effect::check_pure, build: || Rc::new(effect::Doing(&effect::PURE)) },
+    Entry {
+        info: &effect::PURE,
+        dev: true,
+        check: Check::Inputs(effect::check_pure),
+        build: |_| Rc::new(effect::Doing(&effect::PURE)),
+    },
     #[cfg(feature = "failpoints")]
     Entry {
         info: &effect::IDEMPOTENT,
         dev: true,
-        check: effect::check_idempotent,
-        build: || Rc::new(effect::Doing(&effect::IDEMPOTENT)),
+        check: Check::Inputs(effect::check_idempotent),
+        build: |_| Rc::new(effect::Doing(&effect::IDEMPOTENT)),
     },
     #[cfg(feature = "failpoints")]
     Entry {
         info: &effect::TRANSACTIONAL,
         dev: true,
-        check: effect::check_transactional,
-        build: || Rc::new(effect::Doing(&effect::TRANSACTIONAL)),
+        check: Check::Inputs(effect::check_transactional),
+        build: |_| Rc::new(effect::Doing(&effect::TRANSACTIONAL)),
     },
     #[cfg(feature = "failpoints")]
     Entry {
         info: &effect::CONDITIONAL,
         dev: true,
-        check: effect::check_conditional,
-        build: || Rc::new(effect::Doing(&effect::CONDITIONAL)),
+        check: Check::Inputs(effect::check_conditional),
+        build: |_| Rc::new(effect::Doing(&effect::CONDITIONAL)),
     },
     #[cfg(feature = "failpoints")]
-    Entry { info: &effect::UNSAFE, dev: true, check: effect::check_unsafe, build: || Rc::new(effect::Doing(&effect::UNSAFE)) },
+    Entry {
+        info: &effect::UNSAFE,
+        dev: true,
+        check: Check::Inputs(effect::check_unsafe),
+        build: |_| Rc::new(effect::Doing(&effect::UNSAFE)),
+    },
 ];
 
 /// The block that goes by `name`, canonical or alias. `dev` opens the development blocks.
@@ -97,18 +145,21 @@ pub fn find(name: &str, dev: bool) -> Option<(BlockId, &'static Entry)> {
 }
 
 /// One of each block, in the order of [`TABLE`]: what a shard runs steps with.
-pub fn build_all() -> Vec<Rc<dyn Block>> {
-    TABLE.iter().map(|entry| (entry.build)()).collect()
+pub fn build_all(reach: &Reach) -> Vec<Rc<dyn Block>> {
+    TABLE.iter().map(|entry| (entry.build)(reach)).collect()
 }
 
 impl Entry {
-    /// Validates the inputs of a step that came under `name`. Empty or `null` inputs count as `{}`.
+    /// Validates the inputs of a step, and looks at what its tenant may do.
     ///
     /// # Errors
     /// INVALID_INPUT or MISSING_REQUIRED_FIELD; the details hold `{"pointer":"/path","rule":"…"}`, the pointer relative
     /// to the inputs.
-    pub fn check(&self, name: &str, inputs: &[u8]) -> Result<Checked, Fault> {
-        (self.check)(name, inputs)
+    pub fn check(&self, ask: &Ask<'_>) -> Result<Checked, Fault> {
+        match self.check {
+            Check::Inputs(check) => check(ask.name, ask.inputs),
+            Check::Policy(check) => check(ask),
+        }
     }
 
     fn goes_by(&self, name: &str) -> bool {

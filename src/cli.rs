@@ -9,6 +9,7 @@ pub mod dev;
 pub mod dlq;
 pub mod drain;
 pub mod journal;
+pub mod policy;
 pub mod run;
 pub mod send;
 pub mod serve;
@@ -71,6 +72,8 @@ Examples:
   endstation journal check                   whether every frame of the journal is as it was written
   endstation dlq ls --since 2h               steps that could not be done, wherever their letters are
   endstation drain --wait 60s                let the running worker finish what it has, and end
+  endstation policy explain --tenant acme --url https://api.example.com/
+                                             whether a tenant may reach it, and by which rule
   endstation config show --origin            every setting, and where it came from
 
 Exit codes: 0 all went well, 1 some of it did not, 2 usage, 3 configuration, 4 damaged journal, 5 newer journal";
@@ -172,6 +175,9 @@ pub enum Command {
     /// The configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// What tenants may reach, and by which rule
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// See steps run, the worker be killed, and nothing be lost
     Demo,
 }
@@ -346,6 +352,10 @@ fn dispatch(cli: &Cli) -> u8 {
                 let form = config::Form::of_stdout();
                 told(drain::main(&dir, args.wait, form, &mut io::stdout().lock(), &mut io::stderr().lock()))
             }
+            Err(code) => code,
+        },
+        Command::Policy(policy::PolicyCommand::Explain(args)) => match global.settings_or_exit(&[]) {
+            Ok(settings) => told(policy::run(&settings, args)),
             Err(code) => code,
         },
         Command::Config(ConfigCommand::Check) => {

@@ -18,7 +18,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub use error::{ConfigError, ConfigFault};
-pub(crate) use rules::{Rule, choice, core_list, duration, flag, name, number, path, servers, size, socket, text};
+pub(crate) use rules::{
+    Rule, choice, core_list, duration, flag, name, number, path, servers, size, socket, sockets, text, words,
+};
 pub(crate) use subject::{SUBJECT_BYTES_MAX, overlap, subject, subjects};
 pub(crate) use units::{bytes_text, duration_text, parse_duration};
 
@@ -46,6 +48,9 @@ pub(crate) struct Written {
     pub(crate) worker: Worker,
     pub(crate) shutdown: Shutdown,
     pub(crate) log: Log,
+    pub(crate) net: Net,
+    pub(crate) tenants: BTreeMap<String, Tenant>,
+    pub(crate) connectors: BTreeMap<String, Connector>,
 }
 
 /// `[storage]`: where things are kept.
@@ -187,6 +192,38 @@ pub(crate) struct Log {
     pub(crate) level: Leaf,
 }
 
+/// `[net]`: the way out.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Net {
+    pub(crate) dns: Leaf,
+}
+
+/// `[tenants.<id>]`: what a tenant's steps may do; `default` is for all that have no section of their own.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Tenant {
+    pub(crate) scopes: Leaf,
+}
+
+/// `[connectors.<name>]`: a place that steps reach by its name.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Connector {
+    pub(crate) tenants: Leaf,
+    pub(crate) url: Leaf,
+    pub(crate) allow: Leaf,
+    pub(crate) bearer: Leaf,
+    pub(crate) user: Leaf,
+    pub(crate) password: Leaf,
+    pub(crate) header: Leaf,
+    pub(crate) value: Leaf,
+    pub(crate) idempotency_key: Leaf,
+    pub(crate) ca: Leaf,
+    pub(crate) cert: Leaf,
+    pub(crate) key: Leaf,
+}
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -235,13 +272,18 @@ enum Source {
 
 impl Layer {
     /// What this layer says of a key, and where.
-    pub(crate) fn find(&self, leaf: fn(&Written) -> &Leaf) -> Option<(&toml::Value, Origin)> {
-        let spanned = leaf(&self.written).as_ref()?;
+    pub(crate) fn find<'a>(&'a self, leaf: impl Fn(&'a Written) -> Option<&'a Leaf>) -> Option<(&'a toml::Value, Origin)> {
+        let spanned = leaf(&self.written)?.as_ref()?;
         let origin = match &self.source {
             Source::File { path, text } => Origin::File { path: path.clone(), line: line(text, spanned.span().start) },
             Source::Word(origin) => origin.clone(),
         };
         Some((spanned.get_ref(), origin))
+    }
+
+    /// The names of the tables that stand in a section of this layer.
+    pub(crate) fn names<'a, T: 'a>(&'a self, section: fn(&Written) -> &BTreeMap<String, T>) -> impl Iterator<Item = &'a String> {
+        section(&self.written).keys()
     }
 
     fn file(path: &str, text: &str) -> Result<Layer, ConfigFault> {
@@ -264,7 +306,7 @@ impl Layer {
     /// A variable or flag is read as a one-line file, so that one schema serves all.
     fn word(key: &str, value: &str, origin: Origin) -> Result<Layer, ConfigFault> {
         let unknown = |known| ConfigFault::UnknownKey { key: key.to_owned(), origin: origin.clone(), known };
-        let bare = |part: &str| !part.is_empty() && part.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+        let bare = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
         if !key.split('.').all(bare) {
             return Err(unknown(String::new()));
         }

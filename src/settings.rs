@@ -4,10 +4,12 @@
 //! first of these decides: flag, `ENDSTATION__SECTION__KEY`, a variable of the older worker, file, default.
 
 mod memory;
+mod reach;
 mod resolve;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use shards::ids::Salt;
 use shards::limits::Limits;
 
 use crate::config::{ConfigError, ConfigFault, FILE, Origin};
+use crate::policy::PolicySettings;
 
 /// Everything the worker is told, checked. Shared, never changes while the process runs.
 #[derive(Clone)]
@@ -49,6 +52,8 @@ pub struct Settings {
     pub grace_ms: u64,
     /// The least important log lines that are written.
     pub log_level: tracing::Level,
+    /// What tenants may do, and the places that there are.
+    pub policy: PolicySettings,
     rows: Vec<Row>,
 }
 
@@ -65,7 +70,7 @@ pub struct CoreSettings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The key, dotted.
-    pub key: &'static str,
+    pub key: Cow<'static, str>,
     /// Its value as written, or as derived where nothing was written; secrets are hidden.
     pub value: String,
     /// Who decided it.
@@ -152,7 +157,7 @@ impl Default for Settings {
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.rows.iter().map(|row| (row.key, &row.value))).finish()
+        f.debug_map().entries(self.rows.iter().map(|row| (&row.key, &row.value))).finish()
     }
 }
 

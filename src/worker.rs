@@ -26,9 +26,12 @@ use shards::runtime::tenure::{Grant, Lease};
 use shards::runtime::watchdog::{Watch, watch};
 use thiserror::Error;
 
-use crate::blocks;
+use crate::blocks::{self, Ask, Checked, Reach};
 use crate::edge::route;
 use crate::edge::wire::{EdgeWire, Found as FoundBlock, WireSettings};
+use crate::net::client::Client;
+use crate::offload::Offload;
+use crate::policy::{Policy, PolicyError};
 use crate::settings::Settings;
 
 pub use identity::{Identity, stored};
@@ -73,6 +76,9 @@ pub enum WorkerError {
         /// For so many shards.
         shards: usize,
     },
+    /// What tenants may do.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// A shard ended though nobody asked it to.
     #[error("shard {0} ended by itself")]
     Ended(u16),
@@ -138,6 +144,8 @@ impl Worker {
         if settings.memory_is_short() {
             keep_less_memory();
         }
+        let policy = Arc::new(Policy::new(settings.policy.clone(), plan.dev)?);
+        let offload = Offload::new(policy.dns().to_vec());
         let storage_dir = absolute(&settings.storage_dir);
         let blobs_dir = &absolute(&settings.blobs_dir);
         blocks::local::sweep(blobs_dir).map_err(|source| WorkerError::Blobs { path: blobs_dir.clone(), source })?;
@@ -186,8 +194,10 @@ impl Worker {
                 boot: 0,
                 dev: plan.dev,
                 blocks: lookup,
+                policy: policy.clone(),
             };
             let folder = blobs_dir.clone();
+            let (policy, offload) = (policy.clone(), offload.clone());
             let seat = Seat {
                 shard: index as u16,
                 shards: count as u16,
@@ -213,7 +223,7 @@ impl Worker {
                     give_back_memory();
                     Furniture {
                         wire: EdgeWire::new(WireSettings { boot: boot.boot, ..wire }),
-                        blocks: blocks::build_all(),
+                        blocks: blocks::build_all(&Reach { policy, client: std::rc::Rc::new(Client::new(offload, clock)) }),
                         blobs: std::rc::Rc::new(
                             blocks::local::LocalBlobs::open(&folder, boot.shard).expect("it was opened a moment ago"),
                         ),
@@ -410,12 +420,13 @@ fn unowned(message: &Message, shards: u16) -> u16 {
 }
 
 /// The block table, as the wire looks things up in it.
-pub fn lookup(name: &str, inputs: &[u8], dev: bool) -> Result<FoundBlock, shards::outcome::Fault> {
+pub fn lookup(policy: &Policy, tenant: &str, name: &str, inputs: &[u8], dev: bool) -> Result<FoundBlock, shards::outcome::Fault> {
     let Some((block, entry)) = blocks::find(name, dev) else {
         return Err(shards::outcome::Fault::new(shards::outcome::Code::UnknownJobType, "No block has this name."));
     };
-    let checked = entry.check(name, inputs)?;
-    Ok(FoundBlock { block, canonical: entry.info.name, effect: checked.effect, inputs: checked.inputs })
+    let checked = entry.check(&Ask { policy, tenant, name, inputs })?;
+    let Checked { effect, inputs, denied } = checked;
+    Ok(FoundBlock { block, canonical: entry.info.name, effect, inputs, denied })
 }
 
 /// A name that nothing else has: 32 hexadecimal digits.

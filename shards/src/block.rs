@@ -73,11 +73,32 @@ pub trait Blobs {
     /// `overwrite` is false and another content stands there; RESOURCE_UNAVAILABLE where the disk refuses.
     fn put<'a>(&'a self, tenant: &'a str, path: &'a str, content: Bytes, overwrite: bool) -> Local<'a, Result<Stored, Fault>>;
 
+    /// Begins a blob whose content comes in pieces: it is there whole once it is finished, or not at all.
+    ///
+    /// # Errors
+    /// As for [`Blobs::put`].
+    fn create<'a>(&'a self, tenant: &'a str, path: &'a str, overwrite: bool) -> Local<'a, Result<Box<dyn BlobWriter>, Fault>>;
+
     /// Opens a blob for reading.
     ///
     /// # Errors
     /// INVALID_INPUT for a path as above or a blob that is not there.
     fn open<'a>(&'a self, tenant: &'a str, path: &'a str) -> Local<'a, Result<Box<dyn Blob>, Fault>>;
+}
+
+/// A blob that is being written. Lives on its core; dropped unfinished, it leaves nothing.
+pub trait BlobWriter {
+    /// Appends a piece.
+    ///
+    /// # Errors
+    /// RESOURCE_UNAVAILABLE where the disk refuses.
+    fn write<'a>(&'a mut self, piece: Bytes) -> Local<'a, Result<(), Fault>>;
+
+    /// Gives it its name, durable when this returns.
+    ///
+    /// # Errors
+    /// As for [`Blobs::put`].
+    fn finish(self: Box<Self>) -> Local<'static, Result<Stored, Fault>>;
 }
 
 /// An open blob. Lives on its core. Replacing the blob does not change what an open one reads: no reader sees a mixture.

@@ -164,6 +164,8 @@ pub struct Work {
     pub note: Option<Text>,
     /// The largest effect class the sender allows, if it named one.
     pub effect_ceiling: Option<EffectClass>,
+    /// A policy of this worker forbids it: it is not begun where it is new, and told what is known of it where it is not.
+    pub denied: Option<Fault>,
 }
 
 /// Tries within one key.

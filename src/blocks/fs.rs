@@ -15,6 +15,7 @@ use shards::outcome::{Code, Fault};
 use shards::step::EffectClass;
 
 use super::inputs::{Inputs, forbidden};
+use super::outputs::{json, push_base64, push_text};
 use super::{Checked, path};
 
 pub(super) static PUT: BlockInfo =
@@ -29,9 +30,6 @@ const LEGACY_PUT: &str = "fs_blob_put";
 pub(super) const GET_BYTES_MAX: u64 = 8 << 20;
 /// Read from a blob at once, in bytes.
 const READ_BYTES: usize = 256 << 10;
-/// Encoded between two chances for others to run, in bytes; a multiple of three, so that base64 pieces join.
-const STRIDE_BYTES: usize = 48 << 10;
-const _: () = assert!(STRIDE_BYTES.is_multiple_of(3));
 const _: () = assert!(GET_BYTES_MAX * (6 + 2) <= shards::limits::MESSAGE_BYTES_MAX as u64);
 
 pub(super) struct Put;
@@ -94,7 +92,7 @@ pub(super) fn check_put(name: &str, inputs: &[u8]) -> Result<Checked, Fault> {
                 Content::Bytes(bytes) => (None, Some(BASE64.encode(bytes))),
             };
             let spelled_out = json(&PutInputs { path: &task.path, content, bytes, overwrite: true });
-            Ok(Checked { effect: effect(true), inputs: Some(spelled_out) })
+            Ok(Checked { effect: effect(true), inputs: Some(spelled_out), denied: None })
         }
         overwrite => Ok(Checked::as_sent(effect(overwrite.unwrap_or(false)))),
     }
@@ -141,8 +139,8 @@ impl Block for Get {
             out.extend_from_slice(b"{\"path\":");
             out.extend_from_slice(&json(&path));
             out.extend_from_slice(format!(",\"size\":{}", content.len()).as_bytes());
-            push_text(&mut out, &content).await;
-            push_base64(&mut out, &content).await;
+            _ = push_text(&mut out, "content", &content).await;
+            push_base64(&mut out, "bytes", &content).await;
             out.push(b'}');
             Ok(Bytes::from(out))
         })
@@ -163,50 +161,7 @@ async fn read_whole(blob: &dyn Blob) -> Result<Vec<u8>, Fault> {
     Ok(content)
 }
 
-/// Appends `,"content":"…"` if `content` is UTF-8, else nothing.
-async fn push_text(out: &mut Vec<u8>, content: &[u8]) {
-    let start = out.len();
-    out.extend_from_slice(b",\"content\":\"");
-    let mut rest = content;
-    while !rest.is_empty() {
-        let stride = &rest[..rest.len().min(STRIDE_BYTES)];
-        let text = match std::str::from_utf8(stride) {
-            Ok(text) => text,
-            // A character that this stride cuts in two belongs to the next.
-            Err(error) if error.error_len().is_none() && stride.len() < rest.len() => {
-                std::str::from_utf8(&stride[..error.valid_up_to()]).expect("valid up to there")
-            }
-            Err(_) => {
-                out.truncate(start);
-                return;
-            }
-        };
-        let quoted = json(text);
-        out.extend_from_slice(&quoted[1..quoted.len() - 1]);
-        rest = &rest[text.len()..];
-        glommio::yield_if_needed().await;
-    }
-    out.push(b'"');
-}
-
-/// Appends `,"bytes":"…"`.
-async fn push_base64(out: &mut Vec<u8>, content: &[u8]) {
-    out.extend_from_slice(b",\"bytes\":\"");
-    for stride in content.chunks(STRIDE_BYTES) {
-        let start = out.len();
-        out.resize(start + stride.len().div_ceil(3) * 4, 0);
-        let written = BASE64.encode_slice(stride, &mut out[start..]).expect("four characters for three bytes fit");
-        out.truncate(start + written);
-        glommio::yield_if_needed().await;
-    }
-    out.push(b'"');
-}
-
 fn too_large(size: u64) -> Fault {
     Fault::new(Code::ExecutionFailed, "The blob is larger than one step may return.")
         .with_details(format!(r#"{{"pointer":"/path","size":{size},"size_max":{GET_BYTES_MAX}}}"#))
-}
-
-fn json<T: Serialize + ?Sized>(value: &T) -> Bytes {
-    Bytes::from(serde_json::to_vec(value).expect("plain fields always serialise"))
 }

@@ -66,6 +66,27 @@ impl<'a> Inputs<'a> {
         }
     }
 
+    /// The JSON text under `name`.
+    pub(super) fn json(&self, name: &str) -> Option<&'a str> {
+        self.raw(name)
+    }
+
+    /// The members of the object under `name`.
+    pub(super) fn object(&self, name: &str) -> Result<Vec<(Cow<'a, str>, &'a str)>, Fault> {
+        let Some(raw) = self.raw(name) else { return Ok(Vec::new()) };
+        let inner: Inputs<'a> = serde_json::from_str(raw).map_err(|_| forbidden(name, "an object"))?;
+        Ok(inner.fields.into_iter().map(|(member, value)| (member, value.get())).collect())
+    }
+
+    /// Which of `names` is there, if one is; two are a fault.
+    pub(super) fn at_most_one<'n>(&self, names: &[&'n str]) -> Result<Option<&'n str>, Fault> {
+        let mut there = names.iter().filter(|name| self.raw(name).is_some());
+        match (there.next(), there.next()) {
+            (first, None) => Ok(first.copied()),
+            (_, Some(second)) => Err(forbidden(second, &format!("at most one of {}", names.join(", ")))),
+        }
+    }
+
     /// Whether exactly one of `names` is there.
     pub(super) fn exactly_one(&self, names: &[&str]) -> Result<(), Fault> {
         let rule = || format!("exactly one of {}", names.join(", "));
@@ -86,6 +107,11 @@ impl<'a> Inputs<'a> {
 /// Whether inputs are not there at all.
 pub(super) fn absent(json: &[u8]) -> bool {
     matches!(json.trim_ascii(), b"" | b"null")
+}
+
+/// A text as JSON writes it, if `raw` is one.
+pub(super) fn text_of(raw: &str) -> Option<Cow<'_, str>> {
+    serde_json::from_str::<Text<'_>>(raw).ok().map(|Text(text)| text)
 }
 
 /// A value that its rule forbids; `field` is empty for the inputs as a whole.

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
-use shards::block::{Blob, Blobs, Local, Stored};
+use shards::block::{Blob, BlobWriter, Blobs, Local, Stored};
 use shards::ids::hex;
 use shards::outcome::{Effected, Fault};
 
@@ -123,18 +123,33 @@ impl LocalBlobs {
 
     /// Writes `content` under a temporary name and syncs it.
     async fn write(&self, home: &OwnedFd, content: &Bytes) -> Result<Temporary, Fault> {
+        let temporary = self.temporary(home)?;
+        temporary.append(content, 0, CHUNK_BYTES).await?;
+        temporary.sync().await?;
+        Ok(temporary)
+    }
+
+    /// An empty file under a name that nobody else has.
+    fn temporary(&self, home: &OwnedFd) -> Result<Temporary, Fault> {
         let folder = Rc::new(open_or_make(home, TMP)?.0);
-        let temporary = loop {
+        loop {
             let number = self.written.get();
             self.written.set(number + 1);
             // A name that a killed predecessor left behind is passed over.
             match Temporary::create(&folder, format!("{}-{}-{number}", self.shard, std::process::id())) {
                 Err(Errno::EXIST) => {}
-                other => break other.map_err(Refusal::from)?,
+                other => return other.map_err(Refusal::from),
             }
-        };
-        temporary.fill(content, CHUNK_BYTES).await?;
-        Ok(temporary)
+        }
+    }
+
+    async fn create(&self, tenant: &str, path: &str, overwrite: bool) -> Result<Growing, Fault> {
+        path::check_ours(path).map_err(Refusal::path)?;
+        let (home, parent, name) = self.make_way(tenant, path).await?;
+        // What cannot be a blob is told before anything is written.
+        exists(&parent, name)?;
+        let temporary = self.temporary(&home)?;
+        Ok(Growing { temporary, parent, name: name.to_owned(), overwrite, size: 0, hasher: Sha256::new() })
     }
 
     async fn open_blob(&self, tenant: &str, path: &str) -> Result<OpenBlob, Fault> {
@@ -154,8 +169,50 @@ impl Blobs for LocalBlobs {
         Box::pin(self.put(tenant, path, content, overwrite))
     }
 
+    fn create<'a>(&'a self, tenant: &'a str, path: &'a str, overwrite: bool) -> Local<'a, Result<Box<dyn BlobWriter>, Fault>> {
+        Box::pin(async move { Ok(Box::new(self.create(tenant, path, overwrite).await?) as Box<dyn BlobWriter>) })
+    }
+
     fn open<'a>(&'a self, tenant: &'a str, path: &'a str) -> Local<'a, Result<Box<dyn Blob>, Fault>> {
         Box::pin(async move { Ok(Box::new(self.open_blob(tenant, path).await?) as Box<dyn Blob>) })
+    }
+}
+
+/// A blob whose content comes in pieces. Lives on its core.
+struct Growing {
+    temporary: Temporary,
+    parent: Rc<OwnedFd>,
+    name: String,
+    overwrite: bool,
+    size: u64,
+    hasher: Sha256,
+}
+
+impl BlobWriter for Growing {
+    fn write<'a>(&'a mut self, piece: Bytes) -> Local<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            self.temporary.append(&piece, self.size, CHUNK_BYTES).await?;
+            self.size += piece.len() as u64;
+            for stride in piece.chunks(STRIDE_BYTES) {
+                self.hasher.update(stride);
+                glommio::yield_if_needed().await;
+            }
+            Ok(())
+        })
+    }
+
+    fn finish(self: Box<Self>) -> Local<'static, Result<Stored, Fault>> {
+        Box::pin(async move {
+            let Growing { temporary, parent, name, overwrite, size, hasher } = *self;
+            let sha256: [u8; 32] = hasher.finalize().into();
+            let stored = |created| Stored { size, created, sha256 };
+            temporary.sync().await?;
+            match place(temporary, &parent, &name, overwrite)? {
+                Placed::New => settle(&parent).await.map(|()| stored(true)),
+                Placed::Over => settle(&parent).await.map(|()| stored(false)),
+                Placed::Taken => agree_by_digest(&parent, &name, size, &sha256).await.map(|()| stored(false)),
+            }
+        })
     }
 }
 
@@ -229,6 +286,31 @@ async fn agree(parent: &OwnedFd, name: &str, content: &Bytes) -> Result<(), Faul
             return Err(Refusal::taken());
         }
         compared += chunk.len();
+    }
+    // The one who wrote it may have been killed before its syncs.
+    sync(blob.file()).await.map_err(Refusal::unsynced)?;
+    settle(parent).await
+}
+
+/// As [`agree`], for a content of which only size and digest are left.
+async fn agree_by_digest(parent: &OwnedFd, name: &str, size: u64, sha256: &[u8; 32]) -> Result<(), Fault> {
+    let file = open_beneath(parent, name, OFlags::NONBLOCK | OFlags::NOCTTY).map_err(Refusal::from)?;
+    let blob = OpenBlob::of(file)?;
+    if blob.size() != size {
+        return Err(Refusal::taken());
+    }
+    let (mut hasher, mut read) = (Sha256::new(), 0);
+    while read < size {
+        let chunk = blob.read(read, CHUNK_BYTES.min((size - read) as usize)).await?;
+        if chunk.is_empty() {
+            return Err(Refusal::taken());
+        }
+        hasher.update(&chunk);
+        read += chunk.len() as u64;
+        glommio::yield_if_needed().await;
+    }
+    if hasher.finalize()[..] != sha256[..] {
+        return Err(Refusal::taken());
     }
     // The one who wrote it may have been killed before its syncs.
     sync(blob.file()).await.map_err(Refusal::unsynced)?;

@@ -16,10 +16,14 @@ use serde_json::{Value, json};
 use shards::block::BlockCx;
 use shards::ids::{Key, Text};
 use shards::outcome::{Code, Effected, Fault};
+use shards::runtime::rt::Clock;
 use shards::step::EffectClass;
 
 use super::local::{LocalBlobs, folder_of};
-use super::{TABLE, build_all, find};
+use super::{Ask, Checked, Entry, Reach, TABLE, build_all, find};
+use crate::net::client::Client;
+use crate::offload::Offload;
+use crate::policy::Policy;
 
 mod checks;
 mod runs;
@@ -76,11 +80,42 @@ pub(super) async fn run_as(
     inputs: &str,
     try_number: u32,
 ) -> Result<Value, Fault> {
+    run_with(&shut(), blobs, tenant, name, inputs, try_number).await
+}
+
+/// The check of a step that may reach nothing.
+pub(super) fn check(entry: &Entry, name: &str, inputs: &str) -> Result<Checked, Fault> {
+    entry.check(&Ask { policy: &Policy::shut(), tenant: "acme", name, inputs: inputs.as_bytes() })
+}
+
+/// What blocks reach where nobody lets them out.
+pub(super) fn shut() -> Reach {
+    reach(Policy::shut())
+}
+
+/// What blocks reach under this policy.
+pub(super) fn reach(policy: Policy) -> Reach {
+    let offload = Offload::new(policy.dns().to_vec());
+    Reach { policy: Arc::new(policy), client: Rc::new(Client::new(offload, Clock::start())) }
+}
+
+/// As [`run_as`], with this reach.
+pub(super) async fn run_with(
+    reach: &Reach,
+    blobs: &Rc<LocalBlobs>,
+    tenant: &str,
+    name: &str,
+    inputs: &str,
+    try_number: u32,
+) -> Result<Value, Fault> {
     let (id, entry) = find(name, true).expect("a known block");
-    let checked = entry.check(name, inputs.as_bytes())?;
+    let checked = entry.check(&Ask { policy: &reach.policy, tenant, name, inputs: inputs.as_bytes() })?;
+    if let Some(denied) = checked.denied {
+        return Err(denied);
+    }
     let inputs = checked.inputs.unwrap_or_else(|| Bytes::copy_from_slice(inputs.as_bytes()));
     let cx = BlockCx { tenant: Text::from(tenant), key: Key([0; 16]), try_number, inputs, blobs: blobs.clone() };
-    let outputs = build_all()[usize::from(id.0)].execute(cx).await?;
+    let outputs = build_all(reach)[usize::from(id.0)].execute(cx).await?;
     Ok(serde_json::from_slice(&outputs).expect("outputs are JSON"))
 }
 
@@ -140,6 +175,7 @@ pub(super) fn pointer(fault: &Fault) -> String {
 
 #[test]
 fn every_name_of_the_contract_finds_its_block() {
+    let blocks = build_all(&shut());
     for (name, canonical) in [
         ("echo", "echo"),
         ("sleep", "sleep"),
@@ -150,12 +186,13 @@ fn every_name_of_the_contract_finds_its_block() {
         ("fs.blob_get", "fs.blob_get"),
         ("fs_blob_get", "fs.blob_get"),
         ("fs.get", "fs.blob_get"),
+        ("http", "http.request"),
     ] {
         let (id, entry) = find(name, false).expect(name);
         assert_eq!(entry.info.name, canonical);
-        assert_eq!(build_all()[usize::from(id.0)].info(), entry.info);
+        assert_eq!(blocks[usize::from(id.0)].info(), entry.info);
     }
-    for unknown in ["", "Echo", "fs", "http.request", "test.fail", "test.abort", "test.hang", "test.panic", "test.eat"] {
+    for unknown in ["", "Echo", "fs", "http.get", "test.fail", "test.abort", "test.hang", "test.panic", "test.eat"] {
         assert!(find(unknown, false).is_none(), "{unknown}");
     }
     assert!(find("test.fail", true).is_some() && find("test.abort", true).is_some());
@@ -173,8 +210,7 @@ fn no_two_blocks_share_a_name() {
 
 #[test]
 fn the_effect_class_follows_the_inputs_and_the_name_as_sent() {
-    let class =
-        |name: &str, inputs: &str| find(name, false).expect(name).1.check(name, inputs.as_bytes()).expect("good inputs").effect;
+    let class = |name: &str, inputs: &str| check(find(name, false).expect(name).1, name, inputs).expect("good inputs").effect;
     let put = r#"{"path":"a","content":"x"}"#;
     assert_eq!(class("fs.blob_put", put), EffectClass::Conditional);
     assert_eq!(class("fs.put", put), EffectClass::Conditional);
@@ -189,7 +225,7 @@ fn the_effect_class_follows_the_inputs_and_the_name_as_sent() {
 
 #[test]
 fn a_failed_check_says_where_and_why_in_a_presentable_way() {
-    let fault = find("sleep", false).expect("sleep").1.check("sleep", br#"{"ms":-1}"#).expect_err("refused");
+    let fault = check(find("sleep", false).expect("sleep").1, "sleep", r#"{"ms":-1}"#).expect_err("refused");
     assert_presentable(&fault);
     assert_eq!(fault.code, Code::InvalidInput);
     let details: Value = serde_json::from_slice(&fault.details).expect("JSON");

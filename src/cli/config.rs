@@ -9,6 +9,7 @@ use shards::runtime::disk::reshard::{Due, due};
 use shards::runtime::layout::Layout;
 
 use crate::config::{ConfigError, ConfigFault};
+use crate::policy::Policy;
 use crate::settings::Settings;
 
 /// The configuration can be used.
@@ -41,6 +42,13 @@ pub fn check(loaded: &Result<Settings, ConfigError>, form: Form, out: &mut impl 
         Ok(settings) => settings,
         Err(error) => return faults(error, form, out),
     };
+    if let Err(error) = Policy::new(settings.policy.clone(), false) {
+        match form {
+            Form::Table => writeln!(out, "error: {error}")?,
+            Form::Ndjson => writeln!(out, "{}", json!({ "ok": false, "error": error.to_string() }))?,
+        }
+        return Ok(EXIT_CONFIG);
+    }
     let rows = settings.rows();
     let set = rows.iter().filter(|row| row.origin != crate::config::Origin::Default).count();
     match form {
@@ -134,7 +142,7 @@ fn fault_line(fault: &ConfigFault) -> Value {
             put("origin", origin.to_string());
         }
         ConfigFault::BadValue { key, value, rule, origin } => {
-            put("key", (*key).to_owned());
+            put("key", (*key).clone().into_owned());
             put("value", value.clone());
             put("rule", rule.clone());
             put("origin", origin.to_string());

@@ -1,5 +1,7 @@
 //! What can be wrong with a configuration. Everything that is wrong is said at once, not one fault a start.
 
+use std::borrow::Cow;
+
 use super::Origin;
 
 /// A configuration that cannot be used, with all its faults; never empty.
@@ -43,7 +45,7 @@ pub enum ConfigFault {
     #[error("{key} = {value}: {rule} ({origin})")]
     BadValue {
         /// The key, dotted.
-        key: &'static str,
+        key: Cow<'static, str>,
         /// As written; hidden for secrets.
         value: String,
         /// What it must be.

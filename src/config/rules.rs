@@ -95,6 +95,17 @@ pub(crate) fn socket(value: &Value) -> Rule<SocketAddr> {
     text_of(value).and_then(|text| text.parse().ok()).ok_or_else(rule)
 }
 
+/// Addresses with ports; empty for none.
+pub(crate) fn sockets(value: &Value) -> Rule<Vec<SocketAddr>> {
+    let rule = || "must be addresses with ports, such as \"10.0.0.2:53\" or [\"10.0.0.2:53\", \"[fd00::2]:53\"]".to_owned();
+    words(value).and_then(|list| list.iter().map(|text| text.parse().ok()).collect::<Option<_>>()).ok_or_else(rule)
+}
+
+/// A list of texts, or one text with commas; an empty text is an empty list.
+pub(crate) fn words(value: &Value) -> Option<Vec<String>> {
+    if text_of(value) == Some("") { Some(Vec::new()) } else { list(value) }
+}
+
 /// One of a few words.
 pub(crate) fn choice<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&Value) -> Rule<T> {
     move |value| {

@@ -8,6 +8,7 @@
 //! and inputs are slices of it.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -25,6 +26,7 @@ use crate::edge::native::Encoding;
 use crate::edge::reading::{Ask, Heads, Mail, Reading, Unreadable, is_assignment};
 use crate::edge::roll::Roll;
 use crate::edge::{answer, beamline, event, native, notice, protobuf};
+use crate::policy::Policy;
 
 /// How the subject of a line's delivery begins. No NATS subject has a space in it, so a message that was read back from
 /// the journal still shows that it was a line.
@@ -34,8 +36,8 @@ const LINE_FLOW: &str = "$line";
 /// The subject token of events about messages whose tenant could not be read.
 const NO_TENANT: &str = "$quarantine";
 
-/// Finds a block by one of its names and looks at its inputs.
-pub type Lookup = fn(name: &str, inputs: &[u8], dev: bool) -> Result<Found, Fault>;
+/// Finds a block by one of its names and looks at its inputs, and at what this tenant may do with it.
+pub type Lookup = fn(policy: &Policy, tenant: &str, name: &str, inputs: &[u8], dev: bool) -> Result<Found, Fault>;
 
 /// What [`Lookup`] finds.
 #[derive(Clone, Debug)]
@@ -48,6 +50,8 @@ pub struct Found {
     pub effect: EffectClass,
     /// The inputs to run it with, where they are not those that came.
     pub inputs: Option<Bytes>,
+    /// A policy forbids it.
+    pub denied: Option<Fault>,
 }
 
 /// What the translation needs to know. Shared, never changes while the process runs.
@@ -75,6 +79,8 @@ pub struct WireSettings {
     pub dev: bool,
     /// The block table.
     pub blocks: Lookup,
+    /// What tenants may do.
+    pub policy: Arc<Policy>,
 }
 
 impl WireSettings {
@@ -92,6 +98,7 @@ impl WireSettings {
             boot: 1,
             dev: false,
             blocks,
+            policy: Arc::new(Policy::shut()),
         }
     }
 }
@@ -197,7 +204,7 @@ impl EdgeWire {
         let assignment_id = std::mem::take(&mut reading.assignment_id);
         let assignment_id = if assignment_id.is_empty() { self.derived_id(delivery, &reading) } else { assignment_id };
         let work = match std::mem::replace(&mut reading.ask, Err(Fault::new(Code::InternalError, ""))) {
-            Ok(ask) => self.work(body, &reading.job_type, ask, since_ms),
+            Ok(ask) => self.work(body, &reading.tenant, &reading.job_type, ask, since_ms),
             Err(fault) => Err(fault),
         };
         let (key, fingerprint, content) = match work {
@@ -237,12 +244,12 @@ impl EdgeWire {
         }
     }
 
-    fn work(&self, body: &Text, name: &str, ask: Ask<'_>, since_ms: u64) -> Result<(Fingerprint, Work), Fault> {
+    fn work(&self, body: &Text, tenant: &str, name: &str, ask: Ask<'_>, since_ms: u64) -> Result<(Fingerprint, Work), Fault> {
         let inputs = match ask.inputs {
             Some(text) => body.as_bytes().slice_ref(text.as_bytes()),
             None => Bytes::from_static(b"{}"),
         };
-        let found = (self.settings.blocks)(name, &inputs, self.settings.dev)?;
+        let found = (self.settings.blocks)(&self.settings.policy, tenant, name, &inputs, self.settings.dev)?;
         if ask.effect_ceiling.is_some_and(|ceiling| found.effect > ceiling) {
             let fault = Fault::new(Code::PermissionDenied, "the block may do more than the sender allows");
             return Err(fault.with_details(field("/effect_ceiling")));
@@ -259,6 +266,7 @@ impl EdgeWire {
             retry: ask.retry,
             note: ask.note,
             effect_ceiling: ask.effect_ceiling,
+            denied: found.denied,
         };
         Ok((fingerprint, work))
     }

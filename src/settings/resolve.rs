@@ -1,5 +1,6 @@
 //! From layers to [`Settings`]: each key meets its rule once, then the rules between keys.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use shards::limits::{BUDGET_MS_MAX, Limits, MESSAGE_BYTES_MAX, OnOverload, RUNNING_PER_SHARD_MAX};
@@ -13,6 +14,7 @@ use crate::config::{
     duration, duration_text, flag, name, number, overlap, path, servers, size, socket, subject, subjects, text,
 };
 use crate::edge::native::OWN_PATTERNS;
+use crate::secrets::SecretRef;
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -77,6 +79,7 @@ pub(super) fn settings(
     let key_salt = desk.optional_text(key!(worker.key_salt));
     let grace_ms = desk.take(key!(shutdown.grace), "10s", duration(0..=HOUR_MS));
     let log_level = desk.take(key!(log.level), "info", choice(LEVELS));
+    let policy = desk.policy(&nats, ops_bind, grpc.as_ref());
 
     if !desk.faults.is_empty() {
         return Err(ConfigError { faults: desk.faults });
@@ -96,13 +99,14 @@ pub(super) fn settings(
         ops_bind,
         grace_ms,
         log_level,
+        policy,
         rows: desk.rows,
     })
 }
 
 /// Where keys are settled one after the other; faults are collected, so that all of them can be said.
-struct Desk {
-    layers: Vec<Layer>,
+pub(super) struct Desk {
+    pub(super) layers: Vec<Layer>,
     rows: Vec<Row>,
     faults: Vec<ConfigFault>,
 }
@@ -110,19 +114,30 @@ struct Desk {
 impl Desk {
     /// The value of a key. Where it breaks its rule, that is noted and the default stands in.
     fn take<T>(&mut self, key: Key, default: &str, rule: impl Fn(&Value) -> Rule<T>) -> T {
-        let found = self.layers.iter().find_map(|layer| layer.find(key.leaf));
+        self.take_from(Cow::Borrowed(key.name), |written| Some((key.leaf)(written)), default, rule)
+    }
+
+    /// As [`Desk::take`], for a key whose name stands in no list.
+    pub(super) fn take_from<T>(
+        &mut self,
+        name: Cow<'static, str>,
+        leaf: impl for<'a> Fn(&'a Written) -> Option<&'a Leaf>,
+        default: &str,
+        rule: impl Fn(&Value) -> Rule<T>,
+    ) -> T {
+        let found = self.layers.iter().find_map(|layer| layer.find(&leaf));
         let (outcome, value, origin) = match found {
-            Some((value, origin)) => (rule(value), shown(key.name, value), origin),
-            None => (Err(String::new()), shown(key.name, &Value::from(default)), Origin::Default),
+            Some((value, origin)) => (rule(value), shown(&name, value), origin),
+            None => (Err(String::new()), shown(&name, &Value::from(default)), Origin::Default),
         };
         let written = origin != Origin::Default;
-        self.rows.push(Row { key: key.name, value, origin });
+        self.rows.push(Row { key: name.clone(), value, origin });
         match outcome {
             Ok(value) => return value,
-            Err(rule) if written => self.fault(key.name, rule),
+            Err(rule) if written => self.fault(&name, rule),
             Err(_) => {}
         }
-        rule(&Value::from(default)).unwrap_or_else(|rule| panic!("the default of {} breaks its own rule: {rule}", key.name))
+        rule(&Value::from(default)).unwrap_or_else(|rule| panic!("the default of {name} breaks its own rule: {rule}"))
     }
 
     /// A path that cannot be empty.
@@ -143,10 +158,10 @@ impl Desk {
     }
 
     /// Notes that the settled value of a key breaks a rule.
-    fn fault(&mut self, key: &'static str, rule: String) {
+    pub(super) fn fault(&mut self, key: &str, rule: String) {
         let row = self.rows.iter().find(|row| row.key == key).expect("rules between keys come after the keys");
         let value = if row.value.is_empty() { "\"\"".to_owned() } else { row.value.clone() };
-        self.faults.push(ConfigFault::BadValue { key, value, rule, origin: row.origin.clone() });
+        self.faults.push(ConfigFault::BadValue { key: row.key.clone(), value, rule, origin: row.origin.clone() });
     }
 
     fn limits(&mut self) -> (Limits, Option<u32>) {
@@ -197,7 +212,7 @@ impl Desk {
 
     /// What a shard may hold where nobody chose it: as much as the memory allows.
     fn fit(&mut self, held: u64) -> u64 {
-        let chosen = self.layers.iter().find_map(|layer| layer.find(key!(cores.shards).leaf));
+        let chosen = self.layers.iter().find_map(|layer| layer.find(|written| Some(&written.cores.shards)));
         let named = chosen.and_then(|(value, _)| core_list(value).ok().flatten()).map(|cores| cores.len());
         let row = self.rows.iter_mut().find(|row| row.key == "limits.shard_held_bytes" && row.origin == Origin::Default);
         let (Some(row), Some(limit)) = (row, super::memory::limit()) else { return held };
@@ -379,15 +394,17 @@ fn shown(key: &str, value: &Value) -> String {
     match key {
         _ if plain.is_empty() => plain,
         _ if SECRETS.contains(&key) => HIDDEN.to_owned(),
-        "nats.url" => hide_logins(&plain),
+        // What is a reference may be seen; what is not may be the secret itself.
+        _ if super::reach::holds_reference(key) && SecretRef::parse(&plain).is_err() => HIDDEN.to_owned(),
+        _ if key == "nats.url" || (key.starts_with("connectors.") && key.ends_with(".url")) => hide_logins(&plain),
         _ => plain,
     }
 }
 
-/// Servers with everything up to the last login hidden: what stands between may be a piece of a password.
+/// URLs with everything up to the last login hidden: what stands between may be a piece of a password.
 fn hide_logins(servers: &str) -> String {
     let Some((logins, host)) = servers.rsplit_once('@') else { return servers.to_owned() };
-    let scheme = ["nats://", "tls://"].into_iter().find(|scheme| logins.starts_with(scheme)).unwrap_or("");
+    let scheme = ["nats://", "tls://", "http://", "https://"].into_iter().find(|scheme| logins.starts_with(scheme)).unwrap_or("");
     format!("{scheme}{HIDDEN}@{host}")
 }
 

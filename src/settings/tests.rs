@@ -170,7 +170,7 @@ fn the_example_file_holds_every_key_with_its_default() {
     let example = settle(&file(&lines.collect::<Vec<_>>().join("\n"))).expect("the example is right");
     let default = Settings::default();
     for (row, wanted) in example.rows().iter().zip(default.rows()) {
-        assert_eq!((row.key, &row.value), (wanted.key, &wanted.value), "({})", row.origin);
+        assert_eq!((&row.key, &row.value), (&wanted.key, &wanted.value), "({})", row.origin);
         assert!(matches!(row.origin, Origin::File { .. }), "{} is missing in examples/endstation.toml", row.key);
     }
     assert_eq!(settle(&file(text)).expect("as it is").rows(), default.rows());
@@ -187,11 +187,15 @@ fn unknown_keys_are_errors_that_say_where() {
         &["nats.tls.cipher: no such key (file e.toml:3); known here: required, ca, cert, key"],
     );
     refuse(
-        file("[tenants.default]\nrunning = 1\n"),
+        file("[quotas]\nrunning = 1\n"),
         &[
-            "tenants: no such key (file e.toml:1); known here: storage, journal, dlq, events, nats, limits, cores, grpc, ops, worker, \
-           shutdown, log",
+            "quotas: no such key (file e.toml:1); known here: storage, journal, dlq, events, nats, limits, cores, grpc, ops, worker, \
+           shutdown, log, net, tenants, connectors",
         ],
+    );
+    refuse(
+        file("[tenants.default]\nrunning = 1\n"),
+        &["tenants.default.running: no such key (file e.toml:2); known here: scopes"],
     );
     refuse(file("[events]\n\"\" = 1\n"), &["events.\"\": no such key (file e.toml:2); known here: enabled"]);
     refuse(file("[events]\n'a.b' = 1\n"), &["events.\"a.b\": no such key (file e.toml:2); known here: enabled"]);

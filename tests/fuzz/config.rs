@@ -152,15 +152,18 @@ fn subject(text: &str, wild: bool) -> bool {
 /// What may not be seen is not shown.
 fn hidden(settings: &Settings) {
     for row in settings.rows() {
-        let secret = matches!(row.key, "worker.key_salt" | "nats.password" | "nats.token");
+        let secret = matches!(&*row.key, "worker.key_salt" | "nats.password" | "nats.token");
         assert!(!secret || row.value.is_empty() || row.value == HIDDEN, "{} is shown", row.key);
+        let reference =
+            row.key.starts_with("connectors.") && [".bearer", ".password", ".value"].iter().any(|end| row.key.ends_with(end));
+        assert!(!reference || row.value.is_empty() || row.value.starts_with("secret://"), "{} is shown", row.key);
     }
 }
 
 /// What is shown, taken as flags, is accepted and shown the same.
 fn shown_again(settings: &Settings) {
     let open = settings.rows().iter().filter(|row| !row.value.contains(HIDDEN) && !row.key.starts_with("nats.user"));
-    let flags: Vec<_> = open.map(|row| (row.key, row.value.as_str(), "--shown")).collect();
+    let flags: Vec<_> = open.map(|row| (&*row.key, row.value.as_str(), "--shown")).collect();
     let again = Settings::of(None, std::iter::empty(), &flags);
     let again = again.unwrap_or_else(|error| panic!("what was accepted and shown is refused: {error}\n{settings:?}"));
     for (key, value, _) in &flags {
@@ -184,7 +187,9 @@ const PIECES: &[&[u8]] = &[
     b"shard_held_bytes = ", b"assign_subjects = ", b"ack_subject = ", b"result_subject = ", b"events_prefix = ", b"shards = ",
     b"url = ", b"durable = ", b"key_salt = ", b"token = ", b"user = ", b"ENDSTATION__NATS__URL=",
     b"ENDSTATION__LIMITS__PAYLOAD_BYTES=", b"ENDSTATION__STORAGE__DIR=", b"ENDSTATION__", b"CAF_ASSIGN_SUBJECT=",
-    b"WORKER_MAX_CONCURRENCY=", b"HEALTH_BIND=", b"CAF_HEARTBEAT_INTERVAL_MS=",
+    b"[connectors.a]\n", b"[tenants.a]\n", b"tenants = ", b"scopes = ", b"allow = ", b"bearer = ", b"\"secret://env/A\"",
+    b"\"secret://file/a#b\"", b"\"https://h.example/a\"", b"\"10.0.0.0/8\"", b"\"*.h.example:443\"", b"header = ", b"value = ",
+    b"connectors.b.url = ", b"ENDSTATION__CONNECTORS__A__URL=", b"dns = ", b"WORKER_MAX_CONCURRENCY=", b"HEALTH_BIND=", b"CAF_HEARTBEAT_INTERVAL_MS=",
 ];
 
 const SAMPLES: &[&str] = &[
@@ -195,6 +200,8 @@ const SAMPLES: &[&str] = &[
     "[nats]\nuser = \"u\"\npassword = \"hUsH7\"\n[worker]\nid = \"w-1\"\nkey_salt = \"hUsH7\"\n[ops]\nbind = \"[::1]:9091\"\n",
     "[nats]\ntoken = \"hUsH7\"\nack_subject = \"x.ack\"\nresult_subject = \"x.result\"\nheartbeat_subject = \"x.beat\"\ndlq_subject = \"x.dlq\"\nevents_prefix = \"x.events\"\ndurable = \"d\"\nreplicas = 3\nprovision = true\nack_wait = \"1m\"\n",
     "[nats.tls]\nrequired = true\nca = \"ca.pem\"\ncert = \"c.pem\"\nkey = \"k.pem\"\n[events]\nenabled = false\n",
+    "[net]\ndns = \"10.0.0.2:53\"\n[tenants.default]\nscopes = \"http\"\n[tenants.acme]\nscopes = []\n[connectors.crm]\ntenants = [\"acme\"]\nurl = \"https://crm.internal:8443/api\"\nallow = [\"crm.internal\", \"10.1.2.0/24\", \"[fd00::1]:8443\"]\nbearer = \"secret://env/CRM\"\nidempotency_key = true\n",
+    "[connectors.a]\ntenants = \"*\"\nurl = \"http://h.example\"\nuser = \"u\"\npassword = \"secret://file/p#k\"\nca = \"ca.pem\"\n[connectors.b]\nurl = \"http://h.example\"\nheader = \"X-Key\"\nvalue = \"secret://systemd/k\"\ncert = \"c\"\nkey = \"k\"\n",
     "nats.creds = \"c\"\n\x1dENDSTATION__LIMITS__PAYLOAD_BYTES=1MiB\x1eNATS_URL=nats://n:1\x1eCAF_HEARTBEAT_INTERVAL_MS=2500\x1eCAF_ASSIGN_SUBJECT=a.one, a.two",
     "\x1dENDSTATION__CORES__SHARDS=1,2\x1eHEALTH_BIND=0.0.0.0:9191\x1eWORKER_MAX_CONCURRENCY=10\x1eFS_BASE_DIR=/blobs\x1eDEFAULT_JOB_TIMEOUT_MS=30000\x1eWORKER_ID=w",
 ];

@@ -1,8 +1,9 @@
 //! The worker as its users meet it: the real binary against a real nats-server, judged by a model of the router.
 //!
 //! [`router`] is the model, written from the wire contract alone; [`server`], [`worker`] and [`ledger`] are the world
-//! around it, [`volume`] is a disk that fails and [`proxy`] a connection that does; [`stranded`] judges what a killed server
-//! forgot; [`scenario`] holds the tests. Nothing here links the worker's code: what counts is what goes over the wire.
+//! around it, [`volume`] is a disk that fails and [`proxy`] a connection that does, [`place`] is what HTTP steps reach;
+//! [`stranded`] judges what a killed server forgot; [`scenario`] holds the tests. Nothing here links the worker's code: what
+//! counts is what goes over the wire.
 //! Every test has its own server, ports and folders, so they run in parallel; the heavy ones take turns.
 
 #[cfg(feature = "failpoints")]
@@ -12,6 +13,7 @@ mod effect;
 mod group;
 mod ledger;
 mod native;
+mod place;
 mod proxy;
 mod record;
 mod router;

@@ -18,6 +18,7 @@ mod grpc;
 mod happy;
 mod harm;
 mod health;
+mod http;
 mod journal;
 mod keys;
 mod memory;

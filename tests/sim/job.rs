@@ -184,6 +184,7 @@ pub fn decode(delivery: Delivery, wall_ms: u64, horizon_ms: u64) -> Arrival {
         retry: RetryPolicy { tries_max: u32::from(job.tries), backoff_ms: u64::from(job.backoff_ms), backoff_ms_max: 5_000 },
         note: None,
         effect_ceiling: EffectClass::from_code(job.ceiling),
+        denied: None,
     }));
     arrival
 }

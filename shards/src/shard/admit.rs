@@ -281,6 +281,11 @@ impl Shard {
             let key = self.answer_key(&arrival);
             return self.answer(now, key, arrival, fault, fx);
         }
+        if let Some(fault) = &work.denied {
+            self.tally.refused += 1;
+            let key = self.answer_key(&arrival);
+            return self.answer(now, key, arrival, fault.clone(), fx);
+        }
         if work.effect_ceiling.is_some_and(|ceiling| work.effect > ceiling) {
             self.tally.refused += 1;
             let fault = Fault::new(Code::PermissionDenied, "The block's effect class is above the job's ceiling.");

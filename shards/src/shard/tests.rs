@@ -105,6 +105,7 @@ impl Step {
             retry,
             note: None,
             effect_ceiling: None,
+            denied: None,
         };
         let body = Bytes::from(vec![self.content, self.key.0[0], self.assignment.as_bytes()[0]]);
         Rc::new(Arrival {

@@ -79,19 +79,24 @@ impl Temporary {
         Ok(Temporary { folder: folder.clone(), name, file: on_ring(file), renamed: false })
     }
 
-    /// Writes all of `content` and syncs it.
-    pub(super) async fn fill(&self, content: &Bytes, chunk_bytes: usize) -> Result<(), Fault> {
+    /// Writes all of `content` from `offset` on.
+    pub(super) async fn append(&self, content: &Bytes, offset: u64, chunk_bytes: usize) -> Result<(), Fault> {
         let mut written = 0;
         let mut attempts = 0;
         while written < content.len() {
             let chunk = content[written..content.len().min(written + chunk_bytes)].to_vec();
-            match self.file.write_at(chunk, written as u64).await {
+            match self.file.write_at(chunk, offset + written as u64).await {
                 // A short write is taken as far as it went; the next one tells why.
                 Ok(0) => return Err(Refusal::from(Errno::NOSPC)),
                 Ok(bytes) => written += bytes,
                 Err(error) => again(&error, &mut attempts).map_err(Refusal::from)?,
             }
         }
+        Ok(())
+    }
+
+    /// Makes what was written durable.
+    pub(super) async fn sync(&self) -> Result<(), Fault> {
         match self.file.fdatasync().await {
             Ok(()) => Ok(()),
             Err(error) => match errno(&error) {

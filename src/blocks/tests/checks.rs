@@ -8,7 +8,7 @@ const MISSING: Code = Code::MissingRequiredField;
 #[track_caller]
 fn good(name: &str, inputs: &str) {
     let (_, entry) = find(name, true).expect(name);
-    if let Err(fault) = entry.check(name, inputs.as_bytes()) {
+    if let Err(fault) = check(entry, name, inputs) {
         panic!("{name} refused {inputs}: {fault:?}");
     }
 }
@@ -16,7 +16,7 @@ fn good(name: &str, inputs: &str) {
 #[track_caller]
 fn bad(name: &str, inputs: &str, code: Code, at: &str) {
     let (_, entry) = find(name, true).expect(name);
-    let fault = entry.check(name, inputs.as_bytes()).expect_err(inputs);
+    let fault = check(entry, name, inputs).expect_err(inputs);
     assert_presentable(&fault);
     assert_eq!((fault.code, pointer(&fault).as_str()), (code, at), "{name} {inputs}");
 }

@@ -7,7 +7,7 @@ use super::*;
 #[test]
 fn echo_gives_back_its_inputs_byte_for_byte() {
     on_a_shard(|blobs, _| async move {
-        let echo = &build_all()[0];
+        let echo = &build_all(&shut())[0];
         for (inputs, outputs) in [
             (r#"{ "b" : 1.50, "a":"\u00e9" }"#, r#"{ "b" : 1.50, "a":"\u00e9" }"#),
             ("[1e2]", "[1e2]"),

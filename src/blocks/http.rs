@@ -1,0 +1,216 @@
+//! `http.request`: one HTTP exchange with the outside world, by the open network or through a connector.
+//!
+//! What running it twice may do follows from the method: GET, HEAD and OPTIONS are pure, PUT and DELETE idempotent, POST and
+//! PATCH unsafe, unless the connector's other side runs a request once that comes twice with one `Idempotency-Key`: then each
+//! carries the step's own key. An answer that goes into a blob that may not be replaced makes a pure request conditional.
+//!
+//! [`request`] reads the inputs, [`answer`] makes outputs of what comes back, [`fault`] says what failed and what may have
+//! happened by then.
+
+use std::borrow::Cow;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use shards::block::{Blob, Block, BlockCx, BlockInfo, Local};
+use shards::ids::hex;
+use shards::outcome::{Effected, Fault};
+use shards::runtime::rt;
+use shards::step::EffectClass;
+
+use crate::net::client::{Order, is_safe};
+use crate::net::decode;
+use crate::net::error::{Failure, NetError};
+use crate::net::payload::Payload;
+use crate::policy::{Auth, Connector};
+use crate::secrets::{Redaction, SecretRef};
+
+use super::{Ask, Checked, Reach};
+
+mod answer;
+mod fault;
+mod request;
+#[cfg(test)]
+mod tests;
+
+use fault::Told;
+use request::{Content, Form, Request};
+
+pub(super) static INFO: BlockInfo =
+    BlockInfo { name: "http.request", aliases: &["http"], version: "1.0.0", effect: EffectClass::Unsafe };
+
+const AGENT: &str = concat!("endstation/", env!("CARGO_PKG_VERSION"));
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// See the module. Lives on its core.
+pub(super) struct Http {
+    reach: Reach,
+}
+
+impl Http {
+    pub(super) fn new(reach: &Reach) -> Self {
+        Http { reach: reach.clone() }
+    }
+
+    async fn run(&self, cx: &BlockCx) -> Result<Bytes, Fault> {
+        let request = Request::read(&cx.inputs)?;
+        let policy = self.reach.policy.clone();
+        let route = policy.route(&cx.tenant, request.connector.as_deref()).map_err(|refused| refused.fault())?;
+        let target = request.target(&route)?;
+        let effect = effect(&request, route.connector.map(|(_, connector)| connector));
+        let (mut headers, mut private, mut redaction) = (request.headers.clone(), Vec::new(), Redaction::default());
+        headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
+        headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static(decode::ACCEPTED));
+        if let Some((_, connector)) = route.connector {
+            sign(&connector.settings.auth, &mut headers, &mut private, &mut redaction)
+                .map_err(|error| Told::nothing(Failure::unsent(error)).fault())?;
+            if connector.settings.idempotency_key {
+                headers.insert(IDEMPOTENCY_KEY, HeaderValue::try_from(hex(&cx.key.0)).expect("digits"));
+                private.push(IDEMPOTENCY_KEY);
+            }
+        }
+        let body = match &request.content {
+            Content::None => Payload::Empty,
+            Content::Bytes(bytes, media_type) => {
+                headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static(media_type));
+                Payload::Whole(bytes.clone())
+            }
+            Content::Blob(path) => {
+                headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/octet-stream"));
+                Payload::Blob(Rc::from(cx.blobs.open(&cx.tenant, path).await?) as Rc<dyn Blob>)
+            }
+        };
+        let order = Order {
+            tenant: &cx.tenant,
+            guard: route.guard,
+            connector: route.connector.map(|(position, connector)| (position, &connector.trust)),
+            method: request.method.clone(),
+            target,
+            headers,
+            private,
+            body,
+            patience: request.patience,
+            redirects_max: request.redirects_max,
+        };
+        let told = |failure| Told { failure, effect, method: &request.method };
+        let begun_us = self.reach.client.now().mono_us;
+        let answer = self.reach.client.fetch(order).await.map_err(|failure| told(failure).fault())?;
+        if !request.expect.includes(answer.status) {
+            let wall_ms = self.reach.client.now().wall_ms;
+            return Err(answer::unexpected(answer, &redaction, effect, wall_ms).await);
+        }
+        let elapsed_us = || self.reach.client.now().mono_us.saturating_sub(begun_us);
+        let done = match &request.form {
+            Form::Blob { path, overwrite } => answer::save(cx, answer, &request, path, *overwrite, &redaction, elapsed_us).await,
+            form => answer::show(answer, &request, *form.inline(), &redaction, elapsed_us).await,
+        };
+        // The other side has said that it did it; what failed was to take its answer in.
+        done.map_err(|fault| match effect {
+            EffectClass::Pure => fault,
+            _ if is_safe(&request.method) => fault,
+            _ => fault.with_effect(Effected::Applied),
+        })
+    }
+}
+
+/// A step before acceptance: its inputs, and what its tenant may reach.
+pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
+    let request = Request::read(ask.inputs)?;
+    let route = match ask.policy.route(ask.tenant, request.connector.as_deref()) {
+        Ok(route) => route,
+        Err(refused) => {
+            return Ok(Checked { effect: effect(&request, None), inputs: None, denied: Some(refused.fault()) });
+        }
+    };
+    let effect = effect(&request, route.connector.map(|(_, connector)| connector));
+    // What is wrong with the place is wrong for good; what a policy says of it may change.
+    let denied = match request.target(&route) {
+        Err(fault) if fault.code == shards::outcome::Code::PermissionDenied => Some(fault),
+        Err(fault) => return Err(fault),
+        Ok(_) => None,
+    };
+    Ok(Checked { effect, inputs: None, denied })
+}
+
+fn effect(request: &Request<'_>, connector: Option<&Connector>) -> EffectClass {
+    let honoured = connector.is_some_and(|connector| connector.settings.idempotency_key);
+    let by_method = match request.method.as_str() {
+        "GET" | "HEAD" | "OPTIONS" => EffectClass::Pure,
+        "PUT" | "DELETE" => EffectClass::Idempotent,
+        _ if honoured => EffectClass::Idempotent,
+        _ => EffectClass::Unsafe,
+    };
+    match request.form {
+        Form::Blob { overwrite: false, .. } if by_method == EffectClass::Pure => EffectClass::Conditional,
+        Form::Blob { .. } if by_method == EffectClass::Pure => EffectClass::Idempotent,
+        _ => by_method,
+    }
+}
+
+/// Says who the request comes from.
+fn sign(auth: &Auth, headers: &mut HeaderMap, private: &mut Vec<HeaderName>, redaction: &mut Redaction) -> Result<(), NetError> {
+    let read = |secret: &SecretRef| secret.read().map_err(|error| NetError::Secret(error.to_string()));
+    let (name, value) = match auth {
+        Auth::None => return Ok(()),
+        Auth::Bearer(token) => {
+            let token = read(token)?;
+            redaction.add(token.as_bytes());
+            (AUTHORIZATION, zeroize::Zeroizing::new(format!("Bearer {}", &**token)))
+        }
+        Auth::Basic { user, password } => {
+            let password = read(password)?;
+            redaction.add(password.as_bytes());
+            let pair = zeroize::Zeroizing::new(format!("{user}:{}", &**password));
+            let pair = zeroize::Zeroizing::new(BASE64.encode(pair.as_bytes()));
+            redaction.add(pair.as_bytes());
+            (AUTHORIZATION, zeroize::Zeroizing::new(format!("Basic {}", &**pair)))
+        }
+        Auth::Header { name, value } => {
+            let value = read(value)?;
+            redaction.add(value.as_bytes());
+            let name = HeaderName::from_bytes(name.as_bytes());
+            (name.map_err(|_| NetError::Secret("the header's name is none".to_owned()))?, value)
+        }
+    };
+    let broken = |_| NetError::Secret("the secret has characters that no header can carry".to_owned());
+    let mut value = HeaderValue::from_bytes(value.as_bytes()).map_err(broken)?;
+    value.set_sensitive(true);
+    private.push(name.clone());
+    headers.insert(name, value);
+    Ok(())
+}
+
+impl Block for Http {
+    fn info(&self) -> &'static BlockInfo {
+        &INFO
+    }
+
+    fn execute<'a>(&'a self, cx: BlockCx) -> Local<'a, Result<Bytes, Fault>> {
+        Box::pin(async move {
+            let request = Request::read(&cx.inputs)?;
+            let Some(ms) = request.attempt_ms else { return self.run(&cx).await };
+            let late = Told::late(ms, self.effect_of(&request, &cx), &request.method);
+            drop(request);
+            let (work, timer) = (pin!(self.run(&cx)), pin!(rt::sleep(Duration::from_millis(ms))));
+            match select(work, timer).await {
+                Either::Left((result, _)) => result,
+                Either::Right(((), _)) => Err(late),
+            }
+        })
+    }
+}
+
+impl Http {
+    fn effect_of(&self, request: &Request<'_>, cx: &BlockCx) -> EffectClass {
+        let route = self.reach.policy.route(&cx.tenant, request.connector.as_deref());
+        effect(request, route.ok().and_then(|route| route.connector).map(|(_, connector)| connector))
+    }
+}
+
+/// Text that was borrowed from inputs, as its owner.
+type Words<'a> = Cow<'a, str>;

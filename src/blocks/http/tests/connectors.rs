@@ -1,0 +1,132 @@
+//! Requests through a connector: whose they are, where they may lead, and what nobody gets to see.
+
+use super::*;
+use crate::net::egress::{Allow, Target};
+
+const TOKEN: &str = "t0p-s3cret";
+
+fn connector(server: &Server, path: &str) -> ConnectorSettings {
+    ConnectorSettings {
+        tenants: Some(vec!["acme".to_owned()]),
+        url: Some(Target::parse(&server.url(path)).expect("a URL")),
+        allow: vec![Allow::parse("127.0.0.0/8").expect("a network")],
+        auth: Auth::None,
+        idempotency_key: false,
+        tls: Default::default(),
+    }
+}
+
+fn with(one: ConnectorSettings) -> Reach {
+    let mut settings = PolicySettings::default();
+    settings.connectors.insert("crm".to_owned(), one);
+    reach(Policy::new(settings, false).expect("nothing to read"))
+}
+
+fn secret(folder: &std::path::Path) -> SecretRef {
+    let path = folder.join("token");
+    std::fs::write(&path, format!("{TOKEN}\n")).expect("written");
+    SecretRef::parse(&format!("secret://file{}", path.display())).expect("a reference")
+}
+
+#[test]
+fn a_path_is_put_behind_the_connectors_url_and_never_leaves_it() {
+    on_a_shard(|blobs, _| async move {
+        let server = Server::always(Act::answer("200 OK", "", "x"));
+        let reach = with(connector(&server, "/api/v1/"));
+        for (inputs, heard) in [
+            (json!({ "path": "/contacts?x=1", "query": { "y": 2 } }), "GET /api/v1/contacts?x=1&y=2 HTTP/1.1"),
+            (json!({ "path": "?x=1" }), "GET /api/v1?x=1 HTTP/1.1"),
+            (json!({}), "GET /api/v1 HTTP/1.1"),
+            (json!({ "url": server.url("/api/v1/whole") }), "GET /api/v1/whole HTTP/1.1"),
+        ] {
+            let mut inputs = inputs;
+            inputs["connector"] = json!("crm");
+            ask(&reach, &blobs, inputs).await.expect("answered");
+            let said = server.heard().pop().expect("heard");
+            assert!(said.starts_with(heard), "{said}");
+        }
+        let before = server.heard().len();
+        for inputs in [
+            json!({ "path": "/../admin" }),
+            json!({ "path": "/%2e%2e/admin" }),
+            json!({ "path": "/.%2E/v2" }),
+            json!({ "url": server.url("/api/v10/x") }),
+            json!({ "url": server.url("/other") }),
+            json!({ "url": "http://127.0.0.1:1/api/v1/x" }),
+            json!({ "url": "http://h.example/api/v1/" }),
+        ] {
+            let mut inputs = inputs;
+            inputs["connector"] = json!("crm");
+            let fault = ask(&reach, &blobs, inputs.clone()).await.expect_err("outside");
+            assert_eq!(fault.code, Code::PermissionDenied, "{inputs}");
+            assert_eq!(details(&fault)["rule"], "connectors.crm.url leads elsewhere", "{inputs}");
+        }
+        let inputs = json!({ "connector": "crm", "path": "/" }).to_string();
+        let fault = run_with(&reach, &blobs, "other", "http.request", &inputs, 1).await.expect_err("not listed");
+        assert_eq!(details(&fault)["rule"], "no [connectors.crm] lists the tenant");
+        assert_eq!(server.heard().len(), before, "nothing was sent");
+    });
+}
+
+#[test]
+fn a_connector_says_who_a_request_comes_from_and_nothing_that_comes_back_says_it() {
+    on_a_shard(|blobs, root| async move {
+        let echo = format!("{{\"you\":\"Bearer {TOKEN}\",\"basic\":\"dTp0MHAtczNjcmV0\"}}");
+        let headers = format!("content-type: application/json\r\nx-echo: {TOKEN}\r\n");
+        let secret = secret(&root);
+        for (auth, header) in [
+            (Auth::Bearer(secret.clone()), format!("authorization: Bearer {TOKEN}")),
+            (Auth::Basic { user: "u".to_owned(), password: secret.clone() }, "authorization: Basic dTp0MHAtczNjcmV0".to_owned()),
+            (Auth::Header { name: "x-api-key".to_owned(), value: secret.clone() }, format!("x-api-key: {TOKEN}")),
+        ] {
+            for status in ["200 OK", "418 Teapot"] {
+                let server = Server::always(Act::answer(status, &headers, &echo));
+                let reach = with(ConnectorSettings { auth: auth.clone(), ..connector(&server, "/") });
+                let told = match ask(&reach, &blobs, json!({ "connector": "crm" })).await {
+                    Ok(outputs) => outputs.to_string(),
+                    Err(fault) => format!("{fault:?} {}", details(&fault)),
+                };
+                assert!(server.heard()[0].contains(&header), "{:?}", server.heard());
+                assert!(told.contains("[REDACTED]") && !told.contains(TOKEN), "{told}");
+                assert!(!matches!(auth, Auth::Basic { .. }) || !told.contains("dTp0MHAtczNjcmV0"), "{told}");
+            }
+        }
+        // A secret that is not there: nothing is sent, and it may be there later.
+        let server = Server::always(Act::answer("200 OK", "", ""));
+        let gone = SecretRef::parse("secret://file/nowhere/at/all").expect("a reference");
+        let reach = with(ConnectorSettings { auth: Auth::Bearer(gone), ..connector(&server, "/") });
+        let fault = ask(&reach, &blobs, json!({ "connector": "crm", "text": "x" })).await.expect_err("no secret");
+        assert_eq!((fault.code, fault.effect), (Code::ResourceUnavailable, Effected::None));
+        assert_eq!(server.connections(), 0);
+    });
+}
+
+#[test]
+fn what_proves_who_we_are_stays_with_its_origin() {
+    on_a_shard(|blobs, root| async move {
+        let secret = secret(&root);
+        let elsewhere = Server::always(Act::answer("200 OK", "", "there"));
+        let location = format!("location: {}\r\n", elsewhere.url("/"));
+        let server = Server::always(Act::answer("307 Temporary", &location, ""));
+        let auth = Auth::Header { name: "x-api-key".to_owned(), value: secret };
+        let reach = with(ConnectorSettings { auth, idempotency_key: true, ..connector(&server, "/") });
+        ask(&reach, &blobs, json!({ "connector": "crm", "text": "x" })).await.expect("followed");
+        let (first, second) = (&server.heard()[0], &elsewhere.heard()[0]);
+        assert!(first.contains(TOKEN) && first.contains("idempotency-key: 0000"), "{first}");
+        assert!(!second.contains(TOKEN) && !second.contains("idempotency-key") && second.ends_with("x"), "{second}");
+    });
+}
+
+#[test]
+fn a_post_is_idempotent_where_the_other_side_honours_its_key() {
+    let server = Server::always(Act::answer("200 OK", "", ""));
+    let (_, entry) = find("http.request", false).expect("there");
+    for (idempotency_key, class) in [(true, EffectClass::Idempotent), (false, EffectClass::Unsafe)] {
+        let mut settings = PolicySettings::default();
+        settings.connectors.insert("crm".to_owned(), ConnectorSettings { idempotency_key, ..connector(&server, "/") });
+        let policy = Arc::new(Policy::new(settings, false).expect("nothing to read"));
+        let inputs = br#"{"connector":"crm","json":{}}"#;
+        let checked = entry.check(&Ask { policy: &policy, tenant: "acme", name: "http", inputs }).expect("good");
+        assert_eq!((checked.effect, checked.denied), (class, None));
+    }
+}

@@ -1,0 +1,55 @@
+//! Outputs as JSON text, written piece by piece where they are large, so that others run in between.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use serde::Serialize;
+
+/// Encoded between two chances for others to run, in bytes; a multiple of three, so that base64 pieces join.
+const STRIDE_BYTES: usize = 48 << 10;
+const _: () = assert!(STRIDE_BYTES.is_multiple_of(3));
+
+/// Appends `,"<name>":"…"` if `content` is UTF-8, else nothing. Whether it is.
+pub(super) async fn push_text(out: &mut Vec<u8>, name: &str, content: &[u8]) -> bool {
+    let start = out.len();
+    out.extend_from_slice(format!(",\"{name}\":\"").as_bytes());
+    let mut rest = content;
+    while !rest.is_empty() {
+        let stride = &rest[..rest.len().min(STRIDE_BYTES)];
+        let text = match std::str::from_utf8(stride) {
+            Ok(text) => text,
+            // A character that this stride cuts in two belongs to the next.
+            Err(error) if error.error_len().is_none() && stride.len() < rest.len() => {
+                std::str::from_utf8(&stride[..error.valid_up_to()]).expect("valid up to there")
+            }
+            Err(_) => {
+                out.truncate(start);
+                return false;
+            }
+        };
+        let quoted = json(text);
+        out.extend_from_slice(&quoted[1..quoted.len() - 1]);
+        rest = &rest[text.len()..];
+        glommio::yield_if_needed().await;
+    }
+    out.push(b'"');
+    true
+}
+
+/// Appends `,"<name>":"…"`, the content in base64.
+pub(super) async fn push_base64(out: &mut Vec<u8>, name: &str, content: &[u8]) {
+    out.extend_from_slice(format!(",\"{name}\":\"").as_bytes());
+    for stride in content.chunks(STRIDE_BYTES) {
+        let start = out.len();
+        out.resize(start + stride.len().div_ceil(3) * 4, 0);
+        let written = BASE64.encode_slice(stride, &mut out[start..]).expect("four characters for three bytes fit");
+        out.truncate(start + written);
+        glommio::yield_if_needed().await;
+    }
+    out.push(b'"');
+}
+
+/// A value as JSON text.
+pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Bytes {
+    Bytes::from(serde_json::to_vec(value).expect("plain fields always serialise"))
+}

@@ -1,0 +1,279 @@
+//! Secrets by reference: `secret://env/NAME`, `secret://file/PATH[#key]`, `secret://systemd/NAME[#key]`.
+//!
+//! The configuration holds references and never values. A value is read when it is needed, by the one who sends it, and its
+//! memory is wiped when that one is done; nothing that is shown, logged or stored holds it ([`Redaction`] takes it out of what
+//! another side echoes).
+
+use std::fmt;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+const SCHEME: &str = "secret://";
+/// The largest file that a secret is read from, in bytes.
+const FILE_BYTES_MAX: u64 = 64 << 10;
+/// Shorter ones are not searched for in what comes back: they would be found everywhere.
+const NEEDLE_BYTES_MIN: usize = 4;
+const HIDDEN: &[u8] = b"[REDACTED]";
+
+/// Where a secret is. Shared, never changes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretRef {
+    place: Place,
+    key: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Place {
+    Env(String),
+    File(PathBuf),
+    Systemd(String),
+}
+
+/// Why a secret could not be read; never says what was read.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{reference}: {why}")]
+pub struct SecretError {
+    /// Which.
+    pub reference: String,
+    /// Why.
+    pub why: String,
+}
+
+impl SecretRef {
+    /// Reads a reference.
+    ///
+    /// # Errors
+    /// The rule that it breaks; the text is not repeated, it may be the secret itself.
+    pub fn parse(text: &str) -> Result<SecretRef, String> {
+        const RULE: &str = "must be a reference: secret://env/NAME, secret://file/PATH or secret://systemd/NAME, with #key where \
+                            the secret is one member of a JSON object";
+        let rest = text.strip_prefix(SCHEME).ok_or(RULE)?;
+        let (provider, rest) = rest.split_once('/').ok_or(RULE)?;
+        let (path, key) = rest.split_once('#').map_or((rest, None), |(path, key)| (path, Some(key)));
+        if path.is_empty() || key == Some("") || path.contains('\0') {
+            return Err(RULE.to_owned());
+        }
+        let place = match provider {
+            "env" if !path.contains('=') => Place::Env(path.to_owned()),
+            // The path is absolute: the slash that ends the provider begins it.
+            "file" => Place::File(Path::new("/").join(path)),
+            "systemd" if !path.contains('/') && path != ".." => Place::Systemd(path.to_owned()),
+            _ => return Err(RULE.to_owned()),
+        };
+        Ok(SecretRef { place, key: key.map(str::to_owned) })
+    }
+
+    /// The secret as it is now. Reads a small file: microseconds.
+    ///
+    /// # Errors
+    /// It is not there, not readable or empty.
+    pub fn read(&self) -> Result<Zeroizing<String>, SecretError> {
+        self.look().map_err(|why| SecretError { reference: self.to_string(), why })
+    }
+
+    fn look(&self) -> Result<Zeroizing<String>, String> {
+        let text = match &self.place {
+            Place::Env(name) => Zeroizing::new(std::env::var(name).map_err(|error| error.to_string())?),
+            Place::File(path) => read(path)?,
+            Place::Systemd(name) => {
+                let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or("CREDENTIALS_DIRECTORY is not set")?;
+                read(&Path::new(&folder).join(name))?
+            }
+        };
+        let text = match &self.key {
+            None => text,
+            Some(key) => {
+                let members: std::collections::HashMap<String, Member> =
+                    serde_json::from_str(&text).map_err(|_| "is not a JSON object")?;
+                match members.into_iter().find(|(name, _)| name == key) {
+                    Some((_, Member(Some(secret)))) => secret,
+                    Some(_) => return Err("the member is not a text".to_owned()),
+                    None => return Err("there is no such member".to_owned()),
+                }
+            }
+        };
+        // A file ends with a line's end that is no part of the secret.
+        let trimmed = text.trim_end_matches(['\r', '\n']);
+        if trimmed.is_empty() {
+            return Err("is empty".to_owned());
+        }
+        Ok(if trimmed.len() == text.len() { text } else { Zeroizing::new(trimmed.to_owned()) })
+    }
+}
+
+/// A member of a JSON object, kept only if it is a text, and wiped in any case.
+struct Member(Option<Zeroizing<String>>);
+
+impl<'de> serde::Deserialize<'de> for Member {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        Ok(Member(match value {
+            serde_json::Value::String(text) => Some(Zeroizing::new(text)),
+            _ => None,
+        }))
+    }
+}
+
+fn read(path: &Path) -> Result<Zeroizing<String>, String> {
+    // A pipe in its place must not hold up the shard.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path).map_err(|error| error.to_string())?;
+    let is_file = file.metadata().map_err(|error| error.to_string())?.is_file();
+    if !is_file {
+        return Err("is not a file".to_owned());
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(format!("is larger than {FILE_BYTES_MAX} bytes"));
+    }
+    Ok(text)
+}
+
+impl fmt::Display for SecretRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Env(name) => write!(f, "{SCHEME}env/{name}")?,
+            Place::File(path) => write!(f, "{SCHEME}file{}", path.display())?,
+            Place::Systemd(name) => write!(f, "{SCHEME}systemd/{name}")?,
+        }
+        match &self.key {
+            Some(key) => write!(f, "#{key}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for SecretRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What must not appear in anything that comes back: the secrets that were sent. Lives on its core.
+#[derive(Default)]
+pub struct Redaction {
+    needles: Vec<Zeroizing<Vec<u8>>>,
+}
+
+impl Redaction {
+    /// Another secret, in a form in which it was sent.
+    pub fn add(&mut self, secret: &[u8]) {
+        if secret.len() >= NEEDLE_BYTES_MIN {
+            self.needles.push(Zeroizing::new(secret.to_vec()));
+        }
+    }
+
+    /// Whether there is nothing to look for.
+    pub fn is_empty(&self) -> bool {
+        self.needles.is_empty()
+    }
+
+    /// `bytes` without the secrets; `None`: there were none in it.
+    pub fn apply(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut clean: Option<Vec<u8>> = None;
+        for needle in &self.needles {
+            let from = clean.as_deref().unwrap_or(bytes);
+            if let Some(without) = replaced(from, needle) {
+                clean = Some(without);
+            }
+        }
+        clean
+    }
+}
+
+fn replaced(bytes: &[u8], needle: &[u8]) -> Option<Vec<u8>> {
+    let find = |from: usize| {
+        let mut at = from;
+        while let Some(step) = bytes.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == needle[0])) {
+            at += step;
+            if bytes[at..].starts_with(needle) {
+                return Some(at);
+            }
+            at += 1;
+        }
+        None
+    };
+    let mut next = find(0)?;
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut done = 0;
+    loop {
+        out.extend_from_slice(&bytes[done..next]);
+        out.extend_from_slice(HIDDEN);
+        done = next + needle.len();
+        match find(done) {
+            Some(at) => next = at,
+            None => break,
+        }
+    }
+    out.extend_from_slice(&bytes[done..]);
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_says_where_a_secret_is_and_nothing_else_is_one() {
+        for text in ["secret://env/CRM_TOKEN", "secret://file/etc/crm.json#token", "secret://systemd/crm"] {
+            assert_eq!(SecretRef::parse(text).expect(text).to_string(), text);
+        }
+        for text in [
+            "hunter2",
+            "secret://",
+            "secret://env",
+            "secret://env/",
+            "secret://env/A=B",
+            "secret://vault/x",
+            "secret://systemd/../x",
+            "secret://systemd/..",
+            "secret://file/x#",
+        ] {
+            let rule = SecretRef::parse(text).expect_err(text);
+            assert!(rule.starts_with("must be a reference") && !rule.contains("hunter2"), "{rule}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_read_from_a_file_or_one_member_of_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path.display().to_string()
+        };
+        let of = |path: &str| SecretRef::parse(&format!("secret://file{path}")).expect("a reference").read();
+        let plain = write("plain", "s3cret\n");
+        assert_eq!(**of(&plain).expect("there"), *"s3cret");
+        let json = write("json", r#"{"token":"t0ken","number":7}"#);
+        assert_eq!(**of(&format!("{json}#token")).expect("there"), *"t0ken");
+        for (place, why) in [
+            (format!("{json}#number"), "not a text"),
+            (format!("{json}#other"), "no such member"),
+            (format!("{plain}#token"), "not a JSON object"),
+            (write("empty", "\n"), "is empty"),
+            (folder.path().display().to_string(), "not a file"),
+            (format!("{plain}.not"), "No such file"),
+            (write("large", &"x".repeat(70_000)), "larger than"),
+        ] {
+            let error = of(&place).expect_err(&place).to_string();
+            assert!(error.contains(why) && !error.contains("s3cret") && !error.contains("t0ken"), "{place}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_was_sent_is_taken_out_of_what_comes_back() {
+        let mut redaction = Redaction::default();
+        assert!(redaction.is_empty());
+        redaction.add(b"s3cret");
+        redaction.add(b"abc");
+        assert_eq!(redaction.apply(b"nothing of it, and abc is too short to tell"), None);
+        let clean = redaction.apply(b"s3crets3cret, ss3crett").expect("three of them");
+        assert_eq!(String::from_utf8(clean).expect("text"), "[REDACTED][REDACTED], s[REDACTED]t");
+    }
+}

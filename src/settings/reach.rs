@@ -1,0 +1,305 @@
+//! Tenants, connectors and the way out, from what is written to [`PolicySettings`].
+//!
+//! Their names are the operator's, so each of their keys is settled under a name that is made here: `connectors.crm.url`.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use toml::Value;
+
+use super::resolve::Desk;
+use super::{GrpcSettings, NatsSettings};
+use crate::config::{Connector, Leaf, Rule, Tenant, Written, flag, path, sockets, text, words};
+use crate::net::client::is_ours;
+use crate::net::egress::{Allow, Target};
+use crate::net::tls::TlsFiles;
+use crate::policy::{Auth, ConnectorSettings, PolicySettings, Scope};
+use crate::secrets::SecretRef;
+
+/// Longest name of a connector, in bytes.
+const NAME_BYTES_MAX: usize = 64;
+/// Longest id of a tenant, in bytes: as on the wire.
+const TENANT_BYTES_MAX: usize = 256;
+/// Stands for every tenant in a connector's list.
+const ALL: &str = "*";
+
+/// Whether the key of this name takes a reference to a secret.
+pub(super) fn holds_reference(key: &str) -> bool {
+    key.starts_with("connectors.") && [".bearer", ".password", ".value"].iter().any(|end| key.ends_with(end))
+}
+
+impl Desk {
+    /// Everything about what steps may reach.
+    pub(super) fn policy(&mut self, nats: &NatsSettings, ops: SocketAddr, grpc: Option<&GrpcSettings>) -> PolicySettings {
+        let dns = self.take_from(Cow::Borrowed("net.dns"), |written| Some(&written.net.dns), "", sockets);
+        let mut policy = PolicySettings { dns, own: own(nats, ops, grpc), ..PolicySettings::default() };
+        for tenant in self.section(|written| &written.tenants) {
+            let rule = is_name(&tenant, TENANT_BYTES_MAX).then_some(()).ok_or("a tenant's id, or default");
+            let scopes = self.of_tenant(&tenant, "scopes", |tenant| &tenant.scopes, "", scopes);
+            if let Err(rule) = rule {
+                self.fault(&format!("tenants.{tenant}.scopes"), format!("must stand under {rule}"));
+            }
+            policy.grants.insert(tenant, scopes);
+        }
+        for name in self.section(|written| &written.connectors) {
+            let settled = self.connector(&name);
+            policy.connectors.insert(name, settled);
+        }
+        policy
+    }
+
+    /// The names in a section, in all layers.
+    fn section<T: 'static>(&self, section: fn(&Written) -> &std::collections::BTreeMap<String, T>) -> BTreeSet<String> {
+        self.layers.iter().flat_map(|layer| layer.names(section).cloned().collect::<Vec<_>>()).collect()
+    }
+
+    fn of_tenant<T>(
+        &mut self,
+        tenant: &str,
+        field: &str,
+        leaf: fn(&Tenant) -> &Leaf,
+        default: &str,
+        rule: impl Fn(&Value) -> Rule<T>,
+    ) -> T {
+        let name = Cow::Owned(format!("tenants.{tenant}.{field}"));
+        self.take_from(name, |written| written.tenants.get(tenant).map(leaf), default, rule)
+    }
+
+    fn of_connector<T>(
+        &mut self,
+        connector: &str,
+        field: &str,
+        leaf: fn(&Connector) -> &Leaf,
+        rule: impl Fn(&Value) -> Rule<T>,
+    ) -> T {
+        let name = Cow::Owned(format!("connectors.{connector}.{field}"));
+        let default = if field == "idempotency_key" { "false" } else { "" };
+        self.take_from(name, |written| written.connectors.get(connector).map(leaf), default, rule)
+    }
+
+    fn connector(&mut self, name: &str) -> ConnectorSettings {
+        let key = |field: &str| format!("connectors.{name}.{field}");
+        let tenants = self.of_connector(name, "tenants", |one| &one.tenants, tenants);
+        if !is_name(name, NAME_BYTES_MAX) {
+            let rule = format!("must stand under a name of 1 to {NAME_BYTES_MAX} characters out of A-Z, a-z, 0-9, _ and -");
+            self.fault(&key("tenants"), rule);
+        }
+        let url = self.of_connector(name, "url", |one| &one.url, target);
+        let allow = self.of_connector(name, "allow", |one| &one.allow, allow);
+        let bearer = self.of_connector(name, "bearer", |one| &one.bearer, secret);
+        let user = self.of_connector(name, "user", |one| &one.user, text);
+        let password = self.of_connector(name, "password", |one| &one.password, secret);
+        let header = self.of_connector(name, "header", |one| &one.header, header);
+        let value = self.of_connector(name, "value", |one| &one.value, secret);
+        let idempotency_key = self.of_connector(name, "idempotency_key", |one| &one.idempotency_key, flag);
+        let ca = self.of_connector(name, "ca", |one| &one.ca, path);
+        let cert = self.of_connector(name, "cert", |one| &one.cert, path);
+        let tls_key = self.of_connector(name, "key", |one| &one.key, path);
+        match (user.is_empty(), &password) {
+            (false, None) => self.fault(&key("user"), format!("needs {} beside it", key("password"))),
+            (true, Some(_)) => self.fault(&key("password"), format!("needs {} beside it", key("user"))),
+            _ => {}
+        }
+        match (&header, &value) {
+            (Some(_), None) => self.fault(&key("header"), format!("needs {} beside it", key("value"))),
+            (None, Some(_)) => self.fault(&key("value"), format!("needs {} beside it", key("header"))),
+            _ => {}
+        }
+        match (&cert, &tls_key) {
+            (Some(_), None) => self.fault(&key("cert"), format!("needs {} beside it", key("key"))),
+            (None, Some(_)) => self.fault(&key("key"), format!("needs {} beside it", key("cert"))),
+            _ => {}
+        }
+        let ways = [bearer.is_some(), password.is_some(), value.is_some()];
+        if ways.iter().filter(|way| **way).count() > 1 {
+            let last = ["bearer", "password", "value"].iter().zip(ways).rfind(|(_, way)| *way).map_or("", |(field, _)| field);
+            self.fault(&key(last), "must be left out where the connector already says who a request comes from".to_owned());
+        }
+        let auth = match (bearer, password, header.zip(value)) {
+            (Some(token), _, _) => Auth::Bearer(token),
+            (_, Some(password), _) => Auth::Basic { user, password },
+            (_, _, Some((name, value))) => Auth::Header { name, value },
+            _ => Auth::None,
+        };
+        // What is sent to prove who we are must not be readable on the way, but for this machine's own network.
+        if auth != Auth::None && url.is_none() {
+            self.fault(
+                &key("url"),
+                "must be set where the connector says who a request comes from: it goes nowhere else".to_owned(),
+            );
+        }
+        let tls = TlsFiles { ca, cert, key: tls_key };
+        ConnectorSettings { tenants, url, allow, auth, idempotency_key, tls }
+    }
+}
+
+/// Where this worker listens and whom it works for, as far as that is known by address.
+fn own(nats: &NatsSettings, ops: SocketAddr, grpc: Option<&GrpcSettings>) -> Vec<SocketAddr> {
+    let mut own = vec![ops];
+    own.extend(grpc.map(|grpc| grpc.bind));
+    for server in nats.url.split(',') {
+        let rest = server.split_once("://").map_or(server, |(_, rest)| rest);
+        let (host, port) = match rest.rsplit_once(':').filter(|(host, _)| !host.ends_with(':') || host.ends_with(']')) {
+            Some((host, port)) => (host, port.parse().unwrap_or(4222)),
+            None => (rest, 4222),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        match host.parse::<IpAddr>() {
+            Ok(address) => own.push(SocketAddr::new(address, port)),
+            Err(_) if host == "localhost" => {
+                own.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
+                own.push(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port));
+            }
+            // Where a name leads is seen when it is resolved; it is denied then if it is no public address.
+            Err(_) => {}
+        }
+    }
+    own
+}
+
+fn is_name(name: &str, bytes_max: usize) -> bool {
+    (1..=bytes_max).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+fn scopes(value: &Value) -> Rule<Vec<Scope>> {
+    let known: Vec<&str> = Scope::NAMES.iter().map(|(name, _)| *name).collect();
+    let rule = || format!("must be a list out of {}", known.join(", "));
+    let named = |word: &String| Scope::NAMES.iter().find(|(name, _)| name == word).map(|(_, scope)| *scope);
+    words(value).and_then(|list| list.iter().map(named).collect()).ok_or_else(rule)
+}
+
+fn tenants(value: &Value) -> Rule<Option<Vec<String>>> {
+    let rule = || format!("must be a list of tenants' ids, or {ALL:?} for all");
+    let list = words(value).ok_or_else(rule)?;
+    if list == [ALL] {
+        return Ok(None);
+    }
+    list.iter().all(|tenant| is_name(tenant, TENANT_BYTES_MAX)).then_some(Some(list)).ok_or_else(rule)
+}
+
+fn target(value: &Value) -> Rule<Option<Target>> {
+    let text = text(value)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let target = Target::parse(&text).map_err(|denial| format!("must be an http or https URL: {}", denial.rule))?;
+    if target.query().is_some() {
+        return Err("must be a URL without a query".to_owned());
+    }
+    Ok(Some(target))
+}
+
+fn allow(value: &Value) -> Rule<Vec<Allow>> {
+    let rule = "must be a list of hosts, addresses and networks, such as [\"crm.internal\", \"10.1.2.0/24\", \"[fd00::1]:8443\"]";
+    let list = words(value).ok_or(rule)?;
+    list.iter().map(|text| Allow::parse(text).map_err(|why| format!("{rule}: {why}"))).collect()
+}
+
+fn secret(value: &Value) -> Rule<Option<SecretRef>> {
+    let text = text(value)?;
+    if text.is_empty() { Ok(None) } else { SecretRef::parse(&text).map(Some) }
+}
+
+fn header(value: &Value) -> Rule<Option<String>> {
+    let text = text(value)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match hyper::header::HeaderName::from_bytes(text.as_bytes()) {
+        Ok(name) if !is_ours(&name) => Ok(Some(name.as_str().to_owned())),
+        _ => Err("must be the name of a header that a request may set, such as \"X-Api-Key\"".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Settings;
+    use super::*;
+
+    fn settle(text: &str) -> Result<PolicySettings, Vec<String>> {
+        let settled = Settings::of(Some(("e.toml", text)), std::iter::empty(), &[]);
+        settled.map(|settings| settings.policy).map_err(|error| error.faults.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn tenants_and_connectors_are_what_the_file_says_by_their_own_names() {
+        let policy = settle(
+            r#"
+            net.dns = ["10.0.0.2:53", "[fd00::2]:5353"]
+            [tenants.default]
+            scopes = "http"
+            [tenants.acme]
+            scopes = []
+            [connectors.crm]
+            tenants = "acme, other"
+            url = "https://crm.internal:8443/api/"
+            allow = ["crm.internal", "10.1.2.0/24"]
+            user = "u"
+            password = "secret://file/etc/crm#password"
+            idempotency_key = true
+            ca = "ca.pem"
+            [connectors.open]
+            tenants = "*"
+            "#,
+        )
+        .expect("a configuration");
+        assert_eq!(policy.dns.len(), 2);
+        assert_eq!(policy.grants["default"], [Scope::Http]);
+        assert!(policy.grants["acme"].is_empty());
+        let crm = &policy.connectors["crm"];
+        assert_eq!(crm.tenants, Some(vec!["acme".to_owned(), "other".to_owned()]));
+        assert_eq!(crm.url.as_ref().map(Target::as_str), Some("https://crm.internal:8443/api/"));
+        assert_eq!((crm.allow.len(), crm.idempotency_key), (2, true));
+        assert!(matches!(&crm.auth, Auth::Basic { user, .. } if user == "u"));
+        assert_eq!(crm.tls.ca, Some("ca.pem".into()));
+        assert_eq!((&policy.connectors["open"].tenants, &policy.connectors["open"].auth), (&None, &Auth::None));
+        // What it works for and where it listens: nothing of a tenant's goes there.
+        assert_eq!(policy.own, ["127.0.0.1:9091", "127.0.0.1:4222"].map(|own| own.parse().expect("an address")));
+    }
+
+    #[test]
+    fn variables_and_flags_reach_them_too() {
+        let env = [("ENDSTATION__CONNECTORS__CRM__URL".to_owned(), "http://h.example/".to_owned())];
+        let flags = [("tenants.acme.scopes", "http", "--set"), ("connectors.crm.tenants", "acme", "--set")];
+        let settings = Settings::of(Some(("e.toml", "[connectors.crm]\ntenants = \"x\"\n")), env.into_iter(), &flags);
+        let settings = settings.expect("a configuration");
+        assert_eq!(settings.policy.connectors["crm"].tenants, Some(vec!["acme".to_owned()]));
+        assert!(settings.policy.connectors["crm"].url.is_some());
+        assert_eq!(settings.policy.grants["acme"], [Scope::Http]);
+        let row = settings.rows().iter().find(|row| row.key == "connectors.crm.url").expect("shown");
+        assert_eq!(row.origin.to_string(), "env ENDSTATION__CONNECTORS__CRM__URL");
+    }
+
+    #[test]
+    fn each_thing_that_is_wrong_names_its_key_and_no_secret() {
+        for (text, key, rule) in [
+            ("[tenants.acme]\nscopes = \"sql\"", "tenants.acme.scopes", "a list out of http"),
+            ("[tenants.acme]\nscope = \"http\"", "tenants.acme.scope", "no such key"),
+            ("[tenants.\"a b\"]\nscopes = \"http\"", "tenants.a b.scopes", "a tenant's id"),
+            ("[connectors.\"c d\"]\ntenants = \"*\"", "connectors.c d.tenants", "a name of 1 to 64"),
+            ("[connectors.crm]\ntenants = \"a b\"", "connectors.crm.tenants", "a list of tenants' ids"),
+            ("[connectors.crm]\nurl = \"crm\"", "connectors.crm.url", "an http or https URL: scheme"),
+            ("[connectors.crm]\nurl = \"http://u:hunter2@h/\"", "connectors.crm.url", "userinfo"),
+            ("[connectors.crm]\nurl = \"http://h.example/?a\"", "connectors.crm.url", "without a query"),
+            ("[connectors.crm]\nallow = \"10.0.0.1/8\"", "connectors.crm.allow", "a list of hosts"),
+            ("[connectors.crm]\nbearer = \"hunter2\"", "connectors.crm.bearer", "a reference"),
+            ("[connectors.crm]\nurl = \"http://h.example\"\npassword = \"hunter2\"", "connectors.crm.password", "a reference"),
+            ("[connectors.crm]\nbearer = \"secret://env/A\"", "connectors.crm.url", "must be set"),
+            ("[connectors.crm]\nuser = \"u\"", "connectors.crm.user", "needs connectors.crm.password"),
+            ("[connectors.crm]\nheader = \"X-Key\"", "connectors.crm.header", "needs connectors.crm.value"),
+            ("[connectors.crm]\nheader = \"Host\"", "connectors.crm.header", "the name of a header"),
+            ("[connectors.crm]\ncert = \"c\"", "connectors.crm.cert", "needs connectors.crm.key"),
+            (
+                "[connectors.crm]\nurl = \"http://h.example\"\nbearer = \"secret://env/A\"\nheader = \"X\"\nvalue = \"secret://env/B\"",
+                "connectors.crm.value",
+                "must be left out",
+            ),
+            ("net.dns = \"resolver\"", "net.dns", "addresses with ports"),
+        ] {
+            let faults = settle(text).expect_err(text);
+            assert!(faults.iter().any(|fault| fault.starts_with(key) && fault.contains(rule)), "{text}: {faults:?}");
+            assert!(faults.iter().all(|fault| !fault.contains("hunter2")), "{text}: {faults:?}");
+        }
+    }
+}
