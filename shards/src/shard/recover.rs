@@ -63,7 +63,12 @@ impl Shard {
             Content::Work(work) => work,
             // This worker can no longer do what an earlier one accepted.
             Content::Refusal(fault) | Content::Garbage(fault) => {
-                return self.end_untried(now, slot, Status::Error, fault.clone(), fx);
+                let mut fault = fault.clone();
+                if past.tries > 0 {
+                    // That one may have run it, and of which class it was cannot be read any more.
+                    fault.effect = Effected::Unknown;
+                }
+                return self.end_untried(now, slot, Status::Error, fault, fx);
             }
             // Notices are never in a journal; whatever else lies there is as good as unreadable.
             Content::Notice(_) => {

@@ -48,6 +48,10 @@ struct Step {
     budget_ms: u64,
     not_after_ms: u64,
     tries_max: u32,
+    /// A policy forbids it.
+    denied: bool,
+    /// This worker knows no such block.
+    unknown: bool,
 }
 
 fn step(name: &str) -> Step {
@@ -60,6 +64,8 @@ fn step(name: &str) -> Step {
         budget_ms: 10_000,
         not_after_ms: START_MS + 3_600_000,
         tries_max: 3,
+        denied: false,
+        unknown: false,
     }
 }
 
@@ -76,6 +82,9 @@ impl Step {
     }
     fn effect(self, effect: EffectClass) -> Step {
         Step { effect, ..self }
+    }
+    fn denied(self) -> Step {
+        Step { denied: true, ..self }
     }
     fn from(self, origin: Origin) -> Step {
         Step { origin, ..self }
@@ -105,7 +114,11 @@ impl Step {
             retry,
             note: None,
             effect_ceiling: None,
-            denied: None,
+            denied: self.denied.then(|| Fault::new(Code::PermissionDenied, "No.")),
+        };
+        let content = match self.unknown {
+            true => Content::Refusal(Fault::new(Code::UnknownJobType, "No.")),
+            false => Content::Work(work),
         };
         let body = Bytes::from(vec![self.content, self.key.0[0], self.assignment.as_bytes()[0]]);
         Rc::new(Arrival {
@@ -115,7 +128,7 @@ impl Step {
             key: self.key,
             fingerprint: Fingerprint([self.content; 32]),
             asker: Some(asker),
-            content: Content::Work(work),
+            content,
             received_ms: now.wall_ms,
         })
     }

@@ -343,3 +343,52 @@ fn what_the_journal_has_forgotten_meanwhile_and_was_asked_for_anew_has_one_outco
     assert!(!told.is_empty() && told.iter().all(|(_, outcome)| outcome.status == Status::Ok), "{told:?}");
     assert_eq!(bench.outcomes().len(), 2);
 }
+
+#[test]
+fn a_denied_step_is_answered_without_a_run_and_its_key_stays_free() {
+    let mut bench = Bench::new();
+    bench.send(&step("k").by("a").denied());
+    assert!(bench.runs().is_empty());
+    let (told, settled) = bench.settle();
+    let fault = told[0].1.fault.as_ref().expect("a fault");
+    assert_eq!((told.len(), fault.code, told[0].1.effect, told[0].1.tries), (1, Code::PermissionDenied, Effected::None, 0));
+    assert_eq!(settled, [(1, Settle::Term)]);
+    // Allowed since, and asked for by another assignment: it runs.
+    bench.send(&step("k").by("b").from(delivery(2, 1)));
+    let ticket = bench.run();
+    bench.done(ticket);
+    let (told, _) = bench.settle();
+    assert_eq!(told[0].1.status, Status::Ok);
+    // The assignment that was denied keeps its one answer.
+    bench.send(&step("k").by("a").from(delivery(3, 1)));
+    let (told, _) = bench.settle();
+    assert_eq!(told[0].1.fault.as_ref().map(|fault| fault.code), Some(Code::PermissionDenied));
+}
+
+#[test]
+fn what_is_known_of_a_step_is_told_though_it_would_be_denied_now() {
+    let mut bench = Bench::new();
+    bench.send(&step("k"));
+    let ticket = bench.run();
+    bench.send(&step("k").from(delivery(1, 2)).denied());
+    bench.done(ticket);
+    let (first, _) = bench.settle();
+    bench.send(&step("k").from(delivery(2, 1)).denied());
+    let (again, _) = bench.settle();
+    assert_eq!((first.len(), &first), (1, &again));
+    assert_eq!(first[0].1.status, Status::Ok);
+}
+
+#[test]
+fn a_step_that_ran_and_cannot_be_read_any_more_may_have_had_its_effect() {
+    for (ran, effect) in [(true, Effected::Unknown), (false, Effected::None)] {
+        let mut bench = Bench::new();
+        let step = step("k").effect(EffectClass::Idempotent).from(delivery(1, 2));
+        bench.send(&step);
+        bench.sync();
+        let kept = if ran { bench.frames.len() } else { 1 };
+        bench.restart(kept, &[&Step { unknown: true, ..step }]);
+        let (told, _) = bench.settle();
+        assert_eq!((told.len(), told[0].1.effect), (1, effect), "ran: {ran}");
+    }
+}
