@@ -12,7 +12,7 @@ use endstation::worker::Worker;
 use serde::{Deserialize, Serialize};
 
 use crate::floor::Results;
-use crate::message::Form;
+use crate::message::{Form, Job};
 use crate::process::{self, cpu_us, resident_bytes, thread_cpu_us};
 use crate::report::{Keep, Machine};
 use crate::server::NatsServer;
@@ -134,10 +134,10 @@ fn start(dir: &Path) -> Result<Start> {
 /// A served worker that nobody sends anything: time until it is ready, then percent of a core and resident MB.
 async fn idle(args: &BootArgs, worker: &Path, dir: &Path) -> Result<(f64, f64, f64)> {
     std::fs::create_dir_all(dir)?;
-    let server = NatsServer::start(dir, Form::Assignment, false).await?;
+    let server = NatsServer::start(dir, Form::Assignment(Job::Echo), false).await?;
     let begun = Instant::now();
     let subject = Subject::Worker { results: Results::Core, events: true };
-    let mut running = Running::launch(subject, Some(worker), None, &server, dir)?;
+    let mut running = Running::launch(subject, Some(worker), None, &server, None, dir)?;
     running.ready().await?;
     let ready_ms = begun.elapsed().as_secs_f64() * 1e3;
     tokio::time::sleep(Duration::from_secs(2)).await;

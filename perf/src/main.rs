@@ -14,10 +14,13 @@ mod floor;
 mod frames;
 mod message;
 mod nats;
+mod place;
 mod process;
 mod report;
 mod server;
 mod subject;
+
+use nats::Scenario;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -35,6 +38,8 @@ enum Command {
     Nats(NatsArgs),
     /// The floor alone: what NATS gives a worker that does nothing.
     Floor(NatsArgs),
+    /// Blocks that do something, over NATS, beside one that does nothing and a bare HTTP client.
+    Blocks(NatsArgs),
     /// Shards without NATS.
     Engine(engine::EngineArgs),
     /// What a start costs, and a worker that does nothing.
@@ -45,6 +50,9 @@ enum Command {
     /// The bare consumer of the floor; started by the other commands as a process of its own.
     #[command(hide = true)]
     FloorWorker(floor::FloorArgs),
+    /// The place that HTTP steps reach; likewise.
+    #[command(hide = true)]
+    PlaceWorker(place::PlaceArgs),
 }
 
 /// How to measure over NATS.
@@ -112,8 +120,10 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match cli.command {
-        Command::Nats(args) => runtime.block_on(nats::measure(&args, true)),
-        Command::Floor(args) => runtime.block_on(nats::measure(&args, false)),
+        Command::Nats(args) => runtime.block_on(nats::measure(&args, Scenario::Nats)),
+        Command::Floor(args) => runtime.block_on(nats::measure(&args, Scenario::Floor)),
+        Command::Blocks(args) => runtime.block_on(nats::measure(&args, Scenario::Blocks)),
+        Command::PlaceWorker(args) => runtime.block_on(place::work(&args)),
         Command::Engine(args) => engine::measure(&args),
         Command::Boot(args) => runtime.block_on(boot::measure(&args)),
         Command::BootWorker(args) => boot::work(&args),

@@ -12,11 +12,48 @@ pub(crate) const STEPS: &str = "beamline.worker.steps.v1.*";
 /// Where their results come, each on the subject of its key.
 pub(crate) const RESULTS: &str = "beamline.worker.results.v1.*.*";
 
+/// What a step does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Job {
+    /// Nothing.
+    Echo,
+    /// A GET at the place (`place`), by a connector.
+    HttpGet,
+    /// A POST of some hundred bytes there; never run twice.
+    HttpPost,
+    /// A new blob of some hundred bytes.
+    BlobPut,
+    /// One that is there.
+    BlobGet,
+}
+
+/// The blob that every tenant has, and what is in it.
+pub(crate) const BLOB: (&str, &str) = ("there.txt", "the quick brown fox jumps over the lazy dog\n");
+
+impl Job {
+    /// Its block and its inputs as step `n`.
+    fn spelt(self, n: u32) -> (&'static str, String) {
+        match self {
+            Job::Echo => ("echo", r#"{"text":"the quick brown fox jumps"}"#.to_owned()),
+            Job::HttpGet => ("http.request", r#"{"connector":"place","path":"/fox"}"#.to_owned()),
+            Job::HttpPost => {
+                let text = BLOB.1.trim().repeat(8);
+                ("http.request", format!(r#"{{"connector":"place","path":"/fox","method":"POST","text":"{text}"}}"#))
+            }
+            Job::BlobPut => {
+                let text = BLOB.1.trim().repeat(8);
+                ("fs.blob_put", format!(r#"{{"path":"{}/{n}.txt","content":"{text}"}}"#, n % 64))
+            }
+            Job::BlobGet => ("fs.blob_get", format!(r#"{{"path":"{}"}}"#, BLOB.0)),
+        }
+    }
+}
+
 /// How steps are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// As assignments, all on one subject; so are their results.
-    Assignment,
+    Assignment(Job),
     /// Natively, in JSON.
     Native,
 }
@@ -25,7 +62,7 @@ impl Form {
     /// Where step `n` goes.
     pub(crate) fn subject(self, n: u32, tenants: u32) -> String {
         match self {
-            Form::Assignment => ASSIGN.to_owned(),
+            Form::Assignment(_) => ASSIGN.to_owned(),
             Form::Native => STEPS.replace('*', &format!("tenant-{}", n % tenants.max(1))),
         }
     }
@@ -33,7 +70,7 @@ impl Form {
     /// Step `n`, of one of so many tenants.
     pub(crate) fn body(self, n: u32, tenants: u32) -> Vec<u8> {
         match self {
-            Form::Assignment => assignment(n, tenants),
+            Form::Assignment(job) => spelt(job, n, tenants),
             Form::Native => native(n, tenants),
         }
     }
@@ -41,7 +78,7 @@ impl Form {
     /// Where results come.
     pub(crate) fn results(self) -> &'static str {
         match self {
-            Form::Assignment => RESULT,
+            Form::Assignment(_) => RESULT,
             Form::Native => RESULTS,
         }
     }
@@ -54,17 +91,24 @@ pub(crate) fn id(n: u32) -> String {
 
 /// Assignment `n`, of one of so many tenants.
 pub(crate) fn assignment(n: u32, tenants: u32) -> Vec<u8> {
+    spelt(Job::Echo, n, tenants)
+}
+
+fn spelt(job: Job, n: u32, tenants: u32) -> Vec<u8> {
     let tenant = n % tenants.max(1);
+    let (block, payload) = job.spelt(n);
     format!(
         concat!(
             r#"{{"version":"1","assignment_id":"{id}","request_id":"{id}","tenant_id":"tenant-{tenant}","#,
             r#""executor":{{"provider_id":"endstation","channel":"nats"}},"#,
-            r#""job":{{"type":"echo","payload":{{"text":"the quick brown fox jumps"}}}},"#,
+            r#""job":{{"type":"{block}","payload":{payload}}},"#,
             r#""options":{{"priority":50,"deadline_ms":60000}},"#,
             r#""correlation":{{"trace_id":"0af7651916cd43dd8448eb21{n:08x}"}},"metadata":{{"source":"perf"}}}}"#
         ),
         id = id(n),
         tenant = tenant,
+        block = block,
+        payload = payload,
         n = n
     )
     .into_bytes()

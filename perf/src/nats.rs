@@ -8,9 +8,11 @@ use serde::Serialize;
 
 use crate::NatsArgs;
 use crate::drive::{Cpu, Driver, Load, Window};
+use crate::message::{BLOB, Job};
+use crate::place::{self, Place};
 use crate::report::{Machine, Report};
 use crate::server::NatsServer;
-use crate::subject::{ALL, Counters, Running, Subject};
+use crate::subject::{ALL, BLOCKS, Counters, Running, Subject};
 use crate::{disk, process};
 
 /// One measurement of one subject under one load.
@@ -39,13 +41,26 @@ pub(crate) struct Row {
     pub(crate) send_lag_p99_us: u64,
 }
 
-/// Measures and reports; the floor alone, or the worker beside it.
-pub(crate) async fn measure(args: &NatsArgs, with_worker: bool) -> Result<()> {
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scenario {
+    /// The worker and the floor.
+    Nats,
+    /// The floor alone.
+    Floor,
+    /// Blocks that do something.
+    Blocks,
+}
+
+/// Measures and reports.
+pub(crate) async fn measure(args: &NatsArgs, scenario: Scenario) -> Result<()> {
     let root = crate::scratch(args.dir.as_deref())?;
-    let worker = if with_worker { Some(worker_binary(args.worker.as_deref())?) } else { None };
+    let worker = if scenario == Scenario::Floor { None } else { Some(worker_binary(args.worker.as_deref())?) };
+    let place = if scenario == Scenario::Blocks { Some(Place::open(root.path())?) } else { None };
     let machine = Machine::look(&args.keep, disk::fsync(root.path())?)?;
-    let wanted = |subject: &Subject| (with_worker || subject.is_floor()) && subject.name().contains(&args.only);
-    let subjects: Vec<Subject> = ALL.into_iter().filter(wanted).collect();
+    let wanted = |subject: &Subject| (worker.is_some() || subject.is_floor()) && subject.name().contains(&args.only);
+    let all = if scenario == Scenario::Blocks { &BLOCKS[..] } else { &ALL[..] };
+    let subjects: Vec<Subject> = all.iter().copied().filter(wanted).collect();
     let mut rows = Vec::new();
     for round in 0..args.runs {
         for load in &args.rows {
@@ -53,14 +68,23 @@ pub(crate) async fn measure(args: &NatsArgs, with_worker: bool) -> Result<()> {
                 let dir = root.path().join(format!("{}", rows.len()));
                 std::fs::create_dir_all(&dir)?;
                 let what = format!("{}, {load}", subject.name());
-                let row = one(args, *subject, *load, worker.as_deref(), &dir).await.with_context(|| what.clone())?;
+                let row =
+                    one(args, *subject, *load, worker.as_deref(), place.as_ref(), &dir).await.with_context(|| what.clone())?;
                 eprintln!("round {} of {}: {what}: {:.0}/s", round + 1, args.runs, row.per_second);
                 rows.push(row);
                 std::fs::remove_dir_all(&dir)?;
             }
         }
     }
-    let name = if with_worker { "nats" } else { "floor" };
+    if let Some(place) = &place {
+        let bare = place::bare(place, args.seconds).await?;
+        println!("bare client of the same place, 64 in flight: {:.0} GETs/s, {:.1} µs of its CPU each", bare.0, bare.1);
+    }
+    let name = match scenario {
+        Scenario::Nats => "nats",
+        Scenario::Floor => "floor",
+        Scenario::Blocks => "blocks",
+    };
     Report::new(name, machine, rows).show(&args.keep)
 }
 
@@ -74,7 +98,22 @@ pub(crate) fn worker_binary(named: Option<&Path>) -> Result<PathBuf> {
     path.canonicalize().with_context(|| format!("no worker at {}: build it, or name it with --worker", path.display()))
 }
 
-async fn one(args: &NatsArgs, subject: Subject, load: Load, worker: Option<&Path>, dir: &Path) -> Result<Row> {
+async fn one(
+    args: &NatsArgs,
+    subject: Subject,
+    load: Load,
+    worker: Option<&Path>,
+    place: Option<&Place>,
+    dir: &Path,
+) -> Result<Row> {
+    let place = place.map(Place::url);
+    if subject == Subject::Block(Job::BlobGet) {
+        for tenant in 0..args.tenants {
+            let folder = dir.join("data/blobs").join(endstation::blocks::local::folder_of(&format!("tenant-{tenant}")));
+            std::fs::create_dir_all(&folder)?;
+            std::fs::write(folder.join(BLOB.0), BLOB.1)?;
+        }
+    }
     let server = NatsServer::start(dir, subject.form(), subject.stored()).await?;
     let (mut running, window, counters, peak, threads);
     if load == Load::Drain {
@@ -83,11 +122,11 @@ async fn one(args: &NatsArgs, subject: Subject, load: Load, worker: Option<&Path
         let cpu = || read_cpu(subject_pid.get(), server.pid());
         let mut driver = Driver::new(server.connect().await?, subject.form(), args.tenants, &cpu).await?;
         driver.fill(args.backlog).await?;
-        running = Running::launch(subject, worker, args.shards.as_deref(), &server, dir)?;
+        running = Running::launch(subject, worker, args.shards.as_deref(), &server, place.as_deref(), dir)?;
         subject_pid.set(Some(running.pid()));
         window = driver.drained().await.with_context(|| running.log_tail())?;
     } else {
-        running = Running::launch(subject, worker, args.shards.as_deref(), &server, dir)?;
+        running = Running::launch(subject, worker, args.shards.as_deref(), &server, place.as_deref(), dir)?;
         running.ready().await?;
         let pid = running.pid();
         let cpu = || read_cpu(Some(pid), server.pid());

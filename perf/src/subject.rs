@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::floor::Results;
-use crate::message::{Form, STEPS};
+use crate::message::{Form, Job, STEPS};
 use crate::server::{NatsServer, free_port};
 
 /// One column of the table.
@@ -30,7 +30,18 @@ pub(crate) enum Subject {
     Shared,
     /// endstation with native steps, each result stored under the subject of its key, once.
     Native,
+    /// endstation with steps of a block that does something, results stored.
+    Block(Job),
 }
+
+/// The blocks that do something, beside one that does nothing.
+pub(crate) const BLOCKS: [Subject; 5] = [
+    Subject::Worker { results: Results::Stream, events: false },
+    Subject::Block(Job::HttpGet),
+    Subject::Block(Job::HttpPost),
+    Subject::Block(Job::BlobPut),
+    Subject::Block(Job::BlobGet),
+];
 
 /// Everything there is to measure, the floors first.
 pub(crate) const ALL: [Subject; 9] = [
@@ -59,6 +70,11 @@ impl Subject {
             Subject::Worker { results: Results::Stream, events: true } => "endstation, stored results, events",
             Subject::Shared => "endstation, stored results, shared",
             Subject::Native => "endstation, native, stored by key",
+            Subject::Block(Job::Echo) => "echo",
+            Subject::Block(Job::HttpGet) => "http.request, GET",
+            Subject::Block(Job::HttpPost) => "http.request, POST (never twice)",
+            Subject::Block(Job::BlobPut) => "fs.blob_put",
+            Subject::Block(Job::BlobGet) => "fs.blob_get",
         }
     }
 
@@ -66,13 +82,17 @@ impl Subject {
     pub(crate) fn stored(self) -> bool {
         match self {
             Subject::Bare(results) | Subject::Floor(results) | Subject::Worker { results, .. } => results == Results::Stream,
-            Subject::Shared | Subject::Native => true,
+            Subject::Shared | Subject::Native | Subject::Block(_) => true,
         }
     }
 
     /// How its steps are written.
     pub(crate) fn form(self) -> Form {
-        if self == Subject::Native { Form::Native } else { Form::Assignment }
+        match self {
+            Subject::Native => Form::Native,
+            Subject::Block(job) => Form::Assignment(job),
+            _ => Form::Assignment(Job::Echo),
+        }
     }
 
     /// Whether it is a consumer that keeps nothing.
@@ -112,6 +132,7 @@ impl Running {
         worker: Option<&Path>,
         shards: Option<&str>,
         server: &NatsServer,
+        place: Option<&str>,
         dir: &Path,
     ) -> Result<Self> {
         let log = dir.join("subject.log");
@@ -127,7 +148,7 @@ impl Running {
                 }
                 command
             }
-            Subject::Worker { .. } | Subject::Shared | Subject::Native => {
+            Subject::Worker { .. } | Subject::Shared | Subject::Native | Subject::Block(_) => {
                 let events = matches!(subject, Subject::Worker { events: true, .. });
                 let port = free_port()?;
                 ops_port = Some(port);
@@ -148,6 +169,12 @@ impl Running {
                 }
                 if subject == Subject::Native {
                     command.env("ENDSTATION__NATS__ASSIGN_SUBJECTS", STEPS);
+                }
+                if let Some(place) = place {
+                    command
+                        .env("ENDSTATION__CONNECTORS__PLACE__TENANTS", "*")
+                        .env("ENDSTATION__CONNECTORS__PLACE__URL", place)
+                        .env("ENDSTATION__CONNECTORS__PLACE__ALLOW", "127.0.0.0/8");
                 }
                 if let Some(shards) = shards {
                     command.env("ENDSTATION__CORES__SHARDS", shards);
