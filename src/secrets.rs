@@ -168,6 +168,11 @@ impl Redaction {
         }
     }
 
+    /// The longest that is looked for, in bytes.
+    pub fn longest(&self) -> usize {
+        self.needles.iter().map(|needle| needle.len()).max().unwrap_or(0)
+    }
+
     /// Whether there is nothing to look for.
     pub fn is_empty(&self) -> bool {
         self.needles.is_empty()

@@ -62,6 +62,28 @@ pub struct BlockCx {
     pub inputs: Bytes,
     /// The tenant's blobs.
     pub blobs: Rc<dyn Blobs>,
+    /// Who hears what the try says while it runs; nobody where it must answer at once, or observers are told nothing.
+    pub observers: Option<Rc<dyn Observers>>,
+}
+
+impl BlockCx {
+    /// Tells observers something: the text of a JSON object, `Progress` of the native profile. Waits while too much of the try's is
+    /// on its way. False where nobody hears it.
+    pub async fn tell(&self, text: Bytes) -> bool {
+        match &self.observers {
+            Some(observers) => {
+                observers.tell(text).await;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// Who hears what a try says. Lives on its core.
+pub trait Observers {
+    /// Tells it, in order; waits while too much is on its way. What is said after the step's end is heard by nobody.
+    fn tell<'a>(&'a self, text: Bytes) -> Local<'a, ()>;
 }
 
 /// A tenant's blobs. Paths are relative, `/`-separated, and never leave the tenant's own root.

@@ -6,6 +6,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -62,6 +63,13 @@ pub enum Event {
         verdict: Verdict,
         /// How long it ran, in microseconds.
         ran_us: u64,
+    },
+    /// A try has something to say while it runs.
+    Progressed {
+        /// Which try.
+        ticket: Ticket,
+        /// What.
+        chunk: Chunk,
     },
     /// Everything in the journal up to here will survive us.
     Durable {
@@ -311,6 +319,17 @@ pub enum Letter {
         /// Unix ms.
         at_ms: u64,
     },
+    /// What a try says while it runs: told as it comes, kept nowhere.
+    Progress {
+        /// What.
+        chunk: Chunk,
+        /// Which try says it, from 1.
+        try_number: u32,
+        /// Counts up within one step, with the lifecycle's events.
+        sequence: u32,
+        /// Unix ms.
+        at_ms: u64,
+    },
     /// The whole message with the reason it was not done.
     DeadLetter {
         /// What it came to.
@@ -333,6 +352,41 @@ pub enum Reply {
     Unknown,
     /// The notice was of no use, or the call's step is not taken.
     Refused(Fault),
+}
+
+/// A piece of what a try has to say. Crosses cores.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// A JSON object's text: `Progress` of the native profile.
+    pub text: Bytes,
+    /// What it takes of the try's credit, until nobody holds the piece any more.
+    pub hold: Hold,
+}
+
+/// Bytes that are on their way to observers; given back when the last holder is gone, on whatever core. Crosses cores.
+#[derive(Clone, Debug)]
+pub struct Hold {
+    _weight: Arc<Weight>,
+}
+
+#[derive(Debug)]
+struct Weight {
+    under_way: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Hold {
+    /// Takes so many bytes of a credit.
+    pub fn take(under_way: &Arc<AtomicU64>, bytes: u64) -> Hold {
+        under_way.fetch_add(bytes, Ordering::Relaxed);
+        Hold { _weight: Arc::new(Weight { under_way: under_way.clone(), bytes }) }
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.under_way.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// The stages of a step that observers see.

@@ -29,7 +29,7 @@ use hashbrown::HashMap;
 
 use crate::deadlines::Deadlines;
 use crate::dedup::{Home, Known};
-use crate::event::{Effect, Effects, Event, Letter, Overload, Post, Reply, Role, Stage, Untold};
+use crate::event::{Chunk, Effect, Effects, Event, Letter, Overload, Post, Reply, Role, Stage, Untold};
 use crate::fold::{Owned, Released, Unfinished};
 use crate::ids::{AskerId, Key, Lsn, Now, Salt, Text, Ticket};
 use crate::lane::Lane;
@@ -231,6 +231,8 @@ enum Held {
     Started(Ticket),
     /// Tell that another try follows.
     Retrying(u32),
+    /// Tell what a try says.
+    Progress(Ticket, Chunk),
     /// Send the outcome.
     Outcome(u32),
     /// Tell who gave a notice what became of it.
@@ -299,6 +301,7 @@ impl Shard {
                 self.superseded(now, key, fingerprint, asker, partition, untold, fx);
             }
             Event::Ended { ticket, verdict, ran_us } => self.ended(now, ticket, verdict, ran_us, fx),
+            Event::Progressed { ticket, chunk } => self.progressed(now, ticket, chunk, fx),
             Event::Durable { through } => self.durable(now, through, fx),
             Event::Probed { key, found } => self.probed(now, key, found, fx),
             Event::Looked { key, found } => self.looked(now, key, found, fx),

@@ -19,7 +19,7 @@ use futures_util::future::{Either, select};
 use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use shards::block::{Blob, Block, BlockCx, BlockInfo, Local};
 use shards::ids::hex;
-use shards::outcome::{Effected, Fault};
+use shards::outcome::{Code, Effected, Fault};
 use shards::runtime::rt;
 use shards::step::EffectClass;
 
@@ -35,6 +35,8 @@ use super::{Ask, Checked, Reach};
 mod answer;
 mod fault;
 mod request;
+mod sse;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -59,6 +61,10 @@ impl Http {
 
     async fn run(&self, cx: &BlockCx) -> Result<Bytes, Fault> {
         let request = Request::read(&cx.inputs)?;
+        if matches!(request.form, Form::Stream) && cx.observers.is_none() {
+            let details = r#"{"pointer":"/response","rule":"stream needs events.enabled"}"#;
+            return Err(Fault::new(Code::ExecutionFailed, "This worker tells observers nothing.").with_details(details));
+        }
         let policy = self.reach.policy.clone();
         let route = policy.route(&cx.tenant, request.connector.as_deref()).map_err(|refused| refused.fault())?;
         let target = request.target(&route)?;
@@ -107,6 +113,7 @@ impl Http {
         let elapsed_us = || self.reach.client.now().mono_us.saturating_sub(begun_us);
         let done = match &request.form {
             Form::Blob { path, overwrite } => answer::save(cx, answer, &request, path, *overwrite, &redaction, elapsed_us).await,
+            Form::Stream => stream::tell(cx, answer, &request, redaction, elapsed_us).await,
             form => answer::show(answer, &request, *form.inline(), &redaction, elapsed_us).await,
         };
         // The other side has said that it did it; what failed was to take its answer in.
@@ -130,7 +137,7 @@ pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
     let effect = effect(&request, route.connector.map(|(_, connector)| connector));
     // What is wrong with the place is wrong for good; what a policy says of it may change.
     let denied = match request.target(&route) {
-        Err(fault) if fault.code == shards::outcome::Code::PermissionDenied => Some(fault),
+        Err(fault) if fault.code == Code::PermissionDenied => Some(fault),
         Err(fault) => return Err(fault),
         Ok(_) => None,
     };

@@ -114,7 +114,7 @@ pub(super) async fn run_with(
         return Err(denied);
     }
     let inputs = checked.inputs.unwrap_or_else(|| Bytes::copy_from_slice(inputs.as_bytes()));
-    let cx = BlockCx { tenant: Text::from(tenant), key: Key([0; 16]), try_number, inputs, blobs: blobs.clone() };
+    let cx = BlockCx { tenant: Text::from(tenant), key: Key([0; 16]), try_number, inputs, blobs: blobs.clone(), observers: None };
     let outputs = build_all(reach)[usize::from(id.0)].execute(cx).await?;
     Ok(serde_json::from_slice(&outputs).expect("outputs are JSON"))
 }

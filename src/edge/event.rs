@@ -11,31 +11,26 @@ use crate::edge::wire::WireSettings;
 /// The content type of an event.
 pub(super) const CONTENT_TYPE: &str = "application/cloudevents+json";
 
-/// One event under the message id `id`.
+/// What every event says of itself.
+pub(super) struct Told<'a> {
+    /// Its message id.
+    pub(super) id: &'a str,
+    /// Counts up within the step.
+    pub(super) sequence: u32,
+    /// Unix ms.
+    pub(super) at_ms: u64,
+}
+
+/// One stage of a step.
 pub(super) fn lifecycle(
     pen: &mut Pen,
     settings: &WireSettings,
     arrival: &Arrival,
-    id: &str,
+    told: &Told<'_>,
     stage: Stage,
     outcome: Option<&Outcome>,
-    sequence: u32,
-    at_ms: u64,
 ) {
-    pen.raw("{\"specversion\":\"1.0\",\"id\":").text(id);
-    pen.raw(",\"source\":").text(&format!("/endstation/{}", uri_segment(&settings.worker_id)));
-    pen.raw(",\"type\":").text(&format!("beamline.worker.step.{}", name(stage)));
-    if let Some(asker) = &arrival.asker {
-        pen.raw(",\"subject\":").text(&asker.assignment_id);
-    }
-    pen.raw(",\"time\":").time(at_ms);
-    pen.raw(",\"datacontenttype\":\"application/json\",\"data\":{\"event_id\":").text(id);
-    pen.raw(",\"kind\":").text(&name(stage).to_ascii_uppercase());
-    native::who(pen, arrival);
-    pen.raw(",\"sequence\":").int(u64::from(sequence));
-    pen.raw(",\"at\":").time(at_ms);
-    pen.raw(",\"worker_id\":").text(&settings.worker_id);
-    pen.raw(",\"boot\":").int(u64::from(settings.boot));
+    begin(pen, settings, arrival, told, name(stage));
     if let Some(outcome) = outcome {
         // Without its outputs: observers learn that something happened, not what came of it.
         pen.raw(",\"result\":{\"status\":").text(native::status(outcome.status));
@@ -43,6 +38,39 @@ pub(super) fn lifecycle(
         pen.raw(",\"effect\":").text(outcome.effect.as_str()).raw("}");
     }
     pen.raw("}}");
+}
+
+/// What a try says while it runs: the text of a JSON object.
+pub(super) fn progress(
+    pen: &mut Pen,
+    settings: &WireSettings,
+    arrival: &Arrival,
+    told: &Told<'_>,
+    progress: &[u8],
+    try_number: u32,
+) {
+    begin(pen, settings, arrival, told, "progress");
+    pen.raw(",\"try_number\":").int(u64::from(try_number));
+    pen.raw(",\"progress\":").raw_bytes(progress);
+    pen.raw("}}");
+}
+
+fn begin(pen: &mut Pen, settings: &WireSettings, arrival: &Arrival, told: &Told<'_>, name: &str) {
+    let Told { id, sequence, at_ms } = *told;
+    pen.raw("{\"specversion\":\"1.0\",\"id\":").text(id);
+    pen.raw(",\"source\":").text(&format!("/endstation/{}", uri_segment(&settings.worker_id)));
+    pen.raw(",\"type\":").text(&format!("beamline.worker.step.{name}"));
+    if let Some(asker) = &arrival.asker {
+        pen.raw(",\"subject\":").text(&asker.assignment_id);
+    }
+    pen.raw(",\"time\":").time(at_ms);
+    pen.raw(",\"datacontenttype\":\"application/json\",\"data\":{\"event_id\":").text(id);
+    pen.raw(",\"kind\":").text(&name.to_ascii_uppercase());
+    native::who(pen, arrival);
+    pen.raw(",\"sequence\":").int(u64::from(sequence));
+    pen.raw(",\"at\":").time(at_ms);
+    pen.raw(",\"worker_id\":").text(&settings.worker_id);
+    pen.raw(",\"boot\":").int(u64::from(settings.boot));
 }
 
 /// A stage as events spell it.

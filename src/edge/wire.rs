@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use shards::event::{Letter, Post, Reply};
+use shards::event::{Hold, Letter, Post, Reply};
 use shards::ids::{AskerId, BlockId, Fingerprint, Identity, Key, Now, Salt, Text};
 use shards::limits::Limits;
 use shards::map::partition;
@@ -128,6 +128,18 @@ fn is_line(delivery: &Delivery) -> bool {
         Origin::Line(_) => true,
         Origin::Journal { source, .. } => source == Source::Line,
         Origin::Core | Origin::Stream(_) | Origin::Call(_) => false,
+    }
+}
+
+/// A body that takes of a try's credit for as long as somebody holds it.
+struct Owed {
+    body: Bytes,
+    _hold: Hold,
+}
+
+impl AsRef<[u8]> for Owed {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
     }
 }
 
@@ -307,6 +319,14 @@ impl EdgeWire {
         })
     }
 
+    /// Subject and headers of an event under this id.
+    fn of_event(&self, roll: &mut Roll, arrival: &Arrival, id: Text) -> (Text, Headers) {
+        let mut headers = self.headers(arrival, id, 1);
+        headers.push((Text::from_static("Content-Type"), Text::from_static(event::CONTENT_TYPE)));
+        let tenant = if arrival.tenant.is_empty() { NO_TENANT } else { &arrival.tenant };
+        (roll.text(|pen| _ = pen.raw(&self.settings.events_prefix).raw(".").raw(tenant)), headers)
+    }
+
     fn own_hash(&self, delivery: &Delivery) -> Key {
         self.settings.salt.quarantine_key(&delivery.subject, &delivery.headers, &delivery.body)
     }
@@ -315,7 +335,7 @@ impl EdgeWire {
         let (outcome, replayed) = match letter {
             Letter::Result { outcome, replayed, .. } => (outcome, *replayed),
             Letter::DeadLetter { .. } => return self.render_message(arrival, letter),
-            Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::Reply(_) => return None,
+            Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::Progress { .. } | Letter::Reply(_) => return None,
         };
         // Its reader went with the run that read it; a later run that has the same line asks for itself.
         if !matches!(arrival.delivery.origin, Origin::Line(_)) {
@@ -372,12 +392,25 @@ impl EdgeWire {
                 }
                 let (mark, name) = (mark(arrival), event::name(*stage));
                 let id = roll.text(|pen| _ = pen.raw("e-").hex(mark).raw("-").raw(name).raw("-").int(u64::from(*sequence)));
-                let outcome = outcome.as_deref();
-                let body = roll.cut(|pen| event::lifecycle(pen, settings, arrival, &id, *stage, outcome, *sequence, *at_ms));
-                let mut headers = self.headers(arrival, id, 1);
-                headers.push((Text::from_static("Content-Type"), Text::from_static(event::CONTENT_TYPE)));
-                let tenant = if arrival.tenant.is_empty() { NO_TENANT } else { &arrival.tenant };
-                let subject = roll.text(|pen| _ = pen.raw(&settings.events_prefix).raw(".").raw(tenant));
+                let told = event::Told { id: &id, sequence: *sequence, at_ms: *at_ms };
+                let body = roll.cut(|pen| event::lifecycle(pen, settings, arrival, &told, *stage, outcome.as_deref()));
+                let (subject, headers) = self.of_event(roll, arrival, id);
+                (Outlet::Event, subject, headers, body)
+            }
+            Letter::Progress { chunk, try_number, sequence, at_ms } => {
+                if !settings.events {
+                    return None;
+                }
+                // What a later life says under the same number is another thing.
+                let (mark, boot) = (mark(arrival), u64::from(settings.boot));
+                let id = roll.text(|pen| {
+                    _ = pen.raw("e-").hex(mark).raw("-progress-").int(boot).raw("-").int(u64::from(*sequence));
+                });
+                let told = event::Told { id: &id, sequence: *sequence, at_ms: *at_ms };
+                let body = roll.cut(|pen| event::progress(pen, settings, arrival, &told, &chunk.text, *try_number));
+                // Its credit comes back when the message is written and nobody holds it any more.
+                let body = Bytes::from_owner(Owed { body, _hold: chunk.hold.clone() });
+                let (subject, headers) = self.of_event(roll, arrival, id);
                 (Outlet::Event, subject, headers, body)
             }
             Letter::Reply(reply) => {
@@ -436,7 +469,7 @@ impl Wire for EdgeWire {
 
     fn render(&self, post: &Post) -> Option<Parcel> {
         let arrival = &*post.arrival;
-        let answers = !matches!(post.letter, Letter::Lifecycle { .. } | Letter::DeadLetter { .. });
+        let answers = !matches!(post.letter, Letter::Lifecycle { .. } | Letter::Progress { .. } | Letter::DeadLetter { .. });
         let rendered = if is_line(&arrival.delivery) {
             self.render_line(arrival, &post.letter)
         } else if answers && arrival.by_call() {
@@ -447,7 +480,7 @@ impl Wire for EdgeWire {
         let (outlet, subject, headers, body) = rendered?;
         let (outcome, replayed) = match &post.letter {
             Letter::Result { outcome, replayed, .. } => (Some(outcome), *replayed),
-            Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::DeadLetter { .. } | Letter::Reply(_) => (None, false),
+            _ => (None, false),
         };
         let about = About {
             line: if let Origin::Line(line) = arrival.delivery.origin { line } else { 0 },

@@ -9,13 +9,16 @@ use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use crate::block::{Blobs, Block, BlockCx};
-use crate::event::{Event, Verdict};
+use crate::block::{Blobs, Block, BlockCx, Observers};
+use crate::event::{Chunk, Event, Hold, Verdict};
 use crate::ids::{Ticket, hex};
 use crate::outcome::Fault;
 use crate::step::{Arrival, EffectClass};
@@ -25,6 +28,10 @@ use super::page::Page;
 use super::rt::{Clock, Stop, caught, panic_text, sleep, spawn};
 use super::tenure::Lease;
 
+/// How much of what a try says may be on its way to observers, in bytes; the last piece may go over it.
+const PROGRESS_BYTES_MAX: u64 = 256 << 10;
+/// How often a try looks whether there is room again.
+const PROGRESS_LOOK: Duration = Duration::from_millis(2);
 /// How often a step that must never run twice looks whether it may begin.
 const LEASE_LOOK: Duration = Duration::from_millis(10);
 
@@ -40,6 +47,28 @@ pub struct Perform {
     stops: Vec<Option<(u32, Stop)>>,
     /// Larger outputs go to the tenant's blobs, in bytes.
     inline_bytes_max: u64,
+    /// Whether observers are told of lifecycles.
+    events: bool,
+}
+
+/// The observers of one try. Lives on its core.
+struct Observed {
+    local: Local,
+    ticket: Ticket,
+    under_way: Arc<AtomicU64>,
+}
+
+impl Observers for Observed {
+    fn tell<'a>(&'a self, text: Bytes) -> crate::block::Local<'a, ()> {
+        Box::pin(async move {
+            while self.under_way.load(Relaxed) >= PROGRESS_BYTES_MAX {
+                sleep(PROGRESS_LOOK).await;
+            }
+            let hold = Hold::take(&self.under_way, text.len() as u64);
+            let chunk = Chunk { text, hold };
+            self.local.push(News::Event(Event::Progressed { ticket: self.ticket, chunk }));
+        })
+    }
 }
 
 impl Perform {
@@ -52,8 +81,9 @@ impl Perform {
         page: Page,
         lease: Lease,
         inline_bytes_max: u64,
+        events: bool,
     ) -> Self {
-        Perform { blocks, blobs, clock, local, page, lease, stops: Vec::new(), inline_bytes_max }
+        Perform { blocks, blobs, clock, local, page, lease, stops: Vec::new(), inline_bytes_max, events }
     }
 
     /// Starts a try. Its end comes as news, or is returned here if it came at once.
@@ -67,6 +97,7 @@ impl Perform {
             try_number,
             inputs: work.inputs.clone(),
             blobs: self.blobs.clone(),
+            observers: None,
         };
         let (page, key, partition, id) = (self.page, arrival.key, arrival.partition, work.block);
         // What must never run twice begins only while no other worker can own it.
@@ -100,6 +131,9 @@ impl Perform {
         }
         self.stops[slot] = Some((ticket.generation, stop.clone()));
         let (clock, local) = (self.clock, self.local.clone());
+        let observers: Option<Rc<dyn Observers>> =
+            if self.events { Some(Rc::new(Observed { local: local.clone(), ticket, under_way: Arc::default() })) } else { None };
+        let cx = BlockCx { observers, ..cx };
         let started_us = clock.now().mono_us;
         spawn("a try", async move {
             let work = async {

@@ -1,8 +1,8 @@
 //! Between acceptance and outcome: which step starts next, what a verdict means, what time does.
 
 use super::{Claim, Held, Job, Shard, State};
-use crate::event::{Claimant, Effect, Effects, Verdict};
-use crate::ids::{Key, Now, Ticket};
+use crate::event::{Chunk, Claimant, Effect, Effects, Letter, Post, Verdict};
+use crate::ids::{Key, Lsn, Now, Ticket};
 use crate::limits::TRIED_MAX;
 use crate::outcome::{Code, Effected, Fault, Status, Tried};
 use crate::planted::{Bug, planted};
@@ -161,6 +161,32 @@ impl Shard {
                 self.failed(now, slot, fault, ran_us, fx);
             }
         }
+    }
+
+    /// A try says something. Observers hear of it after the step itself: what was written before it is durable then.
+    pub(super) fn progressed(&mut self, now: Now, ticket: Ticket, chunk: Chunk, fx: &mut Effects) {
+        let says = |slot: u32| self.jobs[slot as usize].state == State::Running;
+        if !self.settings.events || !self.current(ticket).is_some_and(says) {
+            return;
+        }
+        let written = Lsn(self.next_lsn.0 - 1);
+        if self.durable >= written && self.held.is_empty() {
+            return self.tell_progress(now, ticket, chunk, fx);
+        }
+        self.held.push_back((written, Held::Progress(ticket, chunk)));
+    }
+
+    /// Tells it. The step may be decided by now; its end is told after this.
+    pub(super) fn tell_progress(&mut self, now: Now, ticket: Ticket, chunk: Chunk, fx: &mut Effects) {
+        let Some(slot) = self.current(ticket) else { return };
+        let job = &mut self.jobs[slot as usize];
+        if !matches!(job.state, State::Running | State::Decided) {
+            return;
+        }
+        let letter = Letter::Progress { chunk, try_number: job.tries, sequence: job.stages, at_ms: now.wall_ms };
+        job.stages += 1;
+        let post = Post { confirm: None, arrival: job.arrival.clone(), letter };
+        fx.list.push(Effect::Post(post));
     }
 
     fn failed(&mut self, now: Now, slot: u32, mut fault: Fault, ran_us: u64, fx: &mut Effects) {

@@ -99,6 +99,7 @@ impl Shard {
                     self.ask_for_claim(slot, fx);
                 }
                 Held::Started(ticket) => self.started(now, ticket, fx),
+                Held::Progress(ticket, chunk) => self.tell_progress(now, ticket, chunk, fx),
                 Held::Retrying(slot) => self.lifecycle(now, slot, Stage::Retrying, fx),
                 Held::Outcome(slot) => {
                     if self.jobs[slot as usize].state == State::Decided {

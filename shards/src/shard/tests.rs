@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{Shard, ShardSettings};
 use crate::dedup::{Entry, Place};
-use crate::event::{DiskNews, Effect, Effects, Event, Letter, Past};
+use crate::event::{Chunk, DiskNews, Effect, Effects, Event, Hold, Letter, Past, Post};
 use crate::fold::{Fold, Restored};
 use crate::ids::{BlockId, Fingerprint, Identity, Key, Lsn, Now, Partition, Salt, Text, Ticket};
 use crate::journal::view::Frames;

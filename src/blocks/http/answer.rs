@@ -147,7 +147,7 @@ async fn body(answer: &mut Answer, bytes_max: u64) -> Result<Bytes, NetError> {
     Ok(all.freeze())
 }
 
-fn decoder(answer: &Answer, bytes_max: u64) -> Result<Decoder, DecodeError> {
+pub(super) fn decoder(answer: &Answer, bytes_max: u64) -> Result<Decoder, DecodeError> {
     let mut encodings = answer.headers.get_all(CONTENT_ENCODING).iter();
     let encoding = match (encodings.next(), encodings.next()) {
         (None, _) => None,
@@ -173,7 +173,7 @@ async fn excerpt(answer: &mut Answer) -> Vec<u8> {
 }
 
 /// The outputs up to the body: status, version, headers, URL, size and timing. The object is left open.
-fn head(answer: &Answer, size: u64, redaction: &Redaction, elapsed_us: u64) -> Vec<u8> {
+pub(super) fn head(answer: &Answer, size: u64, redaction: &Redaction, elapsed_us: u64) -> Vec<u8> {
     let Timing { dns_us, connect_us, tls_us, first_byte_us } = answer.timing;
     let body_us = elapsed_us.saturating_sub(dns_us + connect_us + tls_us + first_byte_us);
     let ms = |us: u64| (us as f64 / 10.0).round() / 100.0;

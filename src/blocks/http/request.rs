@@ -76,7 +76,12 @@ pub(super) enum Content<'a> {
 #[derive(Clone)]
 pub(super) enum Form<'a> {
     Inline(Inline),
-    Blob { path: Words<'a>, overwrite: bool },
+    Blob {
+        path: Words<'a>,
+        overwrite: bool,
+    },
+    /// As progress, in pieces; the result says how much there was.
+    Stream,
 }
 
 /// How a result carries a body.
@@ -96,7 +101,7 @@ impl Form<'_> {
     pub(super) fn inline(&self) -> &Inline {
         match self {
             Form::Inline(inline) => inline,
-            Form::Blob { .. } => &Inline::None,
+            Form::Blob { .. } | Form::Stream => &Inline::None,
         }
     }
 }
@@ -125,7 +130,7 @@ impl<'a> Request<'a> {
         let method = method(&inputs, &content)?;
         let form = form(&inputs, &method)?;
         let (most, usual) = match form {
-            Form::Blob { .. } => (BLOB_BYTES_MAX, BLOB_BYTES),
+            Form::Blob { .. } | Form::Stream => (BLOB_BYTES_MAX, BLOB_BYTES),
             Form::Inline(_) => (INLINE_BYTES_MAX, INLINE_BYTES),
         };
         let wait = |name: &str, usual| inputs.integer(name, WAIT_MS, usual);
@@ -304,7 +309,14 @@ fn form<'a>(inputs: &Inputs<'a>, method: &Method) -> Result<Form<'a>, Fault> {
         Some("text") => Some(Inline::Text),
         Some("bytes") => Some(Inline::Bytes),
         Some("none") => Some(Inline::None),
-        Some(_) => return Err(forbidden("response", "auto, json, text, bytes, blob or none")),
+        Some("stream") => {
+            return match (path.is_some(), overwrite.is_some()) {
+                (true, _) => Err(forbidden("response_blob", "only where response is blob")),
+                (_, true) => Err(forbidden("overwrite", "only where response is blob")),
+                _ => Ok(Form::Stream),
+            };
+        }
+        Some(_) => return Err(forbidden("response", "auto, json, text, bytes, blob, stream or none")),
     };
     match (inline, path) {
         (Some(_), Some(_)) => Err(forbidden("response_blob", "only where response is blob")),

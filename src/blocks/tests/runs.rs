@@ -20,6 +20,7 @@ fn echo_gives_back_its_inputs_byte_for_byte() {
                 try_number: 1,
                 inputs: Bytes::from(inputs),
                 blobs: blobs.clone(),
+                observers: None,
             };
             assert_eq!(echo.execute(cx).await.expect("echo"), outputs);
         }

@@ -19,9 +19,21 @@ pub(in crate::edge) fn lifecycle(event: &[u8]) -> Option<v1::LifecycleEvent> {
         sequence: count(data, "sequence").unwrap_or_default(),
         at: word(data, "at").and_then(|at| at.parse::<jiff::Timestamp>().ok()).map(|at| moment(at.as_millisecond() as u64)),
         worker_id: word(data, "worker_id").unwrap_or_default(),
+        try_number: count(data, "try_number"),
+        progress: data.get("progress").map(progress),
         result: data.get("result").map(result),
         ..v1::LifecycleEvent::default()
     })
+}
+
+fn progress(progress: &Json) -> v1::Progress {
+    let text = word(progress, "text").map(v1::progress::Chunk::Text);
+    let data = || progress.get("data").filter(|data| data.is_object()).cloned().map(structure).map(v1::progress::Chunk::Data);
+    v1::Progress {
+        fraction: progress.get("fraction").and_then(Json::as_f64),
+        message: word(progress, "message"),
+        chunk: text.or_else(data),
+    }
 }
 
 fn context(context: &Json) -> v1::BlockContext {

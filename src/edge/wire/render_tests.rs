@@ -1,9 +1,10 @@
 //! Letters as their readers get them, byte for byte.
 
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
-use shards::event::{Overload, Stage};
+use shards::event::{Chunk, Overload, Stage};
 use shards::ids::Ticket;
 use shards::outcome::{Effected, Tried};
 
@@ -227,6 +228,31 @@ fn events_are_cloud_events() {
     let arrival = Rc::new(read(delivery(Origin::Core, assignment(&[]))));
     let post = Post { confirm: None, arrival, letter: event(Stage::Accepted, None, 0) };
     assert!(EdgeWire::new(settings).render(&post).is_none());
+}
+
+#[test]
+fn what_a_try_says_is_an_event_of_its_own_and_gives_its_credit_back_once_nobody_holds_it() {
+    let under_way = Arc::new(AtomicU64::new(0));
+    let text = Bytes::from_static(br#"{"text":"piece"}"#);
+    let chunk = Chunk { hold: Hold::take(&under_way, 16), text };
+    let letter = Letter::Progress { chunk, try_number: 2, sequence: 5, at_ms: NOW_MS };
+    let parcel = sent(assignment(&[]), letter);
+    let id = header(&parcel, "Nats-Msg-Id").expect("an id");
+    assert!(id.starts_with("e-") && id.ends_with("-progress-1-5"), "{id}");
+    assert_eq!((parcel.outlet, &*parcel.subject), (Outlet::Event, "beamline.worker.events.acme"));
+    let value: Value = serde_json::from_slice(&parcel.body).expect("JSON");
+    assert_eq!(value["type"], "beamline.worker.step.progress");
+    let data = &value["data"];
+    assert_eq!((&data["kind"], &data["sequence"], &data["try_number"]), (&json!("PROGRESS"), &json!(5), &json!(2)));
+    assert_eq!(data["progress"], json!({ "text": "piece" }));
+    let watched = protobuf::lifecycle(&parcel.body).expect("an event");
+    let progress = watched.progress.expect("progress");
+    assert_eq!((watched.try_number, progress.chunk), (Some(2), Some(proto::v1::progress::Chunk::Text("piece".to_owned()))));
+    let copy = parcel.body.clone();
+    drop(parcel);
+    assert_eq!(under_way.load(Ordering::Relaxed), 16);
+    drop(copy);
+    assert_eq!(under_way.load(Ordering::Relaxed), 0);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `http.request` as a tenant meets it: through a connector, denied, and over a crash at each point of a step's life.
 
 use anyhow::{Context, Result, ensure};
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
 use crate::place::Place;
@@ -54,6 +55,33 @@ async fn a_tenant_reaches_what_a_connector_lists_it_for_and_nothing_else() -> Re
         ensure!(seen.object["error_details"]["rule"] == json!(rule), "{inputs}: {:?}", seen.object);
     }
     ensure!(place.asked() == asked, "somebody was let through");
+    world.finish().await
+}
+
+/// An answer that is streamed is told as events in order, and its end before the step's.
+#[tokio::test]
+async fn a_streamed_answer_is_told_as_progress_in_order() -> Result<()> {
+    let place = Place::open().await?;
+    let world = World::jetstream(settings(&place).set("ENDSTATION__EVENTS__ENABLED", "true")).await?;
+    let client = async_nats::connect(world.server.url()).await?;
+    let mut events = client.subscribe("beamline.worker.events.acme").await?;
+    client.flush().await?;
+    let job = json!({"connector": "plain", "path": "/a", "response": "stream"});
+    let seen = world.router.run(&Assignment::new("acme", "http.request", job), PATIENCE).await?;
+    let out = outputs(&seen)?;
+    ensure!(out["streamed"] == 1 && out.get("json").is_none(), "{out}");
+    let mut told = Vec::new();
+    while told.last().is_none_or(|(kind, _)| kind != "COMPLETED") {
+        let message = tokio::time::timeout(PATIENCE, events.next()).await?.context("events")?;
+        let event: Value = serde_json::from_slice(&message.payload)?;
+        let data = &event["data"];
+        ensure!(data["sequence"] == told.len(), "out of order: {event}");
+        told.push((data["kind"].as_str().context("a kind")?.to_owned(), data["progress"].clone()));
+    }
+    let kinds: Vec<&str> = told.iter().map(|(kind, _)| kind.as_str()).collect();
+    ensure!(kinds == ["ACCEPTED", "STARTED", "PROGRESS", "PROGRESS", "COMPLETED"], "{told:?}");
+    ensure!(told[2].1 == json!({"text": "{\"done\":0}"}), "{told:?}");
+    ensure!(told[3].1["message"] == "end" && told[3].1["data"] == json!({"pieces": 1, "size": 10}), "{told:?}");
     world.finish().await
 }
 

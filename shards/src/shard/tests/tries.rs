@@ -218,3 +218,54 @@ fn a_step_that_is_over_leaves_nothing_of_its_message_in_memory() {
     assert!(bench.shard.is_idle());
     assert_eq!(left.strong_count(), 0);
 }
+
+#[test]
+fn what_a_try_says_is_told_in_order_after_its_start_and_never_after_its_end() {
+    let mut bench = Bench::new();
+    bench.shard.settings.events = true;
+    let under_way = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let say = |bench: &mut Bench, ticket, text: &'static str| {
+        let chunk = Chunk { text: Bytes::from_static(text.as_bytes()), hold: Hold::take(&under_way, text.len() as u64) };
+        bench.apply(Event::Progressed { ticket, chunk });
+    };
+    let said = |bench: &mut Bench| -> Vec<(u32, String)> {
+        let letter = |effect| match effect {
+            Effect::Post(Post { letter: Letter::Lifecycle { stage, sequence, .. }, .. }) => {
+                Some((sequence, format!("{stage:?}")))
+            }
+            Effect::Post(Post { letter: Letter::Progress { chunk, sequence, .. }, .. }) => {
+                Some((sequence, String::from_utf8_lossy(&chunk.text).into_owned()))
+            }
+            _ => None,
+        };
+        bench.look().into_iter().filter_map(letter).collect()
+    };
+    bench.send(&step("k"));
+    let ticket = bench.run();
+    say(&mut bench, ticket, "one");
+    assert!(said(&mut bench).is_empty(), "it is told after the step itself");
+    bench.sync();
+    let wanted = [(0, "Accepted"), (1, "Started"), (2, "one")].map(|(sequence, what)| (sequence, what.to_owned()));
+    assert_eq!(said(&mut bench), wanted);
+    say(&mut bench, ticket, "two");
+    assert_eq!(said(&mut bench), [(3, "two".to_owned())]);
+    assert_eq!(under_way.load(std::sync::atomic::Ordering::Relaxed), 0, "what is told is given back");
+    bench.send(&step("other").from(delivery(2, 1)));
+    say(&mut bench, ticket, "last, while other frames are on their way");
+    bench.done(ticket);
+    say(&mut bench, ticket, "after the end");
+    bench.sync();
+    let told: Vec<String> = said(&mut bench).into_iter().map(|(_, what)| what).collect();
+    let last = told.iter().position(|what| what.starts_with("last")).expect("told");
+    let end = told.iter().position(|what| what == "Completed").expect("told");
+    assert!(last < end && !told.iter().any(|what| what == "after the end"), "{told:?}");
+    assert_eq!(under_way.load(std::sync::atomic::Ordering::Relaxed), 0);
+    // Nobody listens: nothing is kept of it.
+    bench.shard.settings.events = false;
+    bench.send(&step("quiet").from(delivery(3, 1)));
+    let tickets = bench.runs();
+    say(&mut bench, tickets[0].0, "unheard");
+    bench.sync();
+    assert!(said(&mut bench).is_empty());
+    assert_eq!(under_way.load(std::sync::atomic::Ordering::Relaxed), 0);
+}

@@ -67,6 +67,13 @@ fn each_bad_input_names_its_field_and_its_rule() {
         (&long, Code::InvalidInput, "/headers", "at most 64"),
         (&many, Code::InvalidInput, "/headers", "at most 64"),
         (r#"{"url":"http://h.example/","response":"xml"}"#, Code::InvalidInput, "/response", "auto, json"),
+        (
+            r#"{"url":"http://h.example/","response":"stream","response_blob":"a"}"#,
+            Code::InvalidInput,
+            "/response_blob",
+            "only where",
+        ),
+        (r#"{"url":"http://h.example/","response":"stream","overwrite":true}"#, Code::InvalidInput, "/overwrite", "only where"),
         (r#"{"url":"http://h.example/","response":"blob"}"#, Code::MissingRequiredField, "/response_blob", "required"),
         (
             r#"{"url":"http://h.example/","response":"json","response_blob":"a"}"#,

@@ -344,3 +344,71 @@ fn tenants_share_no_connection() {
         assert_eq!(reach.client.idle(), 2);
     });
 }
+
+/// What was told while a step ran.
+#[derive(Default)]
+struct Heard(std::cell::RefCell<Vec<Value>>);
+
+impl shards::block::Observers for Heard {
+    fn tell<'a>(&'a self, text: bytes::Bytes) -> shards::block::Local<'a, ()> {
+        self.0.borrow_mut().push(serde_json::from_slice(&text).expect("JSON"));
+        Box::pin(std::future::ready(()))
+    }
+}
+
+#[test]
+fn an_answer_is_told_piece_by_piece_and_then_its_end() {
+    on_a_shard(|blobs, _| async move {
+        let reach = open();
+        let long = "äb".repeat(40_000);
+        let sse = ": hi\n\nevent: add\nid: 1\ndata: one\n\ndata: {\"n\":2}\n\ndata: never ended";
+        for (media_type, body, pieces) in [
+            ("text/plain", "hello".as_bytes(), vec![json!({ "text": "hello" })]),
+            ("application/x-ndjson", b"{}\n[]\n", vec![json!({ "text": "{}\n[]\n" })]),
+            ("image/png", b"\x89PNG", vec![json!({ "data": { "bytes": "iVBORw==" } })]),
+            ("text/plain", b"cut \xc3", vec![json!({ "text": "cut " }), json!({ "text": "\u{fffd}" })]),
+            (
+                "text/event-stream; charset=utf-8",
+                sse.as_bytes(),
+                vec![
+                    json!({ "data": { "event": "add", "data": "one", "id": "1" } }),
+                    json!({ "data": { "event": "message", "data": "{\"n\":2}", "id": "1" } }),
+                ],
+            ),
+            ("text/plain", b"", vec![]),
+        ] {
+            let server = Server::always(Act::answer("200 OK", &format!("content-type: {media_type}\r\n"), body));
+            let (outputs, heard) = stream(&reach, &blobs, json!({ "url": server.url("/"), "response": "stream" })).await;
+            let outputs = outputs.expect("told");
+            let end = json!({ "fraction": 1.0, "message": "end", "data": { "pieces": pieces.len(), "size": body.len() } });
+            assert_eq!(heard, [&pieces[..], &[end]].concat(), "{media_type}");
+            assert_eq!((&outputs["streamed"], &outputs["size"]), (&json!(pieces.len()), &json!(body.len())));
+            assert!(outputs.get("text").is_none());
+        }
+        let server = Server::always(Act::answer("200 OK", "content-type: text/plain\r\n", &long));
+        let (_, heard) = stream(&reach, &blobs, json!({ "url": server.url("/"), "response": "stream" })).await;
+        let text: String = heard.iter().filter_map(|piece| piece["text"].as_str()).collect();
+        assert!(text == long && heard.iter().all(|piece| piece.to_string().len() < 300_000));
+        // Nobody hears: nothing is sent.
+        let before = server.heard().len();
+        let fault = ask(&reach, &blobs, json!({ "url": server.url("/"), "response": "stream" })).await.expect_err("unheard");
+        assert_eq!((fault.code, &details(&fault)["pointer"]), (Code::ExecutionFailed, &json!("/response")));
+        assert_eq!(server.heard().len(), before);
+    });
+}
+
+async fn stream(reach: &Reach, blobs: &Rc<LocalBlobs>, inputs: Value) -> (Result<Value, Fault>, Vec<Value>) {
+    let heard = Rc::new(Heard::default());
+    let cx = shards::block::BlockCx {
+        tenant: shards::ids::Text::from_static("acme"),
+        key: shards::ids::Key([0; 16]),
+        try_number: 1,
+        inputs: inputs.to_string().into(),
+        blobs: blobs.clone(),
+        observers: Some(heard.clone()),
+    };
+    let (id, _) = find("http.request", false).expect("there");
+    let outputs = super::super::super::build_all(reach)[usize::from(id.0)].execute(cx).await;
+    let told = heard.0.borrow().clone();
+    (outputs.map(|outputs| serde_json::from_slice(&outputs).expect("JSON")), told)
+}
