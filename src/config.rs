@@ -197,6 +197,10 @@ pub(crate) struct Log {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Net {
     pub(crate) dns: Leaf,
+    pub(crate) proxy: Leaf,
+    pub(crate) proxy_user: Leaf,
+    pub(crate) proxy_password: Leaf,
+    pub(crate) no_proxy: Leaf,
 }
 
 /// `[tenants.<id>]`: what a tenant's steps may do; `default` is for all that have no section of their own.
@@ -222,6 +226,7 @@ pub(crate) struct Connector {
     pub(crate) ca: Leaf,
     pub(crate) cert: Leaf,
     pub(crate) key: Leaf,
+    pub(crate) direct: Leaf,
 }
 
 /// Where a value came from.

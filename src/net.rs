@@ -17,5 +17,6 @@ mod link;
 pub mod names;
 pub mod payload;
 mod pool;
+pub mod proxy;
 mod socket;
 pub mod tls;

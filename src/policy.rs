@@ -12,6 +12,7 @@ use serde_json::json;
 use shards::outcome::{Code, Fault};
 
 use crate::net::egress::{Allow, Denial, Guard, Target};
+use crate::net::proxy::Proxy;
 use crate::net::tls::{self, TlsFiles, Trust};
 use crate::secrets::SecretRef;
 
@@ -47,6 +48,10 @@ pub struct PolicySettings {
     pub connectors: BTreeMap<String, ConnectorSettings>,
     /// Name servers that are asked instead of the system's.
     pub dns: Vec<SocketAddr>,
+    /// Through whom everything leaves that does not go straight.
+    pub proxy: Option<Proxy>,
+    /// What goes straight all the same.
+    pub no_proxy: Vec<Allow>,
     /// Where this worker listens, and the servers that it works for: nothing of a tenant's goes there.
     pub own: Vec<SocketAddr>,
 }
@@ -66,6 +71,8 @@ pub struct ConnectorSettings {
     pub idempotency_key: bool,
     /// Whom we trust, and our own certificate.
     pub tls: TlsFiles,
+    /// Whether its requests go straight there, whatever proxy there is.
+    pub direct: bool,
 }
 
 /// Who a request says it comes from. Shared, never changes.
@@ -110,6 +117,8 @@ pub struct Policy {
     connectors: Vec<Connector>,
     guard: Guard,
     dns: Vec<SocketAddr>,
+    proxy: Option<Proxy>,
+    no_proxy: Vec<Allow>,
     open: bool,
 }
 
@@ -140,11 +149,11 @@ impl Policy {
     ///
     /// # Errors
     /// A file that cannot be used.
-    pub fn new(settings: PolicySettings, open: bool) -> Result<Policy, PolicyError> {
+    pub fn new(mut settings: PolicySettings, open: bool) -> Result<Policy, PolicyError> {
         let loopback =
             || if open { LOOPBACK.map(|entry| Allow::parse(entry).expect("as the guard wants it")).to_vec() } else { Vec::new() };
         let mut connectors = Vec::with_capacity(settings.connectors.len());
-        for (name, one) in settings.connectors {
+        for (name, one) in std::mem::take(&mut settings.connectors) {
             let trust = match one.tls.is_plain() {
                 true => None,
                 false => {
@@ -157,12 +166,20 @@ impl Policy {
             connectors.push(Connector { name, settings: one, guard, trust });
         }
         let guard = Guard::new(loopback(), None, settings.own.iter().copied());
-        Ok(Policy { grants: settings.grants, connectors, guard, dns: settings.dns, open })
+        let PolicySettings { grants, dns, proxy, no_proxy, .. } = settings;
+        Ok(Policy { grants, connectors, guard, dns, proxy, no_proxy, open })
     }
 
     /// Nobody may do anything but what needs no grant: what a worker does that is told nothing.
     pub fn shut() -> Policy {
         Policy::new(PolicySettings::default(), false).expect("there is no file in it to be wrong")
+    }
+
+    /// Through whom a request by this route leaves to this target, if not straight there.
+    pub fn proxy(&self, route: &Route<'_>, target: &Target) -> Option<&Proxy> {
+        let direct = route.connector.is_some_and(|(_, connector)| connector.settings.direct);
+        let named = || self.no_proxy.iter().any(|entry| entry.lists(target.host(), target.port()));
+        self.proxy.as_ref().filter(|_| !direct && !named())
     }
 
     /// Name servers that are asked instead of the system's.

@@ -15,7 +15,7 @@ use crate::server::free_port;
 /// In flight at once by the bare client.
 const IN_FLIGHT: usize = 64;
 const ANSWER: &[u8] =
-    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 36\r\n\r\n{\"text\":\"the quick brown fox jumps\"}\n";
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 37\r\n\r\n{\"text\":\"the quick brown fox jumps\"}\n";
 const END: &[u8] = b"\r\n\r\n";
 
 /// Where the place listens.

@@ -59,8 +59,7 @@ impl Http {
         Http { reach: reach.clone() }
     }
 
-    async fn run(&self, cx: &BlockCx) -> Result<Bytes, Fault> {
-        let request = Request::read(&cx.inputs)?;
+    async fn run(&self, cx: &BlockCx, request: &Request<'_>) -> Result<Bytes, Fault> {
         if matches!(request.form, Form::Stream) && cx.observers.is_none() {
             let details = r#"{"pointer":"/response","rule":"stream needs events.enabled"}"#;
             return Err(Fault::new(Code::ExecutionFailed, "This worker tells observers nothing.").with_details(details));
@@ -68,7 +67,7 @@ impl Http {
         let policy = self.reach.policy.clone();
         let route = policy.route(&cx.tenant, request.connector.as_deref()).map_err(|refused| refused.fault())?;
         let target = request.target(&route)?;
-        let effect = effect(&request, route.connector.map(|(_, connector)| connector));
+        let effect = effect(request, route.connector.map(|(_, connector)| connector));
         let (mut headers, mut private, mut redaction) = (request.headers.clone(), Vec::new(), Redaction::default());
         headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
         headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static(decode::ACCEPTED));
@@ -95,6 +94,7 @@ impl Http {
             tenant: &cx.tenant,
             guard: route.guard,
             connector: route.connector.map(|(position, connector)| (position, &connector.trust)),
+            proxy: policy.proxy(&route, &target),
             method: request.method.clone(),
             target,
             headers,
@@ -112,9 +112,9 @@ impl Http {
         }
         let elapsed_us = || self.reach.client.now().mono_us.saturating_sub(begun_us);
         let done = match &request.form {
-            Form::Blob { path, overwrite } => answer::save(cx, answer, &request, path, *overwrite, &redaction, elapsed_us).await,
-            Form::Stream => stream::tell(cx, answer, &request, redaction, elapsed_us).await,
-            form => answer::show(answer, &request, *form.inline(), &redaction, elapsed_us).await,
+            Form::Blob { path, overwrite } => answer::save(cx, answer, request, path, *overwrite, &redaction, elapsed_us).await,
+            Form::Stream => stream::tell(cx, answer, request, redaction, elapsed_us).await,
+            form => answer::show(answer, request, *form.inline(), &redaction, elapsed_us).await,
         };
         // The other side has said that it did it; what failed was to take its answer in.
         done.map_err(|fault| match effect {
@@ -200,10 +200,9 @@ impl Block for Http {
     fn execute<'a>(&'a self, cx: BlockCx) -> Local<'a, Result<Bytes, Fault>> {
         Box::pin(async move {
             let request = Request::read(&cx.inputs)?;
-            let Some(ms) = request.attempt_ms else { return self.run(&cx).await };
+            let Some(ms) = request.attempt_ms else { return self.run(&cx, &request).await };
             let late = Told::late(ms, self.effect_of(&request, &cx), &request.method);
-            drop(request);
-            let (work, timer) = (pin!(self.run(&cx)), pin!(rt::sleep(Duration::from_millis(ms))));
+            let (work, timer) = (pin!(self.run(&cx, &request)), pin!(rt::sleep(Duration::from_millis(ms))));
             match select(work, timer).await {
                 Either::Left((result, _)) => result,
                 Either::Right(((), _)) => Err(late),

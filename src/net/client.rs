@@ -5,7 +5,7 @@
 //! connection that the other side had closed, where HTTP itself lets a request be repeated that has no effect of its own.
 
 use std::cell::OnceCell;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -30,6 +30,7 @@ use super::link::Link;
 use super::names::Names;
 use super::payload::{Flow, Payload};
 use super::pool::{Place, Pool};
+use super::proxy::Proxy;
 use super::socket::Socket;
 use super::tls::Trust;
 
@@ -44,6 +45,8 @@ pub struct Order<'a> {
     pub guard: &'a Guard,
     /// By whose rules: the connector's position and what it trusts, or the system's roots.
     pub connector: Option<(u16, &'a Option<Trust>)>,
+    /// Through whom, if not straight there.
+    pub proxy: Option<&'a Proxy>,
     /// How.
     pub method: Method,
     /// Where.
@@ -230,7 +233,18 @@ impl Client {
             lap(&mut timing.dns_us);
             // Checked here and connected to below: nobody is asked again in between.
             order.guard.check_addresses(target, &addresses)?;
-            let stream = dial(&addresses, target.port()).await?;
+            let stream = match order.proxy {
+                None => dial(&addresses, target.port()).await?,
+                Some(proxy) => {
+                    // The operator's own: where it is, is not the tenant's choice and not judged as such.
+                    let hop: Rc<[IpAddr]> = match proxy.target.host() {
+                        Host::Ip(address) => Rc::from([*address]),
+                        Host::Name(name) => self.names.addresses(order.tenant, name).await?,
+                    };
+                    let stream = dial(&hop, proxy.target.port()).await?;
+                    proxy.tunnel(stream, SocketAddr::new(addresses[0], target.port())).await?
+                }
+            };
             lap(&mut timing.connect_us);
             let socket = if target.scheme() == Scheme::Https {
                 let trust = self.trust(order).await?;

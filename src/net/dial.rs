@@ -15,7 +15,12 @@ use super::limits::{ADDRESSES_MAX, STAGGER_MS};
 
 /// Ends `work` after so long, and what it waits for with it.
 pub(super) async fn within<T>(ms: u64, phase: Phase, work: impl Future<Output = T>) -> Result<T, NetError> {
-    let (work, timer) = (pin!(work), pin!(rt::sleep(Duration::from_millis(ms))));
+    let mut work = pin!(work);
+    // Much of it is there already, and a timer costs more than a look.
+    if let Poll::Ready(value) = std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
+        return Ok(value);
+    }
+    let timer = pin!(rt::sleep(Duration::from_millis(ms)));
     match select(work, timer).await {
         Either::Left((value, _)) => Ok(value),
         Either::Right(((), _)) => Err(NetError::Late { phase, ms }),

@@ -12,7 +12,8 @@ use super::resolve::Desk;
 use super::{GrpcSettings, NatsSettings};
 use crate::config::{Connector, Leaf, Rule, Tenant, Written, flag, path, sockets, text, words};
 use crate::net::client::is_ours;
-use crate::net::egress::{Allow, Target};
+use crate::net::egress::{Allow, Scheme, Target};
+use crate::net::proxy::Proxy;
 use crate::net::tls::TlsFiles;
 use crate::policy::{Auth, ConnectorSettings, PolicySettings, Scope};
 use crate::secrets::SecretRef;
@@ -26,14 +27,16 @@ const ALL: &str = "*";
 
 /// Whether the key of this name takes a reference to a secret.
 pub(super) fn holds_reference(key: &str) -> bool {
-    key.starts_with("connectors.") && [".bearer", ".password", ".value"].iter().any(|end| key.ends_with(end))
+    key == "net.proxy_password"
+        || key.starts_with("connectors.") && [".bearer", ".password", ".value"].iter().any(|end| key.ends_with(end))
 }
 
 impl Desk {
     /// Everything about what steps may reach.
     pub(super) fn policy(&mut self, nats: &NatsSettings, ops: SocketAddr, grpc: Option<&GrpcSettings>) -> PolicySettings {
         let dns = self.take_from(Cow::Borrowed("net.dns"), |written| Some(&written.net.dns), "", sockets);
-        let mut policy = PolicySettings { dns, own: own(nats, ops, grpc), ..PolicySettings::default() };
+        let (proxy, no_proxy) = self.proxy();
+        let mut policy = PolicySettings { dns, proxy, no_proxy, own: own(nats, ops, grpc), ..PolicySettings::default() };
         for tenant in self.section(|written| &written.tenants) {
             let rule = is_name(&tenant, TENANT_BYTES_MAX).then_some(()).ok_or("a tenant's id, or default");
             let scopes = self.of_tenant(&tenant, "scopes", |tenant| &tenant.scopes, "", scopes);
@@ -47,6 +50,20 @@ impl Desk {
             policy.connectors.insert(name, settled);
         }
         policy
+    }
+
+    fn proxy(&mut self) -> (Option<Proxy>, Vec<Allow>) {
+        let proxy = self.take_from(Cow::Borrowed("net.proxy"), |written| Some(&written.net.proxy), "", proxy);
+        let user = self.take_from(Cow::Borrowed("net.proxy_user"), |written| Some(&written.net.proxy_user), "", text);
+        let password = self.take_from(Cow::Borrowed("net.proxy_password"), |written| Some(&written.net.proxy_password), "", secret);
+        let no_proxy = self.take_from(Cow::Borrowed("net.no_proxy"), |written| Some(&written.net.no_proxy), "", allow);
+        match (user.is_empty(), &password) {
+            (false, None) => self.fault("net.proxy_user", "needs net.proxy_password beside it".to_owned()),
+            (true, Some(_)) => self.fault("net.proxy_password", "needs net.proxy_user beside it".to_owned()),
+            (false, Some(_)) if proxy.is_none() => self.fault("net.proxy_user", "needs net.proxy beside it".to_owned()),
+            _ => {}
+        }
+        (proxy.map(|target| Proxy { target, login: password.map(|password| (user, password)) }), no_proxy)
     }
 
     /// The names in a section, in all layers.
@@ -74,7 +91,7 @@ impl Desk {
         rule: impl Fn(&Value) -> Rule<T>,
     ) -> T {
         let name = Cow::Owned(format!("connectors.{connector}.{field}"));
-        let default = if field == "idempotency_key" { "false" } else { "" };
+        let default = if matches!(field, "idempotency_key" | "direct") { "false" } else { "" };
         self.take_from(name, |written| written.connectors.get(connector).map(leaf), default, rule)
     }
 
@@ -96,6 +113,7 @@ impl Desk {
         let ca = self.of_connector(name, "ca", |one| &one.ca, path);
         let cert = self.of_connector(name, "cert", |one| &one.cert, path);
         let tls_key = self.of_connector(name, "key", |one| &one.key, path);
+        let direct = self.of_connector(name, "direct", |one| &one.direct, flag);
         match (user.is_empty(), &password) {
             (false, None) => self.fault(&key("user"), format!("needs {} beside it", key("password"))),
             (true, Some(_)) => self.fault(&key("password"), format!("needs {} beside it", key("user"))),
@@ -130,7 +148,7 @@ impl Desk {
             );
         }
         let tls = TlsFiles { ca, cert, key: tls_key };
-        ConnectorSettings { tenants, url, allow, auth, idempotency_key, tls }
+        ConnectorSettings { tenants, url, allow, auth, idempotency_key, tls, direct }
     }
 }
 
@@ -188,6 +206,13 @@ fn target(value: &Value) -> Rule<Option<Target>> {
         return Err("must be a URL without a query".to_owned());
     }
     Ok(Some(target))
+}
+
+fn proxy(value: &Value) -> Rule<Option<Target>> {
+    let rule = "must be a proxy's http URL with nothing behind the port, such as \"http://proxy.internal:3128\"";
+    let target = target(value).map_err(|_| rule)?;
+    let plain = |target: &Target| target.scheme() == Scheme::Http && target.path_and_query() == "/";
+    if target.as_ref().is_none_or(plain) { Ok(target) } else { Err(rule.to_owned()) }
 }
 
 fn allow(value: &Value) -> Rule<Vec<Allow>> {
@@ -296,6 +321,12 @@ mod tests {
                 "must be left out",
             ),
             ("net.dns = \"resolver\"", "net.dns", "addresses with ports"),
+            ("net.proxy = \"https://proxy:3128\"", "net.proxy", "a proxy's http URL"),
+            ("net.proxy = \"http://u:hunter2@proxy:3128\"", "net.proxy", "a proxy's http URL"),
+            ("net.proxy = \"http://proxy:3128\"\nnet.proxy_user = \"u\"", "net.proxy_user", "needs net.proxy_password"),
+            ("net.proxy_user = \"u\"\nnet.proxy_password = \"secret://env/P\"", "net.proxy_user", "needs net.proxy beside it"),
+            ("net.proxy_password = \"hunter2\"", "net.proxy_password", "a reference"),
+            ("net.no_proxy = \"http://h/\"", "net.no_proxy", "a list of hosts"),
         ] {
             let faults = settle(text).expect_err(text);
             assert!(faults.iter().any(|fault| fault.starts_with(key) && fault.contains(rule)), "{text}: {faults:?}");

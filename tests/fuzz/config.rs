@@ -154,8 +154,9 @@ fn hidden(settings: &Settings) {
     for row in settings.rows() {
         let secret = matches!(&*row.key, "worker.key_salt" | "nats.password" | "nats.token");
         assert!(!secret || row.value.is_empty() || row.value == HIDDEN, "{} is shown", row.key);
-        let reference =
+        let of_connector =
             row.key.starts_with("connectors.") && [".bearer", ".password", ".value"].iter().any(|end| row.key.ends_with(end));
+        let reference = of_connector || row.key == "net.proxy_password";
         assert!(!reference || row.value.is_empty() || row.value.starts_with("secret://"), "{} is shown", row.key);
     }
 }

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use hyper::Version;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use shards::block::BlockCx;
 use shards::ids::hex;
 use shards::outcome::{Code, Effected, Fault};
@@ -15,12 +15,14 @@ use crate::net::decode::{DecodeError, Decoder};
 use crate::net::error::NetError;
 use crate::secrets::Redaction;
 
-use super::super::outputs::{push_base64, push_text};
+use super::super::outputs::{json as json_text, push_base64, push_text};
 use super::fault;
 use super::request::{Inline, Request};
 
 /// What of an unexpected answer's body its error keeps, in bytes.
 const EXCERPT_BYTES: usize = 2 << 10;
+/// Reserved at once for a body that a result carries, in bytes.
+const INLINE_RESERVE: u64 = 256 << 10;
 /// The longest that another side's wish to be left alone is passed on, in milliseconds.
 const RETRY_AFTER_MS_MAX: u64 = 24 * 3_600_000;
 /// Statuses by which a server says that it has not done what was asked.
@@ -176,26 +178,29 @@ async fn excerpt(answer: &mut Answer) -> Vec<u8> {
 pub(super) fn head(answer: &Answer, size: u64, redaction: &Redaction, elapsed_us: u64) -> Vec<u8> {
     let Timing { dns_us, connect_us, tls_us, first_byte_us } = answer.timing;
     let body_us = elapsed_us.saturating_sub(dns_us + connect_us + tls_us + first_byte_us);
-    let ms = |us: u64| (us as f64 / 10.0).round() / 100.0;
+    // In hundredths: a float's own text would have many more digits.
+    let ms = |us: u64| format!("{}.{:02}", us / 1_000, us % 1_000 / 10);
     let version = match answer.version {
         Version::HTTP_2 => "2",
         Version::HTTP_10 => "1.0",
         _ => "1.1",
     };
-    let outputs = json!({
-        "status": answer.status.as_u16(),
-        "ok": answer.status.is_success(),
-        "version": version,
-        "url": shown_url(answer),
-        "redirects": answer.redirects,
-        "headers": headers(&answer.headers, redaction),
-        "size": size,
-        "timing_ms": {
-            "dns": ms(dns_us), "connect": ms(connect_us), "tls": ms(tls_us), "first_byte": ms(first_byte_us), "body": ms(body_us),
-        },
-    });
-    let mut out = outputs.to_string().into_bytes();
-    out.pop();
+    let mut out = Vec::with_capacity(512 + size.min(INLINE_RESERVE) as usize);
+    let (status, ok) = (answer.status.as_u16(), answer.status.is_success());
+    let (url, redirects) = (shown_url(answer), answer.redirects);
+    out.extend_from_slice(
+        format!("{{\"status\":{status},\"ok\":{ok},\"version\":\"{version}\",\"redirects\":{redirects},\"url\":").as_bytes(),
+    );
+    out.extend_from_slice(&json_text(&url));
+    out.extend_from_slice(b",\"headers\":");
+    push_headers(&mut out, &answer.headers, redaction);
+    let [dns, connect, tls, first_byte, body] = [dns_us, connect_us, tls_us, first_byte_us, body_us].map(ms);
+    out.extend_from_slice(
+        format!(
+            ",\"size\":{size},\"timing_ms\":{{\"dns\":{dns},\"connect\":{connect},\"tls\":{tls},\"first_byte\":{first_byte},\"body\":{body}}}"
+        )
+        .as_bytes(),
+    );
     out
 }
 
@@ -204,19 +209,36 @@ fn shown_url(answer: &Answer) -> String {
     format!("{}{}", answer.target, answer.target.path())
 }
 
-/// Headers by name; one that came more than once as a list. What sets a session is not for a result.
-fn headers(headers: &HeaderMap, redaction: &Redaction) -> Map<String, Value> {
-    let mut shown = Map::new();
-    for name in headers.keys() {
-        let text = |value: &hyper::header::HeaderValue| {
-            let clean = redaction.apply(value.as_bytes());
-            Value::from(String::from_utf8_lossy(clean.as_deref().unwrap_or(value.as_bytes())).into_owned())
-        };
-        let mut values: Vec<Value> = headers.get_all(name).iter().map(text).collect();
-        let value = if values.len() == 1 { values.remove(0) } else { Value::Array(values) };
-        shown.insert(name.as_str().to_owned(), value);
+/// Appends the headers as an object by name; one that came more than once is a list.
+fn push_headers(out: &mut Vec<u8>, headers: &HeaderMap, redaction: &Redaction) {
+    let push = |out: &mut Vec<u8>, value: &hyper::header::HeaderValue| {
+        let clean = redaction.apply(value.as_bytes());
+        let text = String::from_utf8_lossy(clean.as_deref().unwrap_or(value.as_bytes()));
+        out.extend_from_slice(&json_text(&*text));
+    };
+    out.push(b'{');
+    for (number, name) in headers.keys().enumerate() {
+        if number > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(&json_text(name.as_str()));
+        out.push(b':');
+        let mut values = headers.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (Some(one), None) => push(out, one),
+            (first, second) => {
+                out.push(b'[');
+                for (number, value) in first.into_iter().chain(second).chain(values).enumerate() {
+                    if number > 0 {
+                        out.push(b',');
+                    }
+                    push(out, value);
+                }
+                out.push(b']');
+            }
+        }
     }
-    shown
+    out.push(b'}');
 }
 
 /// Appends `,"json":…`, the text as it came, if it is JSON.

@@ -70,7 +70,7 @@ impl Allow {
     }
 
     /// Whether `host` at `port` is in this entry as it is: a name by name, an address by address.
-    pub(super) fn lists(&self, host: &Host, port: u16) -> bool {
+    pub fn lists(&self, host: &Host, port: u16) -> bool {
         self.has(port)
             && match (host, &self.what) {
                 (Host::Name(name), What::Name(own)) => name == own,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::net::egress::{Allow, Target};
+use crate::net::proxy::Proxy;
 
 const TOKEN: &str = "t0p-s3cret";
 
@@ -13,6 +14,7 @@ fn connector(server: &Server, path: &str) -> ConnectorSettings {
         auth: Auth::None,
         idempotency_key: false,
         tls: Default::default(),
+        direct: false,
     }
 }
 
@@ -129,4 +131,94 @@ fn a_post_is_idempotent_where_the_other_side_honours_its_key() {
         let checked = entry.check(&Ask { policy: &policy, tenant: "acme", name: "http", inputs }).expect("good");
         assert_eq!((checked.effect, checked.denied), (class, None));
     }
+}
+
+/// A proxy that lets through to where it is asked, unless it is told not to; and what it was asked.
+fn proxy(refuses: Option<&'static str>) -> (std::net::SocketAddr, Arc<std::sync::Mutex<Vec<String>>>) {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let kept = asked.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|bytes| bytes > 0) {
+                head.push(byte[0]);
+            }
+            let head = String::from_utf8_lossy(&head).into_owned();
+            let place = head.split(' ').nth(1).unwrap_or_default().to_owned();
+            kept.lock().expect("no panic holds it").push(head);
+            if let Some(answer) = refuses {
+                let _ = stream.write_all(answer.as_bytes());
+                continue;
+            }
+            let Ok(there) = std::net::TcpStream::connect(place) else { continue };
+            let _ = stream.write_all(b"HTTP/1.1 200 Connection established\r\nvia: test\r\n\r\n");
+            let (mut here, mut back) = (stream.try_clone().expect("a copy"), there.try_clone().expect("a copy"));
+            std::thread::spawn(move || std::io::copy(&mut here, &mut back));
+            let mut there = there;
+            std::thread::spawn(move || std::io::copy(&mut there, &mut stream));
+        }
+    });
+    (address, asked)
+}
+
+fn behind(
+    address: std::net::SocketAddr,
+    no_proxy: &[&str],
+    login: Option<(String, SecretRef)>,
+    direct: bool,
+    server: &Server,
+) -> Reach {
+    let target = Target::parse(&format!("http://{address}/")).expect("a URL");
+    let no_proxy = no_proxy.iter().map(|entry| Allow::parse(entry).expect("an entry")).collect();
+    let mut settings = PolicySettings { proxy: Some(Proxy { target, login }), no_proxy, ..PolicySettings::default() };
+    settings.connectors.insert("crm".to_owned(), ConnectorSettings { direct, ..connector(server, "/") });
+    reach(Policy::new(settings, true).expect("nothing to read"))
+}
+
+#[test]
+fn a_proxy_is_asked_for_a_tunnel_to_the_checked_address_and_only_where_it_is_meant() {
+    on_a_shard(|blobs, root| async move {
+        let server = Server::always(Act::answer("200 OK", "", "there"));
+        let (address, asked) = proxy(None);
+        let count = || asked.lock().expect("no panic holds it").len();
+        let plain = behind(address, &[], None, false, &server);
+        for _ in 0..2 {
+            let outputs = ask(&plain, &blobs, json!({ "url": server.url("/a") })).await.expect("through the proxy");
+            assert_eq!(outputs["text"], "there");
+        }
+        let first = asked.lock().expect("no panic holds it")[0].clone();
+        let place = server.address;
+        assert_eq!(first, format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n"));
+        assert!(server.heard()[0].starts_with("GET /a HTTP/1.1\r\n"), "as if there were no proxy");
+        assert_eq!(count(), 1, "a tunnel is kept like any connection");
+        // What it is told that we are, and what goes straight.
+        let login = Some(("u".to_owned(), secret(&root)));
+        ask(&behind(address, &[], login, false, &server), &blobs, json!({ "url": server.url("/") })).await.expect("let in");
+        let said = asked.lock().expect("no panic holds it")[1].clone();
+        assert!(said.contains("Proxy-Authorization: Basic dTp0MHAtczNjcmV0\r\n"), "{said}");
+        let straight = behind(address, &["127.0.0.0/8"], None, false, &server);
+        ask(&straight, &blobs, json!({ "url": server.url("/") })).await.expect("straight");
+        let direct = behind(address, &[], None, true, &server);
+        ask(&direct, &blobs, json!({ "connector": "crm" })).await.expect("straight");
+        assert_eq!(count(), 2);
+        // Nothing that the guard forbids is asked for.
+        let fault = ask(&plain, &blobs, json!({ "url": "http://10.0.0.1/" })).await.expect_err("private");
+        assert_eq!((fault.code, count()), (Code::PermissionDenied, 2));
+        for (answer, cause) in [
+            ("HTTP/1.1 407 Authenticate\r\n\r\n", "status 407"),
+            ("HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", "more than it was asked"),
+            ("SSH-2.0-x\r\n\r\n", "does not speak HTTP"),
+            ("", "closed"),
+        ] {
+            let (address, _) = proxy(Some(answer));
+            let reach = behind(address, &[], None, false, &server);
+            let fault = ask(&reach, &blobs, json!({ "url": server.url("/"), "text": "x" })).await.expect_err(cause);
+            assert_eq!((fault.code, fault.effect), (Code::ConnectionError, Effected::None), "{cause}");
+            assert!(details(&fault)["cause"].as_str().is_some_and(|said| said.contains(cause)), "{fault:?}");
+        }
+    });
 }
