@@ -31,6 +31,7 @@ mod outputs;
 mod panic;
 mod path;
 mod sleep;
+mod source;
 
 /// One kind of step. Shared, never changes.
 pub struct Entry {

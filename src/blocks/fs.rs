@@ -9,13 +9,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use serde::Serialize;
-use shards::block::{Blob, Block, BlockCx, BlockInfo, Local};
+use shards::block::{Block, BlockCx, BlockInfo, Local};
 use shards::ids::hex;
 use shards::outcome::{Code, Fault};
 use shards::step::EffectClass;
 
 use super::inputs::{Inputs, forbidden};
 use super::outputs::{json, push_base64, push_text};
+use super::source::read_whole;
 use super::{Checked, path};
 
 pub(super) static PUT: BlockInfo =
@@ -28,8 +29,6 @@ pub(super) static GET: BlockInfo =
 const LEGACY_PUT: &str = "fs_blob_put";
 /// Largest blob that one step returns, in bytes: as text and as base64 it stays below what the journal takes.
 pub(super) const GET_BYTES_MAX: u64 = 8 << 20;
-/// Read from a blob at once, in bytes.
-const READ_BYTES: usize = 256 << 10;
 const _: () = assert!(GET_BYTES_MAX * (6 + 2) <= shards::limits::MESSAGE_BYTES_MAX as u64);
 
 pub(super) struct Put;
@@ -145,20 +144,6 @@ impl Block for Get {
             Ok(Bytes::from(out))
         })
     }
-}
-
-/// All of a blob. One that grows meanwhile (nobody here does that) is read up to the size it had.
-async fn read_whole(blob: &dyn Blob) -> Result<Vec<u8>, Fault> {
-    let size = blob.size() as usize;
-    let mut content = Vec::with_capacity(size);
-    while content.len() < size {
-        let chunk = blob.read(content.len() as u64, READ_BYTES.min(size - content.len())).await?;
-        if chunk.is_empty() {
-            break;
-        }
-        content.extend_from_slice(&chunk);
-    }
-    Ok(content)
 }
 
 fn too_large(size: u64) -> Fault {

@@ -1,7 +1,5 @@
 //! `crypto.hash`: the digest of a text, of bytes or of a blob, without stalling its core.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256, Sha512};
@@ -10,15 +8,11 @@ use shards::ids::hex;
 use shards::outcome::Fault;
 use shards::step::EffectClass;
 
+use super::Checked;
 use super::inputs::{Inputs, forbidden};
-use super::{Checked, path};
+use super::source::Source;
 
 pub(super) static INFO: BlockInfo = BlockInfo { name: "crypto.hash", aliases: &[], version: "1.0.0", effect: EffectClass::Pure };
-
-/// Hashed between two chances for others to run, in bytes: a fraction of a millisecond.
-const STRIDE_BYTES: usize = 64 << 10;
-/// Read from a blob at once, in bytes.
-const READ_BYTES: usize = 256 << 10;
 
 pub(super) struct Hash;
 
@@ -26,11 +20,6 @@ pub(super) struct Hash;
 struct Task<'a> {
     algorithm: Algorithm,
     source: Source<'a>,
-}
-
-enum Source<'a> {
-    Bytes(Cow<'a, [u8]>),
-    Blob(Cow<'a, str>),
 }
 
 #[derive(Clone, Copy)]
@@ -61,20 +50,7 @@ fn read(inputs: &[u8]) -> Result<Task<'_>, Fault> {
         Some("blake3") => Algorithm::Blake3,
         Some(_) => return Err(forbidden("algorithm", "sha256, sha512 or blake3")),
     };
-    inputs.exactly_one(&["text", "bytes", "path"])?;
-    let source = if let Some(text) = inputs.text("text")? {
-        Source::Bytes(match text {
-            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
-            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
-        })
-    } else if let Some(bytes) = inputs.bytes("bytes")? {
-        Source::Bytes(Cow::Owned(bytes))
-    } else {
-        let blob = inputs.text_needed("path")?;
-        path::check(&blob).map_err(|rule| forbidden("path", rule))?;
-        Source::Blob(blob)
-    };
-    Ok(Task { algorithm, source })
+    Ok(Task { algorithm, source: Source::read(&inputs)? })
 }
 
 pub(super) fn check(_name: &str, inputs: &[u8]) -> Result<Checked, Fault> {
@@ -90,24 +66,7 @@ impl Block for Hash {
         Box::pin(async move {
             let task = read(&cx.inputs)?;
             let mut hasher = Hasher::new(task.algorithm);
-            let mut size = 0;
-            match task.source {
-                Source::Bytes(bytes) => {
-                    hasher.update(&bytes).await;
-                    size = bytes.len() as u64;
-                }
-                Source::Blob(path) => {
-                    let blob = cx.blobs.open(&cx.tenant, &path).await?;
-                    loop {
-                        let chunk = blob.read(size, READ_BYTES).await?;
-                        if chunk.is_empty() {
-                            break;
-                        }
-                        hasher.update(&chunk).await;
-                        size += chunk.len() as u64;
-                    }
-                }
-            }
+            let size = task.source.each(&cx, |stride| hasher.update(stride)).await?;
             let outputs = Outputs { algorithm: task.algorithm.name(), digest: hasher.finish(), size };
             Ok(Bytes::from(serde_json::to_vec(&outputs).expect("plain fields always serialise")))
         })
@@ -133,15 +92,11 @@ impl Hasher {
         }
     }
 
-    /// Takes `bytes` in strides and lets others run in between.
-    async fn update(&mut self, bytes: &[u8]) {
-        for stride in bytes.chunks(STRIDE_BYTES) {
-            match self {
-                Hasher::Sha256(hasher) => hasher.update(stride),
-                Hasher::Sha512(hasher) => hasher.update(stride),
-                Hasher::Blake3(hasher) => _ = hasher.update(stride),
-            }
-            glommio::yield_if_needed().await;
+    fn update(&mut self, stride: &[u8]) {
+        match self {
+            Hasher::Sha256(hasher) => hasher.update(stride),
+            Hasher::Sha512(hasher) => hasher.update(stride),
+            Hasher::Blake3(hasher) => _ = hasher.update(stride),
         }
     }
 
