@@ -51,6 +51,7 @@ pub(crate) struct Written {
     pub(crate) net: Net,
     pub(crate) tenants: BTreeMap<String, Tenant>,
     pub(crate) connectors: BTreeMap<String, Connector>,
+    pub(crate) keys: BTreeMap<String, Key>,
 }
 
 /// `[storage]`: where things are kept.
@@ -227,6 +228,16 @@ pub(crate) struct Connector {
     pub(crate) cert: Leaf,
     pub(crate) key: Leaf,
     pub(crate) direct: Leaf,
+}
+
+/// `[keys.<name>]`: what steps sign and verify with.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Key {
+    pub(crate) tenants: Leaf,
+    pub(crate) algorithm: Leaf,
+    pub(crate) secret: Leaf,
+    pub(crate) public: Leaf,
 }
 
 /// Where a value came from.

@@ -1,8 +1,9 @@
-//! What a tenant's steps may do: grants, connectors, and the guard that each request passes. Shared, never changes while the
+//! What a tenant's steps may do: grants, connectors, keys, and the guard that each request passes. Shared, never changes while the
 //! process runs.
 //!
 //! Denied unless something allows it. A tenant reaches the network where its grants say so, and then public addresses only; or
-//! through a connector that lists it, and then also what that connector opens. A denial names the rule that it follows from.
+//! through a connector that lists it, and then also what that connector opens. It signs with a key that lists it. A denial names
+//! the rule that it follows from.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +16,10 @@ use crate::net::egress::{Allow, Denial, Guard, Target};
 use crate::net::proxy::Proxy;
 use crate::net::tls::{self, TlsFiles, Trust};
 use crate::secrets::SecretRef;
+
+pub mod keys;
+
+use keys::KeySettings;
 
 /// The tenant's name that stands for all that have no section of their own.
 pub const DEFAULT: &str = "default";
@@ -39,13 +44,15 @@ impl Scope {
     }
 }
 
-/// What is written of tenants and connectors, resolved. Crosses cores; becomes a [`Policy`].
+/// What is written of tenants, connectors and keys, resolved. Crosses cores; becomes a [`Policy`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicySettings {
     /// By tenant; [`DEFAULT`] for all others.
     pub grants: BTreeMap<String, Vec<Scope>>,
     /// By name.
     pub connectors: BTreeMap<String, ConnectorSettings>,
+    /// What steps sign and verify with, by name.
+    pub keys: BTreeMap<String, KeySettings>,
     /// Name servers that are asked instead of the system's.
     pub dns: Vec<SocketAddr>,
     /// Through whom everything leaves that does not go straight.
@@ -115,6 +122,7 @@ pub struct Connector {
 pub struct Policy {
     grants: BTreeMap<String, Vec<Scope>>,
     connectors: Vec<Connector>,
+    keys: BTreeMap<String, KeySettings>,
     guard: Guard,
     dns: Vec<SocketAddr>,
     proxy: Option<Proxy>,
@@ -166,8 +174,8 @@ impl Policy {
             connectors.push(Connector { name, settings: one, guard, trust });
         }
         let guard = Guard::new(loopback(), None, settings.own.iter().copied());
-        let PolicySettings { grants, dns, proxy, no_proxy, .. } = settings;
-        Ok(Policy { grants, connectors, guard, dns, proxy, no_proxy, open })
+        let PolicySettings { grants, keys, dns, proxy, no_proxy, .. } = settings;
+        Ok(Policy { grants, connectors, keys, guard, dns, proxy, no_proxy, open })
     }
 
     /// Nobody may do anything but what needs no grant: what a worker does that is told nothing.
@@ -238,7 +246,14 @@ impl Connector {
 impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let connectors: Vec<&str> = self.connectors.iter().map(|one| one.name.as_str()).collect();
-        f.debug_struct("Policy").field("grants", &self.grants).field("connectors", &connectors).field("open", &self.open).finish()
+        let keys: Vec<&String> = self.keys.keys().collect();
+        let mut shown = f.debug_struct("Policy");
+        shown
+            .field("grants", &self.grants)
+            .field("connectors", &connectors)
+            .field("keys", &keys)
+            .field("open", &self.open)
+            .finish()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tenants, connectors and the way out, from what is written to [`PolicySettings`].
+//! Tenants, connectors, keys and the way out, from what is written to [`PolicySettings`].
 //!
 //! Their names are the operator's, so each of their keys is settled under a name that is made here: `connectors.crm.url`.
 
@@ -18,17 +18,22 @@ use crate::net::tls::TlsFiles;
 use crate::policy::{Auth, ConnectorSettings, PolicySettings, Scope};
 use crate::secrets::SecretRef;
 
-/// Longest name of a connector, in bytes.
+/// Longest name of a connector or a key, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 /// Longest id of a tenant, in bytes: as on the wire.
 const TENANT_BYTES_MAX: usize = 256;
-/// Stands for every tenant in a connector's list.
+/// Stands for every tenant in such a list.
 const ALL: &str = "*";
 
 /// Whether the key of this name takes a reference to a secret.
 pub(super) fn holds_reference(key: &str) -> bool {
-    key == "net.proxy_password"
-        || key.starts_with("connectors.") && [".bearer", ".password", ".value"].iter().any(|end| key.ends_with(end))
+    let ends: &[&str] = match key.split_once('.') {
+        Some(("connectors", _)) => &[".bearer", ".password", ".value"],
+        Some(("keys", _)) => &[".secret"],
+        Some(("net", "proxy_password")) => return true,
+        _ => &[],
+    };
+    ends.iter().any(|end| key.ends_with(end))
 }
 
 impl Desk {
@@ -48,6 +53,11 @@ impl Desk {
         for name in self.section(|written| &written.connectors) {
             let settled = self.connector(&name);
             policy.connectors.insert(name, settled);
+        }
+        for name in self.section(|written| &written.keys) {
+            if let Some(settled) = self.key_of_steps(&name) {
+                policy.keys.insert(name, settled);
+            }
         }
         policy
     }
@@ -95,13 +105,18 @@ impl Desk {
         self.take_from(name, |written| written.connectors.get(connector).map(leaf), default, rule)
     }
 
+    /// Notes a section's name that is none; `first` is the first of its keys.
+    pub(super) fn named(&mut self, name: &str, first: &str) {
+        if !is_name(name, NAME_BYTES_MAX) {
+            let rule = format!("must stand under a name of 1 to {NAME_BYTES_MAX} characters out of A-Z, a-z, 0-9, _ and -");
+            self.fault(first, rule);
+        }
+    }
+
     fn connector(&mut self, name: &str) -> ConnectorSettings {
         let key = |field: &str| format!("connectors.{name}.{field}");
         let tenants = self.of_connector(name, "tenants", |one| &one.tenants, tenants);
-        if !is_name(name, NAME_BYTES_MAX) {
-            let rule = format!("must stand under a name of 1 to {NAME_BYTES_MAX} characters out of A-Z, a-z, 0-9, _ and -");
-            self.fault(&key("tenants"), rule);
-        }
+        self.named(name, &key("tenants"));
         let url = self.of_connector(name, "url", |one| &one.url, target);
         let allow = self.of_connector(name, "allow", |one| &one.allow, allow);
         let bearer = self.of_connector(name, "bearer", |one| &one.bearer, secret);
@@ -187,7 +202,7 @@ fn scopes(value: &Value) -> Rule<Vec<Scope>> {
     words(value).and_then(|list| list.iter().map(named).collect()).ok_or_else(rule)
 }
 
-fn tenants(value: &Value) -> Rule<Option<Vec<String>>> {
+pub(super) fn tenants(value: &Value) -> Rule<Option<Vec<String>>> {
     let rule = || format!("must be a list of tenants' ids, or {ALL:?} for all");
     let list = words(value).ok_or_else(rule)?;
     if list == [ALL] {
@@ -221,7 +236,7 @@ fn allow(value: &Value) -> Rule<Vec<Allow>> {
     list.iter().map(|text| Allow::parse(text).map_err(|why| format!("{rule}: {why}"))).collect()
 }
 
-fn secret(value: &Value) -> Rule<Option<SecretRef>> {
+pub(super) fn secret(value: &Value) -> Rule<Option<SecretRef>> {
     let text = text(value)?;
     if text.is_empty() { Ok(None) } else { SecretRef::parse(&text).map(Some) }
 }

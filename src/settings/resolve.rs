@@ -164,6 +164,11 @@ impl Desk {
         self.faults.push(ConfigFault::BadValue { key: row.key.clone(), value, rule, origin: row.origin.clone() });
     }
 
+    /// Whether a key breaks a rule that was noted.
+    pub(super) fn is_faulty(&self, name: &str) -> bool {
+        self.faults.iter().any(|fault| matches!(fault, ConfigFault::BadValue { key, .. } if key == name))
+    }
+
     fn limits(&mut self) -> (Limits, Option<u32>) {
         let d = Limits::default();
         let running = || number(1..=RUNNING_PER_SHARD_MAX);
@@ -394,6 +399,7 @@ fn shown(key: &str, value: &Value) -> String {
     match key {
         _ if plain.is_empty() => plain,
         _ if SECRETS.contains(&key) => HIDDEN.to_owned(),
+        _ if super::keys::holds_public(key) => super::keys::shown_public(&plain).unwrap_or_else(|| HIDDEN.to_owned()),
         // What is a reference may be seen; what is not may be the secret itself.
         _ if super::reach::holds_reference(key) && SecretRef::parse(&plain).is_err() => HIDDEN.to_owned(),
         _ if matches!(key, "nats.url" | "net.proxy") || (key.starts_with("connectors.") && key.ends_with(".url")) => hide_logins(&plain),

@@ -89,7 +89,7 @@ fn told(error: &ConfigError, file: &str, whole: &str) -> Seen {
         detail = detail.max(kind);
     }
     // A secret that stands where it should, and not inside another value.
-    let keys = ["password = \"", "token = \"", "key_salt = \""];
+    let keys = ["password = \"", "token = \"", "key_salt = \"", "secret = \"", "public = \""];
     let in_place: usize = keys.iter().map(|key| whole.matches(&format!("\n{key}{SECRET}\"\n")).count()).sum();
     let alone = whole.matches(SECRET).count() == in_place
         && whole.len() == file.len()
@@ -156,8 +156,12 @@ fn hidden(settings: &Settings) {
         assert!(!secret || row.value.is_empty() || row.value == HIDDEN, "{} is shown", row.key);
         let of_connector =
             row.key.starts_with("connectors.") && [".bearer", ".password", ".value"].iter().any(|end| row.key.ends_with(end));
-        let reference = of_connector || row.key == "net.proxy_password";
+        let of_key = row.key.starts_with("keys.") && row.key.ends_with(".secret");
+        let reference = of_connector || of_key || row.key == "net.proxy_password";
         assert!(!reference || row.value.is_empty() || row.value.starts_with("secret://"), "{} is shown", row.key);
+        // What stands where a public key belongs and is none may be its secret half.
+        let public = row.key.starts_with("keys.") && row.key.ends_with(".public");
+        assert!(!public || row.value.is_empty() || row.value == HIDDEN || row.value.len() == 44, "{} is shown", row.key);
     }
 }
 
@@ -190,7 +194,8 @@ const PIECES: &[&[u8]] = &[
     b"ENDSTATION__LIMITS__PAYLOAD_BYTES=", b"ENDSTATION__STORAGE__DIR=", b"ENDSTATION__", b"CAF_ASSIGN_SUBJECT=",
     b"[connectors.a]\n", b"[tenants.a]\n", b"tenants = ", b"scopes = ", b"allow = ", b"bearer = ", b"\"secret://env/A\"",
     b"\"secret://file/a#b\"", b"\"https://h.example/a\"", b"\"10.0.0.0/8\"", b"\"*.h.example:443\"", b"header = ", b"value = ",
-    b"connectors.b.url = ", b"ENDSTATION__CONNECTORS__A__URL=", b"dns = ", b"WORKER_MAX_CONCURRENCY=", b"HEALTH_BIND=", b"CAF_HEARTBEAT_INTERVAL_MS=",
+    b"[keys.a]\n", b"algorithm = ", b"\"ed25519\"", b"\"hmac-sha256\"", b"secret = ", b"public = ",
+    b"\"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\"", b"ENDSTATION__KEYS__A__SECRET=", b"connectors.b.url = ", b"ENDSTATION__CONNECTORS__A__URL=", b"dns = ", b"WORKER_MAX_CONCURRENCY=", b"HEALTH_BIND=", b"CAF_HEARTBEAT_INTERVAL_MS=",
 ];
 
 const SAMPLES: &[&str] = &[
@@ -203,6 +208,9 @@ const SAMPLES: &[&str] = &[
     "[nats.tls]\nrequired = true\nca = \"ca.pem\"\ncert = \"c.pem\"\nkey = \"k.pem\"\n[events]\nenabled = false\n",
     "[net]\ndns = \"10.0.0.2:53\"\n[tenants.default]\nscopes = \"http\"\n[tenants.acme]\nscopes = []\n[connectors.crm]\ntenants = [\"acme\"]\nurl = \"https://crm.internal:8443/api\"\nallow = [\"crm.internal\", \"10.1.2.0/24\", \"[fd00::1]:8443\"]\nbearer = \"secret://env/CRM\"\nidempotency_key = true\n",
     "[connectors.a]\ntenants = \"*\"\nurl = \"http://h.example\"\nuser = \"u\"\npassword = \"secret://file/p#k\"\nca = \"ca.pem\"\n[connectors.b]\nurl = \"http://h.example\"\nheader = \"X-Key\"\nvalue = \"secret://systemd/k\"\ncert = \"c\"\nkey = \"k\"\n",
+    "[keys.release]\ntenants = [\"acme\"]\nalgorithm = \"ed25519\"\nsecret = \"secret://file/r.pem\"\npublic = \"d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a\"\n[keys.hooks]\ntenants = \"*\"\nalgorithm = \"hmac-sha256\"\nsecret = \"secret://env/HOOKS#k\"\n",
+    "[keys.k]\nalgorithm = \"hmac-sha256\"\nsecret = \"hUsH7\"\n[keys.p]\nalgorithm = \"ed25519\"\npublic = \"hUsH7\"\n",
+    "[keys.partner]\nalgorithm = \"ed25519\"\npublic = \"\"\"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n\"\"\"\n",
     "nats.creds = \"c\"\n\x1dENDSTATION__LIMITS__PAYLOAD_BYTES=1MiB\x1eNATS_URL=nats://n:1\x1eCAF_HEARTBEAT_INTERVAL_MS=2500\x1eCAF_ASSIGN_SUBJECT=a.one, a.two",
     "\x1dENDSTATION__CORES__SHARDS=1,2\x1eHEALTH_BIND=0.0.0.0:9191\x1eWORKER_MAX_CONCURRENCY=10\x1eFS_BASE_DIR=/blobs\x1eDEFAULT_JOB_TIMEOUT_MS=30000\x1eWORKER_ID=w",
 ];
