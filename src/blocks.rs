@@ -30,6 +30,7 @@ pub mod local;
 mod outputs;
 mod panic;
 mod path;
+mod sign;
 mod sleep;
 mod source;
 
@@ -94,6 +95,18 @@ pub static TABLE: &[Entry] = &[
     Entry { info: &echo::INFO, dev: false, check: Check::Inputs(echo::check), build: |_| Rc::new(echo::Echo) },
     Entry { info: &sleep::INFO, dev: false, check: Check::Inputs(sleep::check), build: |_| Rc::new(sleep::Sleep) },
     Entry { info: &hash::INFO, dev: false, check: Check::Inputs(hash::check), build: |_| Rc::new(hash::Hash) },
+    Entry {
+        info: &sign::SIGN,
+        dev: false,
+        check: Check::Policy(sign::check_sign),
+        build: |reach| Rc::new(sign::Sign::new(reach)),
+    },
+    Entry {
+        info: &sign::VERIFY,
+        dev: false,
+        check: Check::Policy(sign::check_verify),
+        build: |reach| Rc::new(sign::Verify::new(reach)),
+    },
     Entry { info: &fs::PUT, dev: false, check: Check::Inputs(fs::check_put), build: |_| Rc::new(fs::Put) },
     Entry { info: &fs::GET, dev: false, check: Check::Inputs(fs::check_get), build: |_| Rc::new(fs::Get) },
     Entry { info: &http::INFO, dev: false, check: Check::Policy(http::check), build: |reach| Rc::new(http::Http::new(reach)) },
