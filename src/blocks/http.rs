@@ -8,6 +8,7 @@
 //! happened by then.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -59,7 +60,8 @@ impl Http {
         Http { reach: reach.clone() }
     }
 
-    async fn run(&self, cx: &BlockCx, request: &Request<'_>) -> Result<Bytes, Fault> {
+    /// One try; `sent` tells, even to who gives it up, whether the other side may have acted on it.
+    async fn run(&self, cx: &BlockCx, request: &Request<'_>, sent: &Cell<bool>) -> Result<Bytes, Fault> {
         if matches!(request.form, Form::Stream) && cx.observers.is_none() {
             let details = r#"{"pointer":"/response","rule":"stream needs events.enabled"}"#;
             return Err(Fault::new(Code::ExecutionFailed, "This worker tells observers nothing.").with_details(details));
@@ -95,6 +97,7 @@ impl Http {
             guard: route.guard,
             connector: route.connector.map(|(position, connector)| (position, &connector.trust)),
             proxy: policy.proxy(&route, &target),
+            sent,
             method: request.method.clone(),
             target,
             headers,
@@ -108,7 +111,7 @@ impl Http {
         let answer = self.reach.client.fetch(order).await.map_err(|failure| told(failure).fault())?;
         if !request.expect.includes(answer.status) {
             let wall_ms = self.reach.client.now().wall_ms;
-            return Err(answer::unexpected(answer, &redaction, effect, wall_ms).await);
+            return Err(answer::unexpected(answer, &redaction, effect, &request.method, wall_ms).await);
         }
         let elapsed_us = || self.reach.client.now().mono_us.saturating_sub(begun_us);
         let done = match &request.form {
@@ -200,12 +203,13 @@ impl Block for Http {
     fn execute<'a>(&'a self, cx: BlockCx) -> Local<'a, Result<Bytes, Fault>> {
         Box::pin(async move {
             let request = Request::read(&cx.inputs)?;
-            let Some(ms) = request.attempt_ms else { return self.run(&cx, &request).await };
-            let late = Told::late(ms, self.effect_of(&request, &cx), &request.method);
-            let (work, timer) = (pin!(self.run(&cx, &request)), pin!(rt::sleep(Duration::from_millis(ms))));
+            let sent = Cell::new(false);
+            let Some(ms) = request.attempt_ms else { return self.run(&cx, &request, &sent).await };
+            let effect = self.effect_of(&request, &cx);
+            let (work, timer) = (pin!(self.run(&cx, &request, &sent)), pin!(rt::sleep(Duration::from_millis(ms))));
             match select(work, timer).await {
                 Either::Left((result, _)) => result,
-                Either::Right(((), _)) => Err(late),
+                Either::Right(((), _)) => Err(Told::late(ms, effect, &request.method, sent.get())),
             }
         })
     }

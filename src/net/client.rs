@@ -4,7 +4,7 @@
 //! A request that may have been sent is sent again in two cases only: a redirect, which says that it was not acted on, and a kept
 //! connection that the other side had closed, where HTTP itself lets a request be repeated that has no effect of its own.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_rustls::TlsConnector;
 use futures_rustls::pki_types::ServerName;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION,
     TRANSFER_ENCODING,
@@ -26,12 +26,13 @@ use crate::offload::Offload;
 use super::dial::{dial, within};
 use super::egress::{Guard, Host, Scheme, Target};
 use super::error::{Failure, NetError, Phase};
+use super::limits::HEADERS_MAX;
 use super::link::Link;
 use super::names::Names;
-use super::payload::{Flow, Payload};
+use super::payload::Payload;
 use super::pool::{Place, Pool};
 use super::proxy::Proxy;
-use super::socket::Socket;
+use super::socket::{Socket, Stream};
 use super::tls::Trust;
 
 /// What is sent only to the origin that it was meant for.
@@ -47,6 +48,8 @@ pub struct Order<'a> {
     pub connector: Option<(u16, &'a Option<Trust>)>,
     /// Through whom, if not straight there.
     pub proxy: Option<&'a Proxy>,
+    /// Set once anything of a request that asks for an effect may have reached the other side.
+    pub sent: &'a Cell<bool>,
     /// How.
     pub method: Method,
     /// Where.
@@ -102,9 +105,21 @@ pub struct Answer {
     /// Where the time went so far.
     pub timing: Timing,
     body: Incoming,
-    lease: Option<(Place, Link)>,
+    /// Bytes of the body so far, as they came.
+    received: u64,
+    /// How many there should be, where the other side says so and nobody else looks.
+    length: Option<u64>,
+    lease: Option<Lease>,
     pool: Rc<Pool>,
     stall_ms: u64,
+}
+
+/// The connection that an answer comes on. Lives on its core.
+struct Lease {
+    place: Place,
+    link: Link,
+    /// Whether all of the request was taken.
+    spent: Rc<Cell<bool>>,
 }
 
 /// See the module.
@@ -135,10 +150,11 @@ impl Client {
     pub async fn fetch(&self, mut order: Order<'_>) -> Result<Answer, Failure> {
         let mut timing = Timing::default();
         let mut redirects = 0;
+        let safe = is_safe(&order.method);
         loop {
-            let (response, place, link) = self.exchange(&order, &mut timing).await.map_err(|failure| Failure {
+            let (response, lease) = self.exchange(&order, &mut timing).await.map_err(|failure| Failure {
                 // A redirect after something that has an effect was the answer to it.
-                sent: failure.sent || (redirects > 0 && !is_safe(&order.method)),
+                sent: failure.sent || (redirects > 0 && !safe),
                 ..failure
             })?;
             if order.redirects_max > 0
@@ -153,6 +169,9 @@ impl Client {
                 continue;
             }
             let (head, body) = response.into_parts();
+            let bodiless = order.method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304);
+            let length = head.headers.get(CONTENT_LENGTH).filter(|_| head.version == Version::HTTP_2 && !bodiless);
+            let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
             return Ok(Answer {
                 status: head.status,
                 version: head.version,
@@ -161,7 +180,9 @@ impl Client {
                 redirects,
                 timing,
                 body,
-                lease: Some((place, link)),
+                received: 0,
+                length,
+                lease: Some(lease),
                 pool: self.pool.clone(),
                 stall_ms: order.patience.stall_ms,
             });
@@ -179,7 +200,7 @@ impl Client {
     }
 
     /// One request and the head of its answer.
-    async fn exchange(&self, order: &Order<'_>, timing: &mut Timing) -> Result<(Response<Incoming>, Place, Link), Failure> {
+    async fn exchange(&self, order: &Order<'_>, timing: &mut Timing) -> Result<(Response<Incoming>, Lease), Failure> {
         order.guard.check_target(&order.target).map_err(|denial| Failure::unsent(denial.into()))?;
         let place = Place {
             tenant: order.tenant.clone(),
@@ -196,20 +217,32 @@ impl Client {
                 None => self.connect(order, timing).await.map_err(Failure::unsent)?,
             };
             let request = order.request(link.is_shared()).map_err(Failure::unsent)?;
+            order.sent.set(true);
             let begun_us = self.clock.now().mono_us;
             let first_byte_ms = order.patience.first_byte_ms;
-            let answered = within(first_byte_ms, Phase::FirstByte, link.send(request)).await.map_err(Failure::sent)?;
+            let spent = order.body.spent();
+            let request = request.map(|payload| payload.flow(&spent));
+            let answered = within(first_byte_ms, Phase::FirstByte, link.send(request)).await.map_err(|late| {
+                // Whoever comes next should not wait for the same silence.
+                self.pool.forget(&place);
+                Failure::sent(late)
+            })?;
             match answered {
+                Ok(response) if response.headers().len() > HEADERS_MAX => {
+                    return Err(Failure::sent(NetError::Broken("the answer has too many headers".to_owned())));
+                }
                 Ok(response) => {
                     fail::fail_point!("C3", |_| std::process::abort());
                     timing.first_byte_us += self.clock.now().mono_us.saturating_sub(begun_us);
                     if let Some(shared) = link.share().filter(|_| !reused) {
                         self.pool.keep(&place, shared);
                     }
-                    return Ok((response, place, link));
+                    return Ok((response, Lease { place, link, spent }));
                 }
                 // The other side may close a kept connection whenever it likes; the next one may be as old.
-                Err(refused) if reused && (!refused.sent || (refused.closed && is_repeatable(&order.method))) => {}
+                Err(refused) if reused && (!refused.sent || (refused.broken && is_repeatable(&order.method))) => {
+                    self.pool.forget(&place);
+                }
                 Err(refused) => return Err(Failure { error: refused.error, sent: refused.sent }),
             }
         }
@@ -246,7 +279,7 @@ impl Client {
                 }
             };
             lap(&mut timing.connect_us);
-            let socket = if target.scheme() == Scheme::Https {
+            let stream = if target.scheme() == Scheme::Https {
                 let trust = self.trust(order).await?;
                 let name = match target.host() {
                     Host::Ip(address) => ServerName::IpAddress((*address).into()),
@@ -255,11 +288,11 @@ impl Client {
                 };
                 let stream = TlsConnector::from(trust).connect(name, stream).await.map_err(|error| refused(&error))?;
                 lap(&mut timing.tls_us);
-                Socket::Tls(Box::new(stream))
+                Stream::Tls(Box::new(stream))
             } else {
-                Socket::Plain(stream)
+                Stream::Plain(stream)
             };
-            Link::open(socket).await
+            Link::open(Socket::new(stream)).await
         })
         .await?
     }
@@ -278,12 +311,12 @@ impl Client {
 
 impl Order<'_> {
     /// The request as this connection takes it.
-    fn request(&self, h2: bool) -> Result<Request<Flow>, NetError> {
+    fn request(&self, h2: bool) -> Result<Request<Payload>, NetError> {
         let target = &self.target;
         // HTTP/1.1 names the host in a header and HTTP/2 in the request's own line.
         let uri = if h2 { target.as_str() } else { target.path_and_query() };
         let uri: Uri = uri.parse().map_err(|_| NetError::Broken("the URL is none that HTTP can carry".to_owned()))?;
-        let mut request = Request::new(self.body.flow());
+        let mut request = Request::new(self.body.clone());
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = self.headers.clone();
@@ -321,25 +354,52 @@ impl Order<'_> {
 }
 
 impl Answer {
+    /// Gives the connection up, and no other request comes to it.
+    fn abandon(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            self.pool.forget(&lease.place);
+        }
+    }
+
     /// The next piece of the body, none at its end.
     ///
     /// # Errors
     /// It did not come in time, or the connection broke.
     pub async fn piece(&mut self) -> Result<Option<Bytes>, NetError> {
         loop {
-            let frame = within(self.stall_ms, Phase::Stall, self.body.frame()).await?;
+            let frame = match within(self.stall_ms, Phase::Stall, self.body.frame()).await {
+                Ok(frame) => frame,
+                Err(late) => {
+                    self.abandon();
+                    return Err(late);
+                }
+            };
             match frame {
                 None => {
-                    // Read to its end: the connection is as good as new.
-                    if let Some((place, link)) = self.lease.take().filter(|(_, link)| !link.is_shared()) {
-                        self.pool.keep(&place, link);
+                    // A stream of HTTP/2 that was reset without an error looks like one that has ended.
+                    let cut = self.version == Version::HTTP_2 && !self.body.is_end_stream();
+                    if cut || self.length.is_some_and(|length| length != self.received) {
+                        self.abandon();
+                        return Err(NetError::Broken("the body ended too early".to_owned()));
+                    }
+                    match self.lease.take() {
+                        // Read to its end, and all was said: the connection is as good as new.
+                        Some(lease) if lease.spent.get() && !lease.link.is_shared() => self.pool.keep(&lease.place, lease.link),
+                        Some(lease) if !lease.spent.get() => self.pool.forget(&lease.place),
+                        _ => {}
                     }
                     return Ok(None);
                 }
-                Some(Err(error)) => return Err(NetError::Broken(super::link::text(&error))),
+                Some(Err(error)) => {
+                    self.abandon();
+                    return Err(NetError::Broken(super::link::text(&error)));
+                }
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) if data.is_empty() => {}
-                    Ok(data) => return Ok(Some(data)),
+                    Ok(data) => {
+                        self.received += data.len() as u64;
+                        return Ok(Some(data));
+                    }
                     // Trailers say nothing that a step is told.
                     Err(_) => {}
                 },

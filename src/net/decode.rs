@@ -9,7 +9,7 @@ use bytes::Bytes;
 use shards::runtime::rt::yield_if_needed;
 use thiserror::Error;
 
-use super::limits::{DECODE_STRIDE_BYTES, RATIO_FREE_BYTES, RATIO_MAX, ZSTD_WINDOW_LOG_MAX};
+use super::limits::{DECODE_STRIDE_BYTES, ENCODED_SPARE_BYTES, RATIO_FREE_BYTES, RATIO_MAX, ZSTD_WINDOW_LOG_MAX};
 
 /// What we say that we can undo.
 pub const ACCEPTED: &str = "gzip, br, zstd";
@@ -88,6 +88,12 @@ impl Decoder {
         if let Kind::Identity { left, bytes_max } = &mut self.kind {
             *left = left.checked_sub(chunk.len() as u64).ok_or(DecodeError::TooLarge(*bytes_max))?;
             return Ok(chunk);
+        }
+        // Encodings that give nothing for much: a body is not larger encoded than decoded, but for what frames it.
+        let sink = self.sink();
+        let most = sink.bytes_max.saturating_add(sink.bytes_max / 8).saturating_add(ENCODED_SPARE_BYTES);
+        if sink.taken + chunk.len() as u64 > most {
+            return Err(DecodeError::TooLarge(sink.bytes_max));
         }
         for stride in chunk.chunks(DECODE_STRIDE_BYTES) {
             self.stride(stride)?;

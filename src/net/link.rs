@@ -1,5 +1,6 @@
 //! One HTTP connection: its requests go in by a [`Link`], the rest is a task of its own that ends with it. Lives on its core.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::rc::Rc;
 
@@ -25,11 +26,40 @@ enum Sender {
     Many(http2::SendRequest<Flow>),
 }
 
-struct End(Stop);
+/// The tasks of one connection: all of them end when nobody holds it any more, whatever they wait for. HTTP/2 would say goodbye
+/// first, and wait for a peer that does not read for ever.
+struct End(Tasks);
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.0.ask();
+        for stop in self.0.0.borrow_mut().drain(..) {
+            stop.ask();
+        }
+    }
+}
+
+/// How to stop each of them.
+#[derive(Clone, Default)]
+struct Tasks(Rc<RefCell<Vec<Stop>>>);
+
+impl Tasks {
+    /// Runs a future until it ends or the connection is given up. A panic in it is the library's, on what the other side sent: it
+    /// costs that connection and not the process.
+    fn run<T: 'static>(&self, name: &'static str, future: impl Future<Output = T> + 'static, ended: impl FnOnce(T) + 'static) {
+        let stop = Stop::default();
+        let work = stop.race(caught(future));
+        self.0.borrow_mut().push(stop.clone());
+        let tasks = Rc::downgrade(&self.0);
+        spawn(name, async move {
+            match work.await {
+                Some(Ok(value)) => ended(value),
+                Some(Err(_)) => tracing::error!("the HTTP library panicked on a connection; it is closed"),
+                None => {}
+            }
+            if let Some(tasks) = tasks.upgrade() {
+                tasks.borrow_mut().retain(|other| !other.is(&stop));
+            }
+        });
     }
 }
 
@@ -38,20 +68,14 @@ pub(super) struct Unanswered {
     pub(super) error: NetError,
     /// Whether any of it may have reached the other side.
     pub(super) sent: bool,
-    /// The connection was closed with nothing said: it may have been so before the request came.
-    pub(super) closed: bool,
+    /// The connection broke: it may have been so before the request came.
+    pub(super) broken: bool,
 }
 
-/// What runs the tasks that HTTP/2 needs for its streams.
-#[derive(Clone, Copy)]
-struct OnThisShard;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisShard {
+/// HTTP/2 runs its connection and the bodies that it sends as tasks of its own.
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Tasks {
     fn execute(&self, future: F) {
-        spawn("a stream of HTTP/2", async move {
-            // A panic there is the library's, on what the other side sent: it costs that connection and not the process.
-            let _ = caught(future).await;
-        });
+        self.run("a part of HTTP/2", future, drop);
     }
 }
 
@@ -59,25 +83,25 @@ impl Link {
     /// Begins to speak HTTP on a connection: HTTP/2 where both sides agreed on it.
     pub(super) async fn open(socket: Socket) -> Result<Link, NetError> {
         let broken = |error: hyper::Error| NetError::Broken(text(&error));
-        let stop = Stop::default();
+        let tasks = Tasks::default();
         let sender = if socket.speaks_h2() {
-            let mut builder = http2::Builder::new(OnThisShard);
+            let mut builder = http2::Builder::new(tasks.clone());
             builder
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(LINK_WINDOW_BYTES)
                 .max_header_list_size(HEAD_BYTES_MAX as u32)
                 .max_send_buf_size(BUFFER_BYTES_MAX);
             let (sender, connection) = builder.handshake(socket).await.map_err(broken)?;
-            run(&stop, connection);
+            run(&tasks, connection);
             Sender::Many(sender)
         } else {
             let mut builder = http1::Builder::new();
             builder.max_buf_size(BUFFER_BYTES_MAX).max_header_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
             let (sender, connection) = builder.handshake(socket).await.map_err(broken)?;
-            run(&stop, connection);
+            run(&tasks, connection);
             Sender::One(sender)
         };
-        Ok(Link { sender, _end: Rc::new(End(stop)) })
+        Ok(Link { sender, _end: Rc::new(End(tasks)) })
     }
 
     /// Whether the connection has ended.
@@ -103,7 +127,7 @@ impl Link {
 
     /// Sends a request and waits for the head of its answer.
     pub(super) async fn send(&mut self, request: Request<Flow>) -> Result<Response<Incoming>, Unanswered> {
-        let unsent = |error: hyper::Error| Unanswered { error: NetError::Broken(text(&error)), sent: false, closed: true };
+        let unsent = |error: hyper::Error| Unanswered { error: NetError::Broken(text(&error)), sent: false, broken: true };
         let answer = match &mut self.sender {
             Sender::One(sender) => {
                 sender.ready().await.map_err(unsent)?;
@@ -117,24 +141,22 @@ impl Link {
         answer.map_err(|mut refused| {
             let sent = refused.take_message().is_none();
             let error = refused.into_error();
-            let closed = error.is_closed() || error.is_canceled() || error.is_incomplete_message();
+            // What was said is not HTTP, or what we say is not: neither has to do with how old the connection is.
+            let broken = !error.is_parse() && !error.is_user();
             let error = match source::<super::payload::Unreadable>(&error) {
                 Some(_) => NetError::Blob,
                 None => NetError::Broken(text(&error)),
             };
-            Unanswered { error, sent, closed }
+            Unanswered { error, sent, broken }
         })
     }
 }
 
 /// Drives a connection until it ends or is not wanted any more.
-fn run(stop: &Stop, connection: impl Future<Output = hyper::Result<()>> + 'static) {
-    let work = stop.race(caught(connection));
-    spawn("a connection", async move {
-        match work.await {
-            Some(Ok(Err(error))) => tracing::debug!(error = text(&error), "a connection ended"),
-            Some(Err(_)) => tracing::error!("the HTTP library panicked on a connection; it is closed"),
-            Some(Ok(Ok(()))) | None => {}
+fn run(tasks: &Tasks, connection: impl Future<Output = hyper::Result<()>> + 'static) {
+    tasks.run("a connection", connection, |ended| {
+        if let Err(error) = ended {
+            tracing::debug!(error = text(&error), "a connection ended");
         }
     });
 }

@@ -3,6 +3,7 @@
 //! A payload can be sent more than once (a redirect that keeps the method, a connection that was closed while it waited), so it
 //! is cloned for each time.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -35,9 +36,14 @@ impl Payload {
         }
     }
 
+    /// Where a body that is sent notes that all of it was taken; of nothing all is taken at once.
+    pub(super) fn spent(&self) -> Rc<Cell<bool>> {
+        Rc::new(Cell::new(self.size().unwrap_or(0) == 0))
+    }
+
     /// The same as a body to be sent once.
-    pub(super) fn flow(&self) -> Flow {
-        Flow { payload: self.clone(), offset: 0, reading: None }
+    pub(super) fn flow(self, spent: &Rc<Cell<bool>>) -> Flow {
+        Flow { payload: self, offset: 0, reading: None, spent: spent.clone() }
     }
 }
 
@@ -51,6 +57,7 @@ pub(super) struct Flow {
     payload: Payload,
     offset: u64,
     reading: Option<Local<'static, Result<Bytes, Fault>>>,
+    spent: Rc<Cell<bool>>,
 }
 
 impl Body for Flow {
@@ -64,12 +71,14 @@ impl Body for Flow {
             Payload::Whole(bytes) => {
                 let bytes = bytes.clone();
                 flow.payload = Payload::Empty;
+                flow.spent.set(true);
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
             Payload::Blob(blob) => {
                 if flow.offset >= blob.size() {
                     return Poll::Ready(None);
                 }
+                let size = blob.size();
                 let (blob, offset) = (blob.clone(), flow.offset);
                 let reading =
                     flow.reading.get_or_insert_with(|| Box::pin(async move { blob.read(offset, BLOB_CHUNK_BYTES).await }));
@@ -80,6 +89,7 @@ impl Body for Flow {
                     Ok(chunk) if chunk.is_empty() => Err(Unreadable),
                     Ok(chunk) => {
                         flow.offset += chunk.len() as u64;
+                        flow.spent.set(flow.offset >= size);
                         Ok(Frame::data(chunk))
                     }
                     Err(_) => Err(Unreadable),

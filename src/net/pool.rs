@@ -85,6 +85,12 @@ impl Pool {
         self.sweep_from_now_on();
     }
 
+    /// Closes what waits to go there: it leads nowhere. Requests that are under way keep their own hold.
+    pub(super) fn forget(&self, place: &Place) {
+        let state = &mut *self.idle.borrow_mut();
+        state.count -= state.places.remove(place).map_or(0, |waiting| waiting.len());
+    }
+
     /// Closes what has waited too long or has ended, for as long as anything waits.
     fn sweep_from_now_on(self: &Rc<Self>) {
         if std::mem::replace(&mut self.idle.borrow_mut().sweeping, true) {

@@ -42,7 +42,8 @@ impl Proxy {
         stream.flush().await.map_err(broken)?;
         let mut head = Vec::new();
         let mut piece = [0; 512];
-        while !head.windows(END.len()).any(|window| window == END) {
+        let end = |head: &[u8]| head.windows(END.len()).position(|window| window == END).map(|at| at + END.len());
+        while end(&head).is_none() {
             match stream.read(&mut piece).await.map_err(broken)? {
                 0 => return Err(NetError::Proxy("it closed the connection".to_owned())),
                 bytes => head.extend_from_slice(&piece[..bytes]),
@@ -51,10 +52,11 @@ impl Proxy {
                 return Err(NetError::Proxy("its answer has no end".to_owned()));
             }
         }
-        let status = head.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5)).and_then(|digits| std::str::from_utf8(digits).ok());
+        let status =
+            head.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5)).and_then(|digits| std::str::from_utf8(digits).ok());
         match status.and_then(|digits| digits.parse::<u16>().ok()) {
             // Whoever is at the other end speaks only when spoken to: what follows the head at once is not from there.
-            Some(200..=299) if head.ends_with(END) => Ok(stream),
+            Some(200..=299) if end(&head) == Some(head.len()) => Ok(stream),
             Some(200..=299) => Err(NetError::Proxy("it says more than it was asked".to_owned())),
             Some(status) => Err(NetError::Proxy(format!("it answered with status {status}"))),
             None => Err(NetError::Proxy("it does not speak HTTP".to_owned())),

@@ -9,8 +9,18 @@ use futures_util::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use hyper::rt::{Read, ReadBufCursor, Write};
 
+/// Reads in a row that find something before others get a turn: a library that makes nothing of what it reads (interim answers
+/// without end, say) would keep its core.
+const READS_MAX: u32 = 32;
+
 /// A connection to somewhere.
-pub(super) enum Socket {
+pub(super) struct Socket {
+    stream: Stream,
+    reads: u32,
+}
+
+/// Its bytes.
+pub(super) enum Stream {
     /// As it is.
     Plain(TcpStream),
     /// Under TLS.
@@ -18,17 +28,28 @@ pub(super) enum Socket {
 }
 
 impl Socket {
+    /// On a stream that is open.
+    pub(super) fn new(stream: Stream) -> Socket {
+        Socket { stream, reads: 0 }
+    }
+
     /// Whether both sides agreed on HTTP/2.
     pub(super) fn speaks_h2(&self) -> bool {
-        match self {
-            Socket::Plain(_) => false,
-            Socket::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+        match &self.stream {
+            Stream::Plain(_) => false,
+            Stream::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
         }
     }
 }
 
 impl Read for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let socket = self.get_mut();
+        if socket.reads >= READS_MAX {
+            socket.reads = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         // SAFETY: every byte is written before it is seen as initialised, and none is made uninitialised again.
         #[expect(unsafe_code, reason = "hyper lends its buffer only so")]
         let room = unsafe {
@@ -36,10 +57,11 @@ impl Read for Socket {
             room.fill(std::mem::MaybeUninit::new(0));
             room.assume_init_mut()
         };
-        let bytes = match self.get_mut() {
-            Socket::Plain(stream) => Pin::new(stream).poll_read(cx, room),
-            Socket::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, room),
+        let bytes = match &mut socket.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, room),
+            Stream::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, room),
         };
+        socket.reads = if bytes.is_ready() { socket.reads + 1 } else { 0 };
         let bytes = std::task::ready!(bytes)?;
         // SAFETY: so many bytes of `room` were read, and all of it is initialised.
         #[expect(unsafe_code, reason = "hyper lends its buffer only so")]
@@ -52,23 +74,23 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Socket::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Socket::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Socket::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Socket::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Socket::Plain(stream) => Pin::new(stream).poll_close(cx),
-            Socket::Tls(stream) => Pin::new(&mut **stream).poll_close(cx),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_close(cx),
+            Stream::Tls(stream) => Pin::new(&mut **stream).poll_close(cx),
         }
     }
 }

@@ -65,7 +65,8 @@ impl Desk {
     fn proxy(&mut self) -> (Option<Proxy>, Vec<Allow>) {
         let proxy = self.take_from(Cow::Borrowed("net.proxy"), |written| Some(&written.net.proxy), "", proxy);
         let user = self.take_from(Cow::Borrowed("net.proxy_user"), |written| Some(&written.net.proxy_user), "", text);
-        let password = self.take_from(Cow::Borrowed("net.proxy_password"), |written| Some(&written.net.proxy_password), "", secret);
+        let password =
+            self.take_from(Cow::Borrowed("net.proxy_password"), |written| Some(&written.net.proxy_password), "", secret);
         let no_proxy = self.take_from(Cow::Borrowed("net.no_proxy"), |written| Some(&written.net.no_proxy), "", allow);
         match (user.is_empty(), &password) {
             (false, None) => self.fault("net.proxy_user", "needs net.proxy_password beside it".to_owned()),

@@ -186,10 +186,7 @@ fn unknown_keys_are_errors_that_say_where() {
         file("\n[nats.tls]\ncipher = 1\n"),
         &["nats.tls.cipher: no such key (file e.toml:3); known here: required, ca, cert, key"],
     );
-    refuse(
-        file("[quotas]\nrunning = 1\n"),
-        &[&format!("quotas: no such key (file e.toml:1); known here: {SECTIONS}")],
-    );
+    refuse(file("[quotas]\nrunning = 1\n"), &[&format!("quotas: no such key (file e.toml:1); known here: {SECTIONS}")]);
     refuse(
         file("[tenants.default]\nrunning = 1\n"),
         &["tenants.default.running: no such key (file e.toml:2); known here: scopes"],
@@ -203,9 +200,9 @@ fn unknown_keys_are_errors_that_say_where() {
     refuse(
         env(&[("ENDSTATION__EVENTS__ENABLE", "true"), ("ENDSTATION__nats__URL", "x"), ("ENDSTATION__", "x")]),
         &[
-            "ENDSTATION__: no such key (env ENDSTATION__)",
+            &format!("ENDSTATION__: no such key (env ENDSTATION__); known here: {SECTIONS}"),
             "events.enable: no such key (env ENDSTATION__EVENTS__ENABLE); known here: enabled",
-            "ENDSTATION__nats__URL: no such key (env ENDSTATION__nats__URL)",
+            &format!("ENDSTATION__nats__URL: no such key (env ENDSTATION__nats__URL); known here: {SECTIONS}"),
         ],
     );
     refuse(env(&[("ENDSTATION__NATS", "x")]), &["nats: no such key (env ENDSTATION__NATS)"]);

@@ -112,6 +112,11 @@ impl Stop {
         }
     }
 
+    /// Whether it is the same as this one.
+    pub fn is(&self, other: &Stop) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Runs a future until it ends or somebody asks to stop; `None` then, and the future is dropped here, in its own task.
     pub fn race<F: Future>(&self, future: F) -> Race<F> {
         Race { stop: self.clone(), future: Some(Box::pin(future)) }

@@ -1,26 +1,32 @@
 //! What comes back, as outputs: read under the step's limits, decoded, freed of secrets, and written as JSON or into a blob.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
-use hyper::Version;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
-use serde_json::value::RawValue;
+use futures_util::future::select;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING};
+use hyper::{Method, Version};
 use serde_json::json;
 use shards::block::BlockCx;
 use shards::ids::hex;
 use shards::outcome::{Code, Effected, Fault};
+use shards::runtime::rt;
 use shards::step::EffectClass;
 
-use crate::net::client::{Answer, Timing};
+use crate::net::client::{Answer, Timing, is_safe};
 use crate::net::decode::{DecodeError, Decoder};
 use crate::net::error::NetError;
 use crate::secrets::Redaction;
 
-use super::super::outputs::{json as json_text, push_base64, push_text};
+use super::super::outputs::{is_sound, json as json_text, push_base64, push_text};
 use super::fault;
 use super::request::{Inline, Request};
 
 /// What of an unexpected answer's body its error keeps, in bytes.
 const EXCERPT_BYTES: usize = 2 << 10;
+/// How long it waits for that.
+const EXCERPT_WAIT: Duration = Duration::from_millis(200);
 /// Reserved at once for a body that a result carries, in bytes.
 const INLINE_RESERVE: u64 = 256 << 10;
 /// The longest that another side's wish to be left alone is passed on, in milliseconds.
@@ -94,7 +100,13 @@ pub(super) async fn save(
 }
 
 /// An answer that is not what the step expects, as its fault: with the status and the beginning of what was said.
-pub(super) async fn unexpected(mut answer: Answer, redaction: &Redaction, effect: EffectClass, wall_ms: u64) -> Fault {
+pub(super) async fn unexpected(
+    mut answer: Answer,
+    redaction: &Redaction,
+    effect: EffectClass,
+    method: &Method,
+    wall_ms: u64,
+) -> Fault {
     let status = answer.status;
     let excerpt = excerpt(&mut answer).await;
     let excerpt = redaction.apply(&excerpt).unwrap_or(excerpt);
@@ -118,7 +130,9 @@ pub(super) async fn unexpected(mut answer: Answer, redaction: &Redaction, effect
             details["retry_after_ms"] = json!(ms);
         }
     }
-    let done = effect != EffectClass::Pure && !NOT_DONE.contains(&status.as_u16());
+    // Behind a redirect it is another server that says so, or the same one of another request.
+    let refused = NOT_DONE.contains(&status.as_u16()) && answer.redirects == 0;
+    let done = effect != EffectClass::Pure && !is_safe(method) && !refused;
     let effect = if done { Effected::Unknown } else { Effected::None };
     fault.with_details(details.to_string()).with_effect(effect)
 }
@@ -150,6 +164,15 @@ async fn body(answer: &mut Answer, bytes_max: u64) -> Result<Bytes, NetError> {
 }
 
 pub(super) fn decoder(answer: &Answer, bytes_max: u64) -> Result<Decoder, DecodeError> {
+    // The library undoes `chunked` and nothing else, and takes whatever else is named for none.
+    for coding in answer.headers.get_all(TRANSFER_ENCODING) {
+        if !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+            return Err(DecodeError::Unknown(String::from_utf8_lossy(coding.as_bytes()).into_owned()));
+        }
+    }
+    if answer.headers.get_all(TRANSFER_ENCODING).iter().count() > 1 {
+        return Err(DecodeError::Unknown("chunked, chunked".to_owned()));
+    }
     let mut encodings = answer.headers.get_all(CONTENT_ENCODING).iter();
     let encoding = match (encodings.next(), encodings.next()) {
         (None, _) => None,
@@ -159,18 +182,21 @@ pub(super) fn decoder(answer: &Answer, bytes_max: u64) -> Result<Decoder, Decode
     Decoder::new(encoding, bytes_max)
 }
 
-/// The beginning of a body, as far as it comes and can be read: what went wrong is told in any case.
+/// The beginning of a body, as far as it comes soon and can be read: what went wrong is told in any case.
 async fn excerpt(answer: &mut Answer) -> Vec<u8> {
     let Ok(mut decoder) = decoder(answer, 4 * EXCERPT_BYTES as u64) else { return Vec::new() };
     let mut excerpt = Vec::new();
-    while excerpt.len() < EXCERPT_BYTES {
-        let Ok(Some(piece)) = answer.piece().await else { break };
-        let end = piece.len().min(2 * EXCERPT_BYTES);
-        match decoder.push(piece.slice(..end)).await {
-            Ok(piece) => excerpt.extend_from_slice(&piece),
-            Err(_) => break,
+    let reading = async {
+        while excerpt.len() < EXCERPT_BYTES {
+            let Ok(Some(piece)) = answer.piece().await else { break };
+            let end = piece.len().min(2 * EXCERPT_BYTES);
+            match decoder.push(piece.slice(..end)).await {
+                Ok(piece) => excerpt.extend_from_slice(&piece),
+                Err(_) => break,
+            }
         }
-    }
+    };
+    select(Box::pin(reading), pin!(rt::sleep(EXCERPT_WAIT))).await;
     excerpt
 }
 
@@ -243,9 +269,11 @@ fn push_headers(out: &mut Vec<u8>, headers: &HeaderMap, redaction: &Redaction) {
 
 /// Appends `,"json":…`, the text as it came, if it is JSON.
 fn push_json(out: &mut Vec<u8>, body: &[u8]) -> bool {
-    let Ok(raw) = serde_json::from_slice::<&RawValue>(body) else { return false };
+    if !is_sound(body) {
+        return false;
+    }
     out.extend_from_slice(b",\"json\":");
-    out.extend_from_slice(raw.get().as_bytes());
+    out.extend_from_slice(body.trim_ascii());
     true
 }
 
@@ -265,8 +293,8 @@ pub(super) fn retry_after_ms(value: &str, wall_ms: u64) -> Option<u64> {
     let ms = match value.trim().parse::<u64>() {
         Ok(seconds) => seconds.saturating_mul(1_000),
         Err(_) => {
-            let at = jiff::fmt::rfc2822::parse(value.trim()).ok()?.timestamp().as_millisecond();
-            u64::try_from(at).ok()?.saturating_sub(wall_ms)
+            let at = httpdate::parse_http_date(value.trim()).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+            (at.as_millis() as u64).saturating_sub(wall_ms)
         }
     };
     Some(ms.clamp(1, RETRY_AFTER_MS_MAX))

@@ -24,10 +24,10 @@ impl Told<'static> {
     }
 
     /// One try took longer than the step gives it.
-    pub(super) fn late(ms: u64, effect: EffectClass, method: &Method) -> Fault {
+    pub(super) fn late(ms: u64, effect: EffectClass, method: &Method, sent: bool) -> Fault {
         let fault = Fault::new(Code::NetworkError, "The exchange took longer than one try may.");
         let fault = fault.with_details(json!({ "phase": "attempt", "ms": ms, "pointer": "/attempt_ms" }).to_string());
-        fault.with_effect(touched(effect, method, true))
+        fault.with_effect(touched(effect, method, sent))
     }
 }
 

@@ -16,6 +16,7 @@ use crate::secrets::SecretRef;
 mod checks;
 mod connectors;
 mod exchanges;
+mod hostile;
 mod server;
 
 use server::{Act, Server};

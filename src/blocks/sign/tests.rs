@@ -283,6 +283,7 @@ fn who_a_key_does_not_list_is_denied_twice_and_not_told_whether_it_is_there() {
                     try_number: 1,
                     inputs: Bytes::from(inputs.clone()),
                     blobs: blobs.clone(),
+                    observers: None,
                 };
                 let after = build_all(&reach)[usize::from(id.0)].execute(cx).await.expect_err("denied when it runs");
                 assert_eq!(before, after);
