@@ -78,7 +78,8 @@ pub(crate) async fn measure(args: &NatsArgs, scenario: Scenario) -> Result<()> {
     }
     if let Some(place) = &place {
         let bare = place::bare(place, args.seconds).await?;
-        println!("bare client of the same place, 64 in flight: {:.0} GETs/s, {:.1} µs of its CPU each", bare.0, bare.1);
+        let (gets, cpu_us) = bare;
+        eprintln!("a bare client of the same place, 64 in flight: {gets:.0} GETs/s, {cpu_us:.1} µs of its CPU each");
     }
     let name = match scenario {
         Scenario::Nats => "nats",
