@@ -15,6 +15,8 @@ use shards::step::EffectClass;
 use crate::net::client::Client;
 use crate::policy::Policy;
 
+use manifest::Manifest;
+
 mod abort;
 mod eat;
 mod echo;
@@ -27,6 +29,7 @@ mod hash;
 mod http;
 mod inputs;
 pub mod local;
+pub mod manifest;
 mod outputs;
 mod panic;
 mod path;
@@ -40,6 +43,7 @@ pub struct Entry {
     pub info: &'static BlockInfo,
     /// Only known where the worker runs for development.
     pub dev: bool,
+    manifest: &'static str,
     check: Check,
     build: fn(&Reach) -> Rc<dyn Block>,
 }
@@ -92,33 +96,102 @@ impl Checked {
 
 /// All blocks; a [`BlockId`] is a position here.
 pub static TABLE: &[Entry] = &[
-    Entry { info: &echo::INFO, dev: false, check: Check::Inputs(echo::check), build: |_| Rc::new(echo::Echo) },
-    Entry { info: &sleep::INFO, dev: false, check: Check::Inputs(sleep::check), build: |_| Rc::new(sleep::Sleep) },
-    Entry { info: &hash::INFO, dev: false, check: Check::Inputs(hash::check), build: |_| Rc::new(hash::Hash) },
+    Entry {
+        info: &echo::INFO,
+        dev: false,
+        manifest: include_str!("blocks/manifests/echo.json"),
+        check: Check::Inputs(echo::check),
+        build: |_| Rc::new(echo::Echo),
+    },
+    Entry {
+        info: &sleep::INFO,
+        dev: false,
+        manifest: include_str!("blocks/manifests/sleep.json"),
+        check: Check::Inputs(sleep::check),
+        build: |_| Rc::new(sleep::Sleep),
+    },
+    Entry {
+        info: &hash::INFO,
+        dev: false,
+        manifest: include_str!("blocks/manifests/crypto.hash.json"),
+        check: Check::Inputs(hash::check),
+        build: |_| Rc::new(hash::Hash),
+    },
     Entry {
         info: &sign::SIGN,
         dev: false,
+        manifest: include_str!("blocks/manifests/crypto.sign.json"),
         check: Check::Policy(sign::check_sign),
         build: |reach| Rc::new(sign::Sign::new(reach)),
     },
     Entry {
         info: &sign::VERIFY,
         dev: false,
+        manifest: include_str!("blocks/manifests/crypto.verify.json"),
         check: Check::Policy(sign::check_verify),
         build: |reach| Rc::new(sign::Verify::new(reach)),
     },
-    Entry { info: &fs::PUT, dev: false, check: Check::Inputs(fs::check_put), build: |_| Rc::new(fs::Put) },
-    Entry { info: &fs::GET, dev: false, check: Check::Inputs(fs::check_get), build: |_| Rc::new(fs::Get) },
-    Entry { info: &http::INFO, dev: false, check: Check::Policy(http::check), build: |reach| Rc::new(http::Http::new(reach)) },
-    Entry { info: &fail::INFO, dev: true, check: Check::Inputs(fail::check), build: |_| Rc::new(fail::Fail) },
-    Entry { info: &abort::INFO, dev: true, check: Check::Inputs(abort::check), build: |_| Rc::new(abort::Abort) },
-    Entry { info: &hang::INFO, dev: true, check: Check::Inputs(hang::check), build: |_| Rc::new(hang::Hang) },
-    Entry { info: &panic::INFO, dev: true, check: Check::Inputs(panic::check), build: |_| Rc::new(panic::Panic) },
-    Entry { info: &eat::INFO, dev: true, check: Check::Inputs(eat::check), build: |_| Rc::new(eat::Eat) },
+    Entry {
+        info: &fs::PUT,
+        dev: false,
+        manifest: include_str!("blocks/manifests/fs.blob_put.json"),
+        check: Check::Inputs(fs::check_put),
+        build: |_| Rc::new(fs::Put),
+    },
+    Entry {
+        info: &fs::GET,
+        dev: false,
+        manifest: include_str!("blocks/manifests/fs.blob_get.json"),
+        check: Check::Inputs(fs::check_get),
+        build: |_| Rc::new(fs::Get),
+    },
+    Entry {
+        info: &http::INFO,
+        dev: false,
+        manifest: include_str!("blocks/manifests/http.request.json"),
+        check: Check::Policy(http::check),
+        build: |reach| Rc::new(http::Http::new(reach)),
+    },
+    Entry {
+        info: &fail::INFO,
+        dev: true,
+        manifest: include_str!("blocks/manifests/test.fail.json"),
+        check: Check::Inputs(fail::check),
+        build: |_| Rc::new(fail::Fail),
+    },
+    Entry {
+        info: &abort::INFO,
+        dev: true,
+        manifest: include_str!("blocks/manifests/test.abort.json"),
+        check: Check::Inputs(abort::check),
+        build: |_| Rc::new(abort::Abort),
+    },
+    Entry {
+        info: &hang::INFO,
+        dev: true,
+        manifest: include_str!("blocks/manifests/test.hang.json"),
+        check: Check::Inputs(hang::check),
+        build: |_| Rc::new(hang::Hang),
+    },
+    Entry {
+        info: &panic::INFO,
+        dev: true,
+        manifest: include_str!("blocks/manifests/test.panic.json"),
+        check: Check::Inputs(panic::check),
+        build: |_| Rc::new(panic::Panic),
+    },
+    Entry {
+        info: &eat::INFO,
+        dev: true,
+        manifest: include_str!("blocks/manifests/test.eat.json"),
+        check: Check::Inputs(eat::check),
+        build: |_| Rc::new(eat::Eat),
+    },
     #[cfg(feature = "failpoints")]
     Entry {
         info: &effect::PURE,
         dev: true,
+        manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_pure),
         build: |_| Rc::new(effect::Doing(&effect::PURE)),
     },
@@ -126,6 +199,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &effect::IDEMPOTENT,
         dev: true,
+        manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_idempotent),
         build: |_| Rc::new(effect::Doing(&effect::IDEMPOTENT)),
     },
@@ -133,6 +207,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &effect::TRANSACTIONAL,
         dev: true,
+        manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_transactional),
         build: |_| Rc::new(effect::Doing(&effect::TRANSACTIONAL)),
     },
@@ -140,6 +215,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &effect::CONDITIONAL,
         dev: true,
+        manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_conditional),
         build: |_| Rc::new(effect::Doing(&effect::CONDITIONAL)),
     },
@@ -147,6 +223,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &effect::UNSAFE,
         dev: true,
+        manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_unsafe),
         build: |_| Rc::new(effect::Doing(&effect::UNSAFE)),
     },
@@ -174,6 +251,11 @@ impl Entry {
             Check::Inputs(check) => check(ask.name, ask.inputs),
             Check::Policy(check) => check(ask),
         }
+    }
+
+    /// What it says of itself.
+    pub fn manifest(&self) -> Manifest<'static> {
+        Manifest::read(self.manifest).expect("compiled in; a test reads each")
     }
 
     fn goes_by(&self, name: &str) -> bool {

@@ -3,6 +3,7 @@
 //! Exit codes: 0 all went well, 1 some of it did not, 2 the command line cannot be used, 3 the configuration cannot be used,
 //! 4 the journal is damaged, 5 a newer version wrote it.
 
+pub mod blocks;
 pub mod config;
 pub mod demo;
 pub mod dev;
@@ -72,6 +73,7 @@ Examples:
   endstation journal check                   whether every frame of the journal is as it was written
   endstation dlq ls --since 2h               steps that could not be done, wherever their letters are
   endstation drain --wait 60s                let the running worker finish what it has, and end
+  endstation blocks example crypto.hash      steps to try a block with; also `blocks ls` and `blocks schema`
   endstation policy explain --tenant acme --url https://api.example.com/
                                              whether a tenant may reach it, and by which rule
   endstation config show --origin            every setting, and where it came from
@@ -178,6 +180,9 @@ pub enum Command {
     /// What tenants may reach, and by which rule
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// The blocks: which there are, what they take and give
+    #[command(subcommand)]
+    Blocks(blocks::BlocksCommand),
     /// See steps run, the worker be killed, and nothing be lost
     Demo,
 }
@@ -358,6 +363,7 @@ fn dispatch(cli: &Cli) -> u8 {
             Ok(settings) => told(policy::run(&settings, args)),
             Err(code) => code,
         },
+        Command::Blocks(command) => told(blocks::main(command)),
         Command::Config(ConfigCommand::Check) => {
             told(config::check(&global.settings(&[]), config::Form::of_stdout(), &mut io::stdout().lock()))
         }

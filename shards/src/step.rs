@@ -207,6 +207,17 @@ impl EffectClass {
             _ => return None,
         })
     }
+
+    /// Its name, as people are told.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EffectClass::Pure => "pure",
+            EffectClass::Idempotent => "idempotent",
+            EffectClass::Transactional => "transactional",
+            EffectClass::Conditional => "conditional",
+            EffectClass::Unsafe => "unsafe",
+        }
+    }
 }
 
 /// Which wire form an asker speaks.

@@ -39,7 +39,7 @@ mod request;
 mod sse;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use fault::Told;
 use request::{Content, Form, Request};

@@ -78,6 +78,12 @@ impl<'a> Inputs<'a> {
         Ok(inner.fields.into_iter().map(|(member, value)| (member, value.get())).collect())
     }
 
+    /// All members, in the order in which they came.
+    #[cfg(test)]
+    pub(super) fn members(self) -> Vec<(Cow<'a, str>, &'a str)> {
+        self.fields.into_iter().map(|(name, value)| (name, value.get())).collect()
+    }
+
     /// Which of `names` is there, if one is; two are a fault.
     pub(super) fn at_most_one<'n>(&self, names: &[&'n str]) -> Result<Option<&'n str>, Fault> {
         let mut there = names.iter().filter(|name| self.raw(name).is_some());

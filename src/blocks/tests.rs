@@ -25,7 +25,8 @@ use crate::net::client::Client;
 use crate::offload::Offload;
 use crate::policy::Policy;
 
-mod checks;
+pub(super) mod checks;
+mod manifests;
 mod runs;
 
 /// Runs `test` on a core of its own, with a root for blobs.

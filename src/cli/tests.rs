@@ -32,6 +32,9 @@ fn lines_that_users_type_are_taken_and_nonsense_is_not() {
         "endstation journal stat --data d --set journal.bytes_max=1GiB",
         "endstation journal dump --shard 0 --from 1 --to 9 --kind result --kind retry_at --tenant t --bodies",
         "endstation drain --wait 2m --data d",
+        "endstation blocks ls --dev",
+        "endstation blocks schema http.request --outputs",
+        "endstation blocks example echo",
     ] {
         assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err().map(|error| error.to_string()));
     }
@@ -48,6 +51,8 @@ fn lines_that_users_type_are_taken_and_nonsense_is_not() {
         "endstation journal",
         "endstation journal dump --kind nonsense",
         "endstation drain --wait 5",
+        "endstation blocks",
+        "endstation blocks schema",
         "endstation step show --tenant t --flow f --step s --attempt 1 --assignment a",
     ] {
         assert!(parse(line).is_err(), "{line}");

@@ -13,7 +13,7 @@ use super::super::{Ask, Reach, find};
 use crate::policy::{Auth, ConnectorSettings, Policy, PolicySettings, Scope};
 use crate::secrets::SecretRef;
 
-mod checks;
+pub(in crate::blocks) mod checks;
 mod connectors;
 mod exchanges;
 mod hostile;

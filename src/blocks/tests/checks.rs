@@ -5,29 +5,79 @@ use super::*;
 const INVALID: Code = Code::InvalidInput;
 const MISSING: Code = Code::MissingRequiredField;
 
-#[track_caller]
-fn good(name: &str, inputs: &str) {
-    let (_, entry) = find(name, true).expect(name);
-    if let Err(fault) = check(entry, name, inputs) {
-        panic!("{name} refused {inputs}: {fault:?}");
+/// Inputs and what their block's check says of them. What its schema says is the same, or there is a reason.
+pub(in crate::blocks) struct Case {
+    pub(in crate::blocks) name: &'static str,
+    pub(in crate::blocks) inputs: String,
+    /// Which code, and where; none: they are good.
+    pub(in crate::blocks) refused: Option<(Code, String)>,
+    /// Why the schema sees it otherwise.
+    pub(in crate::blocks) apart: Option<&'static str>,
+}
+
+impl Case {
+    /// The schema does not see it.
+    pub(in crate::blocks) fn apart(self, reason: &'static str) -> Self {
+        Case { apart: Some(reason), ..self }
     }
 }
 
+const BYTES: &str = "a schema counts characters, the rule bytes";
+
+pub(in crate::blocks) fn good(name: &'static str, inputs: impl ToString) -> Case {
+    Case { name, inputs: inputs.to_string(), refused: None, apart: None }
+}
+
+pub(in crate::blocks) fn bad(name: &'static str, inputs: impl ToString, code: Code, at: &str) -> Case {
+    Case { refused: Some((code, at.to_owned())), ..good(name, inputs) }
+}
+
 #[track_caller]
-fn bad(name: &str, inputs: &str, code: Code, at: &str) {
+fn judge(case: &Case) {
+    let Case { name, inputs, refused, .. } = case;
     let (_, entry) = find(name, true).expect(name);
-    let fault = check(entry, name, inputs).expect_err(inputs);
-    assert_presentable(&fault);
-    assert_eq!((fault.code, pointer(&fault).as_str()), (code, at), "{name} {inputs}");
+    match (check(entry, name, inputs), refused) {
+        (Ok(_), None) => {}
+        (Err(fault), Some((code, at))) => {
+            assert_presentable(&fault);
+            assert_eq!((fault.code, pointer(&fault).as_str()), (*code, at.as_str()), "{name} {inputs}");
+        }
+        (said, _) => panic!("{name} {inputs}: {said:?}"),
+    }
 }
 
 #[test]
 fn good_inputs_pass() {
+    goods().iter().for_each(judge);
+}
+
+#[test]
+fn bad_inputs_are_refused_with_pointer_and_rule() {
+    bads().iter().for_each(judge);
+}
+
+#[test]
+fn paths_that_could_leave_the_folder_or_are_ours_are_refused() {
+    paths().iter().for_each(judge);
+}
+
+#[test]
+fn signatures_are_asked_for_in_one_way() {
+    signatures().iter().for_each(judge);
+}
+
+/// Every case that needs no policy.
+pub(in crate::blocks) fn cases() -> Vec<Case> {
+    goods().into_iter().chain(bads()).chain(paths()).chain(signatures()).collect()
+}
+
+fn goods() -> Vec<Case> {
+    let mut cases = Vec::new();
     for inputs in ["", "null", "{}", "[1,2]", r#""text""#, r#"{"a":{"b":[null]}}"#] {
-        good("echo", inputs);
+        cases.push(good("echo", inputs));
     }
     for inputs in ["", "null", " {} ", r#"{"ms":0}"#, r#"{"ms":100.0}"#, r#"{"ms":1e3}"#, r#"{"ms":null,"other":1}"#] {
-        good("sleep", inputs);
+        cases.push(good("sleep", inputs));
     }
     for inputs in [
         r#"{"text":""}"#,
@@ -38,7 +88,7 @@ fn good_inputs_pass() {
         r#"{"algorithm":null,"text":"é"}"#,
         r#"{"algorithm":"blake3","text":"x","unknown":[]}"#,
     ] {
-        good("crypto.hash", inputs);
+        cases.push(good("crypto.hash", inputs));
     }
     for inputs in [
         r#"{"path":"a","content":""}"#,
@@ -48,66 +98,87 @@ fn good_inputs_pass() {
         r#"{"path":"a b:c*?","content":"x"}"#,
         r#"{"\u0070ath":"a","content":"\u0000"}"#,
     ] {
-        good("fs.blob_put", inputs);
+        cases.push(good("fs.blob_put", inputs));
     }
-    good("fs.blob_get", &json!({ "path": format!("{}/b", "x".repeat(255)) }).to_string());
-    good("test.fail", r#"{"times":3,"code":"HTTP_5XX","message":"No luck."}"#);
-    good("test.abort", r#"{"after_ms":60000}"#);
-    good("test.eat", r#"{"mib":1}"#);
-    good("test.panic", "{}");
+    cases.extend([
+        good("fs.blob_get", json!({ "path": format!("{}/b", "x".repeat(255)) })),
+        good("fs.blob_get", json!({ "path": vec!["d"; 32].join("/") })),
+        good("fs.blob_get", json!({ "path": "x".repeat(255) })),
+        good("crypto.hash", r#"{"bytes":"AA="}"#),
+        good("test.hang", r#"{"ms":1}"#),
+        good("test.fail", r#"{"times":3,"code":"HTTP_5XX","message":"No luck."}"#),
+        good("test.abort", r#"{"after_ms":60000}"#),
+        good("test.eat", r#"{"mib":1}"#),
+        good("test.panic", "{}"),
+    ]);
+    cases
 }
 
-#[test]
-fn bad_inputs_are_refused_with_pointer_and_rule() {
+fn bads() -> Vec<Case> {
+    let mut cases = Vec::new();
     for inputs in ["[]", "1", r#""x""#, "{", r#"{"ms":}"#, "\u{feff}{}"] {
-        bad("sleep", inputs, INVALID, "");
+        cases.push(bad("sleep", inputs, INVALID, ""));
     }
     for value in ["-1", "86400001", "1.5", r#""100""#, "true", "[]", "{}", "1e300", "-0.5", "18446744073709551616"] {
-        bad("sleep", &format!(r#"{{"ms":{value}}}"#), INVALID, "/ms");
+        cases.push(bad("sleep", format!(r#"{{"ms":{value}}}"#), INVALID, "/ms"));
     }
 
-    bad("crypto.hash", "{}", MISSING, "/text");
-    bad("crypto.hash", "null", MISSING, "/text");
-    bad("crypto.hash", r#"{"text":null,"path":null}"#, MISSING, "/text");
-    bad("crypto.hash", r#"{"text":"a","bytes":""}"#, INVALID, "/bytes");
-    bad("crypto.hash", r#"{"text":"a","path":"a"}"#, INVALID, "/path");
-    bad("crypto.hash", r#"{"bytes":"","path":"a"}"#, INVALID, "/path");
-    bad("crypto.hash", r#"{"text":1}"#, INVALID, "/text");
-    bad("crypto.hash", r#"{"text":"\ud800"}"#, INVALID, "/text");
-    bad("crypto.hash", r#"{"bytes":"!!!!"}"#, INVALID, "/bytes");
-    bad("crypto.hash", r#"{"bytes":"A"}"#, INVALID, "/bytes");
-    bad("crypto.hash", r#"{"bytes":"_-8="}"#, INVALID, "/bytes");
-    bad("crypto.hash", r#"{"bytes":"AA\nAA"}"#, INVALID, "/bytes");
-    bad("crypto.hash", r#"{"bytes":[0,1]}"#, INVALID, "/bytes");
-    bad("crypto.hash", r#"{"path":"../x"}"#, INVALID, "/path");
-    bad("crypto.hash", r#"{"text":"a","algorithm":"md5"}"#, INVALID, "/algorithm");
-    bad("crypto.hash", r#"{"text":"a","algorithm":"SHA256"}"#, INVALID, "/algorithm");
-    bad("crypto.hash", r#"{"text":"a","algorithm":256}"#, INVALID, "/algorithm");
+    cases.extend([
+        bad("crypto.hash", "{}", MISSING, "/text"),
+        bad("crypto.hash", "null", MISSING, "/text"),
+        bad("crypto.hash", r#"{"text":null,"path":null}"#, MISSING, "/text"),
+        bad("crypto.hash", r#"{"text":"a","bytes":""}"#, INVALID, "/bytes"),
+        bad("crypto.hash", r#"{"text":"a","path":"a"}"#, INVALID, "/path"),
+        bad("crypto.hash", r#"{"bytes":"","path":"a"}"#, INVALID, "/path"),
+        bad("crypto.hash", r#"{"text":1}"#, INVALID, "/text"),
+        bad("crypto.hash", r#"{"text":"\ud800"}"#, INVALID, "/text"),
+        bad("crypto.hash", r#"{"bytes":"!!!!"}"#, INVALID, "/bytes"),
+        bad("crypto.hash", r#"{"bytes":"A"}"#, INVALID, "/bytes"),
+        bad("crypto.hash", r#"{"bytes":"_-8="}"#, INVALID, "/bytes"),
+        bad("crypto.hash", r#"{"bytes":"AA\nAA"}"#, INVALID, "/bytes"),
+        bad("crypto.hash", r#"{"bytes":[0,1]}"#, INVALID, "/bytes"),
+        bad("crypto.hash", r#"{"path":"../x"}"#, INVALID, "/path"),
+        bad("crypto.hash", r#"{"text":"a","algorithm":"md5"}"#, INVALID, "/algorithm"),
+        bad("crypto.hash", r#"{"text":"a","algorithm":"SHA256"}"#, INVALID, "/algorithm"),
+        bad("crypto.hash", r#"{"text":"a","algorithm":256}"#, INVALID, "/algorithm"),
+    ]);
 
-    bad("fs.blob_put", "{}", MISSING, "/path");
-    bad("fs.blob_put", r#"{"path":null,"content":"x"}"#, MISSING, "/path");
-    bad("fs.blob_put", r#"{"path":"a"}"#, MISSING, "/content");
-    bad("fs.blob_put", r#"{"path":"a","content":null}"#, MISSING, "/content");
-    bad("fs.blob_put", r#"{"path":"a","content":"x","bytes":"eA=="}"#, INVALID, "/bytes");
-    bad("fs.blob_put", r#"{"path":"a","content":{"x":1}}"#, INVALID, "/content");
-    bad("fs.blob_put", r#"{"path":"a","bytes":"e A=="}"#, INVALID, "/bytes");
-    bad("fs.blob_put", r#"{"path":"a","content":"x","overwrite":"yes"}"#, INVALID, "/overwrite");
-    bad("fs.blob_put", r#"{"path":"a","content":"x","overwrite":1}"#, INVALID, "/overwrite");
-    bad("fs.blob_put", r#"{"path":["a"],"content":"x"}"#, INVALID, "/path");
-    bad("fs.blob_get", "{}", MISSING, "/path");
-    bad("fs_blob_get", r#"{"path":1}"#, INVALID, "/path");
+    cases.extend([
+        bad("fs.blob_put", "{}", MISSING, "/path"),
+        bad("fs.blob_put", r#"{"path":null,"content":"x"}"#, MISSING, "/path"),
+        bad("fs.blob_put", r#"{"path":"a"}"#, MISSING, "/content"),
+        bad("fs.blob_put", r#"{"path":"a","content":null}"#, MISSING, "/content"),
+        bad("fs.blob_put", r#"{"path":"a","content":"x","bytes":"eA=="}"#, INVALID, "/bytes"),
+        bad("fs.blob_put", r#"{"path":"a","content":{"x":1}}"#, INVALID, "/content"),
+        bad("fs.blob_put", r#"{"path":"a","bytes":"e A=="}"#, INVALID, "/bytes"),
+        bad("fs.blob_put", r#"{"path":"a","content":"x","overwrite":"yes"}"#, INVALID, "/overwrite"),
+        bad("fs.blob_put", r#"{"path":"a","content":"x","overwrite":1}"#, INVALID, "/overwrite"),
+        bad("fs.blob_put", r#"{"path":["a"],"content":"x"}"#, INVALID, "/path"),
+        bad("fs.blob_get", "{}", MISSING, "/path"),
+        bad("fs_blob_get", r#"{"path":1}"#, INVALID, "/path"),
+    ]);
 
-    bad("test.abort", r#"{"after_ms":60001}"#, INVALID, "/after_ms");
-    bad("test.eat", r#"{"mib":0}"#, INVALID, "/mib");
-    bad("test.panic", "[]", INVALID, "");
-    bad("test.fail", r#"{"times":101}"#, INVALID, "/times");
-    bad("test.fail", r#"{"code":"INVALID_INPUT"}"#, INVALID, "/code");
-    bad("test.fail", r#"{"code":"NOPE"}"#, INVALID, "/code");
-    bad("test.fail", &json!({ "message": "x".repeat(257) }).to_string(), INVALID, "/message");
+    cases.extend([
+        bad("fs.blob_get", json!({ "path": "ü".repeat(200) }), INVALID, "/path").apart(BYTES),
+        bad("fs.blob_get", json!({ "path": vec!["ü".repeat(100); 6].join("/") }), INVALID, "/path").apart(BYTES),
+        bad("test.fail", json!({ "message": "ü".repeat(200) }), INVALID, "/message").apart(BYTES),
+        bad("crypto.hash", r#"{"bytes":"AB=="}"#, INVALID, "/bytes"),
+        bad("crypto.hash", r#"{"bytes":"AAE=="}"#, INVALID, "/bytes"),
+        bad("crypto.hash", r#"{"bytes":"AAAA="}"#, INVALID, "/bytes"),
+        bad("test.hang", r#"{"ms":60001}"#, INVALID, "/ms"),
+        bad("test.abort", r#"{"after_ms":60001}"#, INVALID, "/after_ms"),
+        bad("test.eat", r#"{"mib":0}"#, INVALID, "/mib"),
+        bad("test.panic", "[]", INVALID, ""),
+        bad("test.fail", r#"{"times":101}"#, INVALID, "/times"),
+        bad("test.fail", r#"{"code":"INVALID_INPUT"}"#, INVALID, "/code"),
+        bad("test.fail", r#"{"code":"NOPE"}"#, INVALID, "/code"),
+        bad("test.fail", json!({ "message": "x".repeat(257) }), INVALID, "/message"),
+    ]);
+    cases
 }
 
-#[test]
-fn paths_that_could_leave_the_folder_or_are_ours_are_refused() {
+fn paths() -> Vec<Case> {
+    let mut cases = Vec::new();
     let long = "x".repeat(256);
     let longer = vec!["x".repeat(200); 6].join("/");
     let deep = vec!["d"; 33].join("/");
@@ -143,8 +214,67 @@ fn paths_that_could_leave_the_folder_or_are_ours_are_refused() {
     ] {
         let inputs = json!({ "path": path, "content": "x" }).to_string();
         for name in ["fs.blob_put", "fs_blob_put", "fs.put", "fs.blob_get"] {
-            bad(name, &inputs, INVALID, "/path");
+            cases.push(bad(name, &inputs, INVALID, "/path"));
         }
-        bad("crypto.hash", &json!({ "path": path }).to_string(), INVALID, "/path");
+        cases.push(bad("crypto.hash", json!({ "path": path }), INVALID, "/path"));
     }
+    cases
+}
+
+fn signatures() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (inputs, refused) in [
+        (r#"{"key":"k","text":""}"#, None),
+        (r#"{"key":"k","bytes":"AAE","encoding":null}"#, None),
+        (r#"{"key":"k","path":"a/b","encoding":"hex","more":1}"#, None),
+        (r#"{"key":"","text":"x","encoding":"base64"}"#, None),
+        ("[]", Some((INVALID, ""))),
+        ("", Some((MISSING, "/key"))),
+        (r#"{"text":"x"}"#, Some((MISSING, "/key"))),
+        (r#"{"key":null,"text":"x"}"#, Some((MISSING, "/key"))),
+        (r#"{"key":7,"text":"x"}"#, Some((INVALID, "/key"))),
+        (r#"{"key":"k"}"#, Some((MISSING, "/text"))),
+        (r#"{"key":"k","text":null}"#, Some((MISSING, "/text"))),
+        (r#"{"key":"k","text":"x","bytes":""}"#, Some((INVALID, "/bytes"))),
+        (r#"{"key":"k","text":"x","path":"a"}"#, Some((INVALID, "/path"))),
+        (r#"{"key":"k","bytes":"","path":"a"}"#, Some((INVALID, "/path"))),
+        (r#"{"key":"k","text":1}"#, Some((INVALID, "/text"))),
+        (r#"{"key":"k","bytes":"!"}"#, Some((INVALID, "/bytes"))),
+        (r#"{"key":"k","path":"../a"}"#, Some((INVALID, "/path"))),
+        (r#"{"key":"k","path":"$outputs/a"}"#, Some((INVALID, "/path"))),
+        (r#"{"key":"k","text":"x","encoding":"HEX"}"#, Some((INVALID, "/encoding"))),
+        (r#"{"key":"k","text":"x","encoding":1}"#, Some((INVALID, "/encoding"))),
+    ] {
+        let case = |name, inputs: String| match refused {
+            None => good(name, inputs),
+            Some((code, at)) => bad(name, inputs, code, at),
+        };
+        cases.push(case("crypto.sign", inputs.to_owned()));
+        if let Some(rest) = inputs.strip_prefix("{") {
+            cases.push(case("crypto.verify", format!(r#"{{"signature":"",{rest}"#)));
+        }
+    }
+    for (more, refused) in [
+        (r#""signature":"AAE=""#, None),
+        (r#""signature":"00Ff","encoding":"hex","require":true"#, None),
+        (r#""signature":"","require":null"#, None),
+        (r#""require":true"#, Some((MISSING, "/signature"))),
+        (r#""signature":null"#, Some((MISSING, "/signature"))),
+        (r#""signature":null,"encoding":"hex""#, Some((MISSING, "/signature"))),
+        (r#""signature":[0]"#, Some((INVALID, "/signature"))),
+        (r#""signature":"%""#, Some((INVALID, "/signature"))),
+        (r#""signature":"_-8=""#, Some((INVALID, "/signature"))),
+        (r#""signature":"AAE=","encoding":"hex""#, Some((INVALID, "/signature"))),
+        (r#""signature":"000","encoding":"hex""#, Some((INVALID, "/signature"))),
+        (r#""signature":"0é","encoding":"hex""#, Some((INVALID, "/signature"))),
+        (r#""signature":"","require":"yes""#, Some((INVALID, "/require"))),
+        (r#""signature":"","require":1"#, Some((INVALID, "/require"))),
+    ] {
+        let inputs = format!(r#"{{"key":"k","text":"x",{more}}}"#);
+        cases.push(match refused {
+            None => good("crypto.verify", inputs),
+            Some((code, at)) => bad("crypto.verify", inputs, code, at),
+        });
+    }
+    cases
 }

@@ -7,7 +7,6 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use shards::journal::{Answer, CodecError, Fact, FrameView, Message, SOURCE_LINE, SOURCE_STREAM, decode};
 use shards::outcome::{Outcome, Status};
-use shards::step::EffectClass;
 
 use crate::ops::logs::{redact, stamp};
 
@@ -36,7 +35,7 @@ pub(crate) fn row(shard: u16, lsn: u64, view: FrameView<'_>, bodies: bool) -> Re
     let (kind, at_ms, mut says) = match &frame.fact {
         Fact::Accepted(fact) => {
             let mut says = fields(json!({
-                "tenant": &*fact.tenant, "block": &*fact.block, "effect_class": class(fact.effect),
+                "tenant": &*fact.tenant, "block": &*fact.block, "effect_class": fact.effect.as_str(),
                 "deadline": time(fact.deadline_ms), "not_after": time(fact.not_after_ms),
                 "fingerprint": fact.fingerprint.to_string(), "asker": fact.asker.to_string(),
             }));
@@ -146,15 +145,5 @@ fn status(status: Status) -> &'static str {
         Status::Timeout => "timeout",
         Status::Cancelled => "cancelled",
         Status::Quarantined => "quarantined",
-    }
-}
-
-fn class(effect: EffectClass) -> &'static str {
-    match effect {
-        EffectClass::Pure => "pure",
-        EffectClass::Idempotent => "idempotent",
-        EffectClass::Transactional => "transactional",
-        EffectClass::Conditional => "conditional",
-        EffectClass::Unsafe => "unsafe",
     }
 }

@@ -1,5 +1,6 @@
 //! What is refused before anything is sent, and what running a step twice may do.
 
+use super::super::super::tests::checks::{Case, bad, good};
 use super::*;
 
 fn refused(inputs: &str) -> (Code, String, String) {
@@ -15,8 +16,8 @@ fn refused(inputs: &str) -> (Code, String, String) {
     (fault.code, part("pointer"), part("rule"))
 }
 
-#[test]
-fn each_bad_input_names_its_field_and_its_rule() {
+/// Inputs, and how they are refused: with which code, where, and by which rule.
+fn refusals() -> Vec<(String, Code, &'static str, &'static str)> {
     let long = format!(r#"{{"url":"http://h.example/","headers":{{"a":"{}"}}}}"#, "x".repeat(40_000));
     let many: Vec<String> = (0..70).map(|at| format!(r#""h{at}":"x""#)).collect();
     let many = format!(r#"{{"url":"http://h.example/","headers":{{{}}}}}"#, many.join(","));
@@ -96,12 +97,62 @@ fn each_bad_input_names_its_field_and_its_rule() {
         (r#"{"url":"http://169.254.169.254/latest"}"#, Code::PermissionDenied, "/url", "egress metadata"),
         (r#"{"url":"http://crm/"}"#, Code::PermissionDenied, "/url", "egress name/single-label"),
     ];
-    for (inputs, code, pointer, rule) in cases {
+    cases.map(|(inputs, code, pointer, rule)| (inputs.to_owned(), code, pointer, rule)).to_vec()
+}
+
+#[test]
+fn each_bad_input_names_its_field_and_its_rule() {
+    let cases = refusals();
+    for (inputs, code, pointer, rule) in &cases {
         let (said_code, said_pointer, said_rule) = refused(inputs);
-        assert_eq!((said_code, said_pointer.as_str()), (code, pointer), "{inputs}: {said_rule}");
+        assert_eq!((said_code, said_pointer.as_str()), (*code, *pointer), "{inputs}: {said_rule}");
         assert!(said_rule.contains(rule), "{inputs}: {said_rule}");
     }
     println!("{} bad inputs, each refused with its field and rule", cases.len());
+}
+
+/// Inputs that are taken.
+const TAKEN: [&str; 14] = [
+    r#"{"url":"http://h.example/"}"#,
+    r#"{"url":"https://h.example/","path":null,"connector":null,"method":"get"}"#,
+    r#"{"url":"http://h.example/","method":"Delete","text":"x"}"#,
+    r#"{"url":"http://h.example/","query":{"a":[1,true,null,"x"],"b":null,"c":1.5}}"#,
+    r#"{"url":"http://h.example/","headers":{"X-A":["1",2],"x-b":"\t ~"}}"#,
+    r#"{"url":"http://h.example/","json":{"a":null},"text":null}"#,
+    r#"{"url":"http://h.example/","json":false}"#,
+    r#"{"url":"http://h.example/","form":{"a":"ü"}}"#,
+    r#"{"url":"http://h.example/","bytes":"AAE","method":"PUT"}"#,
+    r#"{"url":"http://h.example/","body":[1]}"#,
+    r#"{"url":"http://h.example/","response":"blob","response_blob":"a/b","overwrite":false,"bytes_max":17179869184}"#,
+    r#"{"url":"http://h.example/","response_blob":"a","method":"POST","blob":"b/c"}"#,
+    r#"{"url":"http://h.example/","expect":[200,"3xx",404.0],"redirects":0,"bytes_max":0}"#,
+    r#"{"url":"http://h.example/","connect_ms":1,"first_byte_ms":3600000,"stall_ms":5,"attempt_ms":null,"expect":"4XX"}"#,
+];
+
+#[test]
+fn good_inputs_are_taken() {
+    let (_, entry) = find("http.request", false).expect("there");
+    let policy = Policy::new(PolicySettings::default(), true).expect("nothing to read");
+    for inputs in TAKEN {
+        let checked = entry.check(&Ask { policy: &policy, tenant: "acme", name: "http", inputs: inputs.as_bytes() });
+        assert!(checked.is_ok_and(|checked| checked.denied.is_none()), "{inputs}");
+    }
+}
+
+/// The same as cases for the schema; what a policy denies is as it should be.
+pub(in crate::blocks) fn cases() -> Vec<Case> {
+    let refused = refusals().into_iter().map(|(inputs, code, pointer, rule)| {
+        if code == Code::PermissionDenied {
+            return good("http.request", inputs);
+        }
+        let apart = match (pointer, rule) {
+            ("/url", "scheme" | "userinfo" | "spelling" | "host") => Some("what a URL is, the URL standard says and no pattern"),
+            ("/headers", "at most 64") if inputs.len() > 40_000 => Some("a schema does not add up what headers hold"),
+            _ => None,
+        };
+        Case { apart, ..bad("http.request", inputs, code, pointer) }
+    });
+    refused.chain(TAKEN.map(|inputs| good("http.request", inputs))).collect()
 }
 
 #[test]
