@@ -4,6 +4,7 @@
 //! memory is wiped when that one is done; nothing that is shown, logged or stored holds it ([`Redaction`] takes it out of what
 //! another side echoes).
 
+use std::env::VarError;
 use std::fmt;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -77,7 +78,7 @@ impl SecretRef {
 
     fn look(&self) -> Result<Zeroizing<String>, String> {
         let text = match &self.place {
-            Place::Env(name) => Zeroizing::new(std::env::var(name).map_err(|error| error.to_string())?),
+            Place::Env(name) => Zeroizing::new(std::env::var(name).map_err(|error| unset(&error).to_owned())?),
             Place::File(path) => read(path)?,
             Place::Systemd(name) => {
                 let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or("CREDENTIALS_DIRECTORY is not set")?;
@@ -102,6 +103,14 @@ impl SecretRef {
             return Err("is empty".to_owned());
         }
         Ok(if trimmed.len() == text.len() { text } else { Zeroizing::new(trimmed.to_owned()) })
+    }
+}
+
+/// The error's own words hold the variable's value.
+fn unset(error: &VarError) -> &'static str {
+    match error {
+        VarError::NotPresent => "is not set",
+        VarError::NotUnicode(_) => "is not UTF-8",
     }
 }
 
@@ -269,6 +278,14 @@ mod tests {
             let error = of(&place).expect_err(&place).to_string();
             assert!(error.contains(why) && !error.contains("s3cret") && !error.contains("t0ken"), "{place}: {error}");
         }
+    }
+
+    #[test]
+    fn a_variable_that_is_no_text_is_not_told() {
+        let gone = SecretRef::parse("secret://env/ENDSTATION_TEST_NOT_SET").expect("a reference").read().expect_err("not set");
+        assert_eq!(gone.to_string(), "secret://env/ENDSTATION_TEST_NOT_SET: is not set");
+        let odd = std::os::unix::ffi::OsStringExt::from_vec(b"hunter2\xff".to_vec());
+        assert_eq!(unset(&VarError::NotUnicode(odd)), "is not UTF-8");
     }
 
     #[test]
