@@ -17,6 +17,7 @@ pub(in crate::blocks) mod checks;
 mod connectors;
 mod exchanges;
 mod hostile;
+mod names;
 mod server;
 
 use server::{Act, Server};
