@@ -1,5 +1,5 @@
-//! What a tenant's steps may do: grants, connectors, keys, and the guard that each request passes. Shared, never changes while the
-//! process runs.
+//! What a tenant's steps may do: grants, connectors, keys, and the guard that each request passes. Shared, never changes while
+//! the process runs.
 //!
 //! Denied unless something allows it. A tenant reaches the network where its grants say so, and then public addresses only; or
 //! through a connector that lists it, and then also what that connector opens. It signs with a key that lists it. A denial names

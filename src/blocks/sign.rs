@@ -1,7 +1,7 @@
 //! `crypto.sign` and `crypto.verify`: Ed25519 and HMAC-SHA256 over a text, bytes or a blob, by keys that the configuration names.
 //!
-//! A message names a key and never holds one. Who the key does not list is denied before acceptance, and again when the step runs.
-//! HMAC takes its content in strides; Ed25519 looks at a message twice, so it takes one whole and of bounded size. Both are
+//! A message names a key and never holds one. Who the key does not list is denied before acceptance, and again when the step
+//! runs. HMAC takes its content in strides; Ed25519 looks at a message twice, so it takes one whole and of bounded size. Both are
 //! deterministic, so both blocks are pure.
 
 use std::borrow::Cow;

@@ -117,7 +117,9 @@ pub(super) async fn run_with(
     let inputs = checked.inputs.unwrap_or_else(|| Bytes::copy_from_slice(inputs.as_bytes()));
     let cx = BlockCx { tenant: Text::from(tenant), key: Key([0; 16]), try_number, inputs, blobs: blobs.clone(), observers: None };
     let outputs = build_all(reach)[usize::from(id.0)].execute(cx).await?;
-    Ok(serde_json::from_slice(&outputs).expect("outputs are JSON"))
+    let outputs = serde_json::from_slice(&outputs).expect("outputs are JSON");
+    manifests::assert_described(entry, &outputs);
+    Ok(outputs)
 }
 
 /// The first try of tenant `acme`.

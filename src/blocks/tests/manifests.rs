@@ -21,6 +21,20 @@ fn validator(schema: &str) -> Validator {
     jsonschema::draft202012::new(&value(schema)).expect("a schema")
 }
 
+/// Outputs are as the block's manifest says, in every test that runs one.
+pub(super) fn assert_described(entry: &Entry, outputs: &Value) {
+    thread_local! {
+        static SCHEMAS: RefCell<BTreeMap<&'static str, Rc<Validator>>> = const { RefCell::new(BTreeMap::new()) };
+    }
+    let name = entry.info.name;
+    let schema = SCHEMAS.with_borrow_mut(|schemas| {
+        schemas.entry(name).or_insert_with(|| Rc::new(validator(entry.manifest().outputs.get()))).clone()
+    });
+    if let Err(error) = schema.validate(outputs) {
+        panic!("{name} gave what its manifest does not describe: {error}");
+    }
+}
+
 #[test]
 fn every_manifest_says_what_it_must_and_its_schemas_are_schemas() {
     for entry in TABLE {
@@ -84,7 +98,7 @@ fn examples_are_what_their_schemas_describe_and_come_out_as_they_say() {
         let mut ran = 0;
         for entry in TABLE {
             let (name, manifest) = (entry.info.name, entry.manifest());
-            let (inputs, outputs) = (validator(manifest.inputs.get()), validator(manifest.outputs.get()));
+            let inputs = validator(manifest.inputs.get());
             for example in &manifest.examples {
                 let text = example.inputs.get();
                 assert!(inputs.is_valid(&value(text)), "{name}: {text}");
@@ -97,7 +111,6 @@ fn examples_are_what_their_schemas_describe_and_come_out_as_they_say() {
                 };
                 let (told, expected) = (run_with(&reach, &blobs, "acme", name, text, 2).await, value(expected.get()));
                 assert_eq!(told.as_ref(), Ok(&expected), "{name}: {text}");
-                assert!(outputs.is_valid(&expected), "{name}: {expected}");
                 ran += 1;
             }
         }

@@ -1,7 +1,8 @@
 //! The forms in which keys are written: hexadecimal digits, base64, and PEM blocks of RFC 8410. Pure; what may be secret lies in
 //! memory that is wiped.
 //!
-//! A DER structure of a key that has one algorithm and one length is one fixed beginning and the key, so it is compared, not parsed.
+//! A DER structure of a key that has one algorithm and one length is one fixed beginning and the key, so it is compared, not
+//! parsed.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_PAD_INDIFFERENT as BASE64;
@@ -11,8 +12,8 @@ use zeroize::Zeroizing;
 pub(crate) const SEED_RULE: &str = "must be an Ed25519 seed: 32 bytes as 64 hexadecimal digits or base64, or a PKCS#8 PEM block \
                              (BEGIN PRIVATE KEY)";
 /// What a public key must be.
-pub(crate) const PUBLIC_RULE: &str = "must be an Ed25519 public key: 32 bytes as base64 or 64 hexadecimal digits, or an SPKI PEM block \
-                               (BEGIN PUBLIC KEY)";
+pub(crate) const PUBLIC_RULE: &str = "must be an Ed25519 public key: 32 bytes as base64 or 64 hexadecimal digits, or an SPKI PEM \
+                                      block (BEGIN PUBLIC KEY)";
 /// What the secret of an HMAC key must be.
 pub(crate) const HMAC_RULE: &str = "must be a key of at least 16 bytes: a text, or base64: or hex: and the bytes in that form";
 /// The shortest HMAC key, in bytes.

@@ -112,7 +112,7 @@ fn each_bad_input_names_its_field_and_its_rule() {
 }
 
 /// Inputs that are taken.
-const TAKEN: [&str; 14] = [
+const TAKEN: [&str; 15] = [
     r#"{"url":"http://h.example/"}"#,
     r#"{"url":"https://h.example/","path":null,"connector":null,"method":"get"}"#,
     r#"{"url":"http://h.example/","method":"Delete","text":"x"}"#,
@@ -125,6 +125,7 @@ const TAKEN: [&str; 14] = [
     r#"{"url":"http://h.example/","body":[1]}"#,
     r#"{"url":"http://h.example/","response":"blob","response_blob":"a/b","overwrite":false,"bytes_max":17179869184}"#,
     r#"{"url":"http://h.example/","response_blob":"a","method":"POST","blob":"b/c"}"#,
+    r#"{"url":"http://h.example/","response":"stream","bytes_max":17179869184}"#,
     r#"{"url":"http://h.example/","expect":[200,"3xx",404.0],"redirects":0,"bytes_max":0}"#,
     r#"{"url":"http://h.example/","connect_ms":1,"first_byte_ms":3600000,"stall_ms":5,"attempt_ms":null,"expect":"4XX"}"#,
 ];
