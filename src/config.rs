@@ -313,6 +313,10 @@ impl Layer {
                         let key = DeTable::parse(text).ok().and_then(|table| key_at(table.get_ref(), &span));
                         ConfigFault::UnknownKey { key: key.unwrap_or_else(|| spelt(field)), origin, known }
                     }
+                    // Told in serde's words, the value would be repeated, and it may be a secret in the wrong place.
+                    None if error.message().starts_with("invalid type: ") => {
+                        ConfigFault::Syntax { what: "here belongs a section with keys, and no value".to_owned(), origin }
+                    }
                     None => ConfigFault::Syntax { what: error.message().to_owned(), origin },
                 })
             }

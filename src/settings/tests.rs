@@ -221,6 +221,8 @@ fn a_file_that_is_not_toml_or_not_there_says_so() {
     assert!(error.ends_with("(file e.toml:2)"), "{error}");
     let error = settle(&file("storage = 3\n")).expect_err("no table").to_string();
     assert!(error.ends_with("(file e.toml:1)"), "{error}");
+    let error = settle(&file("[keys]\nsecret = \"hunter2\"\n")).expect_err("no table").to_string();
+    assert_eq!(error, "here belongs a section with keys, and no value (file e.toml:2)");
     let error = settle(&file("[log]\n[ops]\n[log]\n")).expect_err("twice").to_string();
     assert!(error.ends_with("(file e.toml:3)"), "{error}");
 

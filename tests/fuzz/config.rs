@@ -209,6 +209,7 @@ const SAMPLES: &[&str] = &[
     "[net]\ndns = \"10.0.0.2:53\"\n[tenants.default]\nscopes = \"http\"\n[tenants.acme]\nscopes = []\n[connectors.crm]\ntenants = [\"acme\"]\nurl = \"https://crm.internal:8443/api\"\nallow = [\"crm.internal\", \"10.1.2.0/24\", \"[fd00::1]:8443\"]\nbearer = \"secret://env/CRM\"\nidempotency_key = true\n",
     "[connectors.a]\ntenants = \"*\"\nurl = \"http://h.example\"\nuser = \"u\"\npassword = \"secret://file/p#k\"\nca = \"ca.pem\"\n[connectors.b]\nurl = \"http://h.example\"\nheader = \"X-Key\"\nvalue = \"secret://systemd/k\"\ncert = \"c\"\nkey = \"k\"\n",
     "[keys.release]\ntenants = [\"acme\"]\nalgorithm = \"ed25519\"\nsecret = \"secret://file/r.pem\"\npublic = \"d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a\"\n[keys.hooks]\ntenants = \"*\"\nalgorithm = \"hmac-sha256\"\nsecret = \"secret://env/HOOKS#k\"\n",
+    "[keys]\nsecret = \"hUsH7\"\n",
     "[keys.k]\nalgorithm = \"hmac-sha256\"\nsecret = \"hUsH7\"\n[keys.p]\nalgorithm = \"ed25519\"\npublic = \"hUsH7\"\n",
     "[keys.partner]\nalgorithm = \"ed25519\"\npublic = \"\"\"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n\"\"\"\n",
     "nats.creds = \"c\"\n\x1dENDSTATION__LIMITS__PAYLOAD_BYTES=1MiB\x1eNATS_URL=nats://n:1\x1eCAF_HEARTBEAT_INTERVAL_MS=2500\x1eCAF_ASSIGN_SUBJECT=a.one, a.two",
