@@ -122,7 +122,8 @@ fn every_address_of_a_name_is_checked_and_nothing_else_is_connected_to() {
         settings.connectors.insert("any".to_owned(), open);
         settings.grants.insert("acme".to_owned(), vec![Scope::Http]);
         let reach = reach(Policy::new(settings, false).expect("nothing to read"));
-        let to = |name: &str| json!({ "connector": "any", "url": format!("http://{name}.example.com:{port}/"), "connect_ms": 400 });
+        let to =
+            |name: &str| json!({ "connector": "any", "url": format!("http://{name}.example.com:{port}/"), "connect_ms": 400 });
 
         let outputs = ask(&reach, &blobs, to("good")).await.expect("there");
         assert_eq!(outputs["url"], format!("http://good.example.com:{port}/"));
