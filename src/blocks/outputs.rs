@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use serde::Serialize;
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// Encoded between two chances for others to run, in bytes; a multiple of three, so that base64 pieces join.
 const STRIDE_BYTES: usize = 48 << 10;
@@ -50,21 +50,35 @@ pub(super) async fn push_base64(out: &mut Vec<u8>, name: &str, content: &[u8]) {
     out.push(b'"');
 }
 
+/// How deep JSON may go: most readers stop at 128 levels, and what we say puts some of its own around it.
+const DEPTH_MAX: u32 = 100;
+
 /// Whether `text` is JSON that every reader can read: not deeper than most go, every number and every character one.
 pub(super) fn is_sound(text: &[u8]) -> bool {
-    serde_json::from_slice::<Sound>(text).is_ok()
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    Look { left: DEPTH_MAX }.deserialize(&mut reader).and_then(|()| reader.end()).is_ok()
 }
 
-/// Any JSON value, looked at as a whole and kept nowhere.
-struct Sound;
+/// Looks at any JSON value as a whole, so many levels deep, and keeps nothing of it.
+#[derive(Clone, Copy)]
+struct Look {
+    left: u32,
+}
 
-impl<'de> Deserialize<'de> for Sound {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Look).map(|()| Sound)
+impl Look {
+    fn inside<E: serde::de::Error>(self) -> Result<Look, E> {
+        let left = self.left.checked_sub(1).ok_or_else(|| E::custom("too deep"))?;
+        Ok(Look { left })
     }
 }
 
-struct Look;
+impl<'de> DeserializeSeed<'de> for Look {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
 
 impl<'de> Visitor<'de> for Look {
     type Value = ();
@@ -98,12 +112,16 @@ impl<'de> Visitor<'de> for Look {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while list.next_element::<Sound>()?.is_some() {}
+        let inside = self.inside()?;
+        while list.next_element_seed(inside)?.is_some() {}
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
-        while members.next_entry::<Sound, Sound>()?.is_some() {}
+        let inside = self.inside()?;
+        while members.next_key_seed(inside)?.is_some() {
+            members.next_value_seed(inside)?;
+        }
         Ok(())
     }
 }

@@ -384,7 +384,8 @@ impl Answer {
                     }
                     match self.lease.take() {
                         // Read to its end, and all was said: the connection is as good as new.
-                        Some(lease) if lease.spent.get() && !lease.link.is_shared() => self.pool.keep(&lease.place, lease.link),
+                        Some(lease) if lease.link.is_shared() && lease.spent.get() => {}
+                        Some(lease) if lease.spent.get() && !lease.link.is_behind() => self.pool.keep(&lease.place, lease.link),
                         Some(lease) if !lease.spent.get() => self.pool.forget(&lease.place),
                         _ => {}
                     }

@@ -1,6 +1,6 @@
 //! One HTTP connection: its requests go in by a [`Link`], the rest is a task of its own that ends with it. Lives on its core.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
 
@@ -17,6 +17,7 @@ use super::socket::Socket;
 /// A connection that takes requests: HTTP/1.1 one at a time, HTTP/2 as many as the other side lets in.
 pub(super) struct Link {
     sender: Sender,
+    behind: Rc<Cell<bool>>,
     /// The connection's own task ends with the last of those that hold it.
     _end: Rc<End>,
 }
@@ -83,7 +84,7 @@ impl Link {
     /// Begins to speak HTTP on a connection: HTTP/2 where both sides agreed on it.
     pub(super) async fn open(socket: Socket) -> Result<Link, NetError> {
         let broken = |error: hyper::Error| NetError::Broken(text(&error));
-        let tasks = Tasks::default();
+        let (tasks, behind) = (Tasks::default(), socket.behind());
         let sender = if socket.speaks_h2() {
             let mut builder = http2::Builder::new(tasks.clone());
             builder
@@ -101,7 +102,7 @@ impl Link {
             run(&tasks, connection);
             Sender::One(sender)
         };
-        Ok(Link { sender, _end: Rc::new(End(tasks)) })
+        Ok(Link { sender, behind, _end: Rc::new(End(tasks)) })
     }
 
     /// Whether the connection has ended.
@@ -116,8 +117,16 @@ impl Link {
     pub(super) fn share(&self) -> Option<Link> {
         match &self.sender {
             Sender::One(_) => None,
-            Sender::Many(sender) => Some(Link { sender: Sender::Many(sender.clone()), _end: self._end.clone() }),
+            Sender::Many(sender) => {
+                Some(Link { sender: Sender::Many(sender.clone()), behind: self.behind.clone(), _end: self._end.clone() })
+            }
         }
+    }
+
+    /// Whether the other side has not yet taken all that was said: hyper takes a body as it comes, and a next request with it,
+    /// long before they are written.
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind.get()
     }
 
     /// Whether it speaks HTTP/2.

@@ -1,7 +1,9 @@
 //! One connection's bytes as hyper wants them: a glommio stream, with TLS on it or without. Lives on its core.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use futures_rustls::client::TlsStream;
@@ -17,6 +19,7 @@ const READS_MAX: u32 = 32;
 pub(super) struct Socket {
     stream: Stream,
     reads: u32,
+    behind: Rc<Cell<bool>>,
 }
 
 /// Its bytes.
@@ -30,7 +33,12 @@ pub(super) enum Stream {
 impl Socket {
     /// On a stream that is open.
     pub(super) fn new(stream: Stream) -> Socket {
-        Socket { stream, reads: 0 }
+        Socket { stream, reads: 0, behind: Rc::default() }
+    }
+
+    /// Whether something that was written waits for the other side to take it.
+    pub(super) fn behind(&self) -> Rc<Cell<bool>> {
+        self.behind.clone()
     }
 
     /// Whether both sides agreed on HTTP/2.
@@ -74,17 +82,23 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
+        let socket = self.get_mut();
+        let written = match &mut socket.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
-        }
+        };
+        socket.behind.set(written.is_pending());
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
+        let socket = self.get_mut();
+        let flushed = match &mut socket.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
-        }
+        };
+        socket.behind.set(flushed.is_pending());
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -219,7 +219,7 @@ fn orders() -> Vec<Row> {
         .post(Effected::None)
         .post(Effected::Unknown),
         // What is still being sent is no connection to send the next request on.
-        early("an answer before the body is read, and no more reading", vec![Act::HearHead, Act::say(HELLO), Act::Wait(1_500)])
+        early("an answer before the body is read, and no more reading", vec![Act::HearHead, Act::say(HELLO), Act::Wait(3_000)])
             .done(hello())
             .pause(20),
         early("nothing of the body is read", vec![Act::HearHead, Act::Wait(700)])
