@@ -79,3 +79,4 @@ perf: deps
 	$(CARGO) build --profile profiling --workspace --bins
 	$(CARGO) run --profile profiling --quiet -p perf -- engine
 	$(CARGO) run --profile profiling --quiet -p perf -- nats $(PERF_ARGS)
+	$(CARGO) run --profile profiling --quiet -p perf -- blocks --rows 64,open $(PERF_ARGS)
