@@ -177,9 +177,12 @@ impl Redaction {
         }
     }
 
-    /// The longest that is looked for, in bytes.
-    pub fn longest(&self) -> usize {
-        self.needles.iter().map(|needle| needle.len()).max().unwrap_or(0)
+    /// How many bytes at the end of `bytes` may be the beginning of a secret that goes on in what follows.
+    pub fn begun(&self, bytes: &[u8]) -> usize {
+        let begun = |needle: &Zeroizing<Vec<u8>>| {
+            (1..needle.len().min(bytes.len() + 1)).rev().find(|length| bytes.ends_with(&needle[..*length])).unwrap_or(0)
+        };
+        self.needles.iter().map(begun).max().unwrap_or(0)
     }
 
     /// Whether there is nothing to look for.
@@ -295,6 +298,9 @@ mod tests {
         redaction.add(b"s3cret");
         redaction.add(b"abc");
         assert_eq!(redaction.apply(b"nothing of it, and abc is too short to tell"), None);
+        for (bytes, begun) in [(&b"so far s3c"[..], 3), (b"s3cre", 5), (b"s", 1), (b"s3cret", 0), (b"s3ss3", 2), (b"", 0)] {
+            assert_eq!(redaction.begun(bytes), begun, "{bytes:?}");
+        }
         let clean = redaction.apply(b"s3crets3cret, ss3crett").expect("three of them");
         assert_eq!(String::from_utf8(clean).expect("text"), "[REDACTED][REDACTED], s[REDACTED]t");
     }

@@ -48,7 +48,7 @@ pub struct Order<'a> {
     pub connector: Option<(u16, &'a Option<Trust>)>,
     /// Through whom, if not straight there.
     pub proxy: Option<&'a Proxy>,
-    /// Set once anything of a request that asks for an effect may have reached the other side.
+    /// Set once anything of a request may have reached the other side.
     pub sent: &'a Cell<bool>,
     /// How.
     pub method: Method,

@@ -30,8 +30,6 @@ pub const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 pub const LINK_WINDOW_BYTES: u32 = 1 << 20;
 /// Read from a blob at once for the body of a request, in bytes.
 pub const BLOB_CHUNK_BYTES: usize = 64 << 10;
-/// Encodings that may lie one in the other.
-pub const ENCODINGS_MAX: usize = 2;
 /// How many times its own size an encoded body may become; what is under [`RATIO_FREE_BYTES`] may always.
 pub const RATIO_MAX: u64 = 200;
 /// See [`RATIO_MAX`].

@@ -27,8 +27,8 @@ pub(super) struct Names {
 }
 
 enum Entry {
-    /// Asked for; whoever asks meanwhile waits for the same answer.
-    Asked(Lookup),
+    /// Asked for at that time; whoever asks meanwhile waits for the same answer. Its first asker may have given up.
+    Asked(Lookup, u64),
     /// Known until then.
     Known(Result<Rc<[IpAddr]>, NoAddress>, u64),
 }
@@ -44,7 +44,7 @@ impl Names {
         let now_ms = self.clock.now().mono_us / 1_000;
         let lookup = match self.known.borrow().get(&key) {
             Some(Entry::Known(result, until_ms)) if now_ms < *until_ms => return result.clone().map_err(told),
-            Some(Entry::Asked(lookup)) => Some(lookup.clone()),
+            Some(Entry::Asked(lookup, since_ms)) if now_ms < since_ms + RESOLVE_MS_MAX => Some(lookup.clone()),
             _ => None,
         };
         let lookup = lookup.unwrap_or_else(|| {
@@ -54,17 +54,18 @@ impl Names {
             let mut known = self.known.borrow_mut();
             if known.len() >= NAMES_MAX {
                 known.retain(|_, entry| match entry {
-                    Entry::Asked(_) => true,
+                    Entry::Asked(_, since_ms) => now_ms < *since_ms + RESOLVE_MS_MAX,
                     Entry::Known(_, until_ms) => now_ms < *until_ms,
                 });
             }
             // Full of names that still hold: this one is asked for and not remembered.
             if known.len() < NAMES_MAX {
-                known.insert(key.clone(), Entry::Asked(lookup.clone()));
+                known.insert(key.clone(), Entry::Asked(lookup.clone(), now_ms));
             }
             lookup
         });
-        // A lookup whose asker stopped waiting is still polled by whoever asks next; one that nobody asks for again is forgotten.
+        // A lookup whose asker stopped waiting is still polled by whoever asks next, for as long as its answer is no older than it
+        // could be while somebody waits.
         let resolved = super::dial::within(RESOLVE_MS_MAX, Phase::Dns, lookup).await;
         let resolved = match resolved {
             Ok(resolved) => resolved,

@@ -156,7 +156,7 @@ impl Desk {
             (_, _, Some((name, value))) => Auth::Header { name, value },
             _ => Auth::None,
         };
-        // What is sent to prove who we are must not be readable on the way, but for this machine's own network.
+        // What proves who we are goes to one place, and not wherever a step's URL leads.
         if auth != Auth::None && url.is_none() {
             self.fault(
                 &key("url"),

@@ -109,7 +109,9 @@ pub(super) async fn unexpected(
 ) -> Fault {
     let status = answer.status;
     let excerpt = excerpt(&mut answer).await;
-    let excerpt = redaction.apply(&excerpt).unwrap_or(excerpt);
+    let mut excerpt = redaction.apply(&excerpt).unwrap_or(excerpt);
+    // It may end in the middle of a secret.
+    excerpt.truncate(excerpt.len() - redaction.begun(&excerpt));
     let mut details = json!({ "status": status.as_u16(), "url": shown_url(&answer) });
     let mut text = String::from_utf8_lossy(&excerpt).into_owned();
     if text.len() > EXCERPT_BYTES {
@@ -278,9 +280,14 @@ fn push_json(out: &mut Vec<u8>, body: &[u8]) -> bool {
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let Some(media_type) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
-    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let media_type = media_type(headers);
     media_type == "application/json" || media_type.ends_with("+json")
+}
+
+/// The media type without its parameters, in lower case; empty where none can be read.
+pub(super) fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 fn unlike(what: &str) -> Fault {

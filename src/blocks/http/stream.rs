@@ -6,7 +6,6 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use hyper::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 use shards::block::BlockCx;
 use shards::outcome::{Code, Fault};
@@ -38,7 +37,7 @@ pub(super) async fn tell(
     elapsed_us: impl Fn() -> u64,
 ) -> Result<Bytes, Fault> {
     let mut decoder = answer::decoder(&answer, request.bytes_max).map_err(|error| fault::of(&error.into()))?;
-    let mut teller = Teller { cx, kind: kind(&answer), redaction, rest: Vec::new(), told: 0, size: 0 };
+    let mut teller = Teller { cx, kind: kind(&answer), redaction: &redaction, rest: Vec::new(), told: 0, size: 0 };
     while let Some(piece) = answer.piece().await.map_err(|error| fault::of(&error))? {
         let piece = decoder.push(piece).await.map_err(|error| fault::of(&error.into()))?;
         teller.take(&piece).await?;
@@ -46,15 +45,13 @@ pub(super) async fn tell(
     let rest = decoder.finish().map_err(|error| fault::of(&error.into()))?;
     teller.take(&rest).await?;
     let (told, size) = teller.end().await;
-    let mut out = answer::head(&answer, size, &Redaction::default(), elapsed_us());
+    let mut out = answer::head(&answer, size, &redaction, elapsed_us());
     out.extend_from_slice(format!(",\"streamed\":{told}}}").as_bytes());
     Ok(Bytes::from(out))
 }
 
 fn kind(answer: &Answer) -> Kind {
-    let media_type = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match essence.as_str() {
+    match answer::media_type(&answer.headers).as_str() {
         "text/event-stream" => Kind::Events(Splitter::default()),
         "application/json" | "application/x-ndjson" | "application/jsonl" | "application/xml" => Kind::Text,
         other if other.starts_with("text/") || other.ends_with("+json") || other.ends_with("+xml") => Kind::Text,
@@ -66,7 +63,7 @@ fn kind(answer: &Answer) -> Kind {
 struct Teller<'a> {
     cx: &'a BlockCx,
     kind: Kind,
-    redaction: Redaction,
+    redaction: &'a Redaction,
     /// What cannot be told yet: the beginning of a character or, maybe, of a secret.
     rest: Vec<u8>,
     told: u64,
@@ -77,13 +74,15 @@ impl Teller<'_> {
     async fn take(&mut self, piece: &[u8]) -> Result<(), Fault> {
         self.size += piece.len() as u64;
         self.rest.extend_from_slice(piece);
-        // A secret may stand across two pieces: what could be its beginning waits.
-        let kept = self.redaction.longest().saturating_sub(1).min(self.rest.len());
-        let ready = self.rest.len() - kept;
-        if let Kind::Events(_) = self.kind {
-            return self.events(ready).await;
+        // A secret may stand across two pieces: it is looked for in all that is here, and what could be its beginning waits.
+        if let Some(clean) = self.redaction.apply(&self.rest) {
+            self.rest = clean;
         }
-        while self.rest.len() - kept >= PIECE_BYTES_MAX || (kept == 0 && !self.rest.is_empty()) {
+        let kept = self.redaction.begun(&self.rest);
+        if let Kind::Events(_) = self.kind {
+            return self.events(self.rest.len() - kept).await;
+        }
+        while self.rest.len() > kept {
             let end = (self.rest.len() - kept).min(PIECE_BYTES_MAX);
             if !self.piece(end).await {
                 break;
@@ -107,7 +106,6 @@ impl Teller<'_> {
             return false;
         }
         let piece: Vec<u8> = self.rest.drain(..whole).collect();
-        let piece = self.redaction.apply(&piece).unwrap_or(piece);
         let chunk = match self.kind {
             Kind::Text => json!({ "text": String::from_utf8_lossy(&piece) }),
             _ => json!({ "data": { "bytes": BASE64.encode(&piece) } }),
@@ -125,13 +123,9 @@ impl Teller<'_> {
                 .with_details(details.to_string())
         })?;
         for event in events {
-            let clean = |text: &str| match self.redaction.apply(text.as_bytes()) {
-                Some(clean) => String::from_utf8_lossy(&clean).into_owned(),
-                None => text.to_owned(),
-            };
-            let mut data = json!({ "event": clean(&event.kind), "data": clean(&event.data) });
-            if let Some(id) = &event.id {
-                data["id"] = json!(clean(id));
+            let mut data = json!({ "event": event.kind, "data": event.data });
+            if let Some(id) = event.id {
+                data["id"] = json!(id);
             }
             self.tell(json!({ "data": data })).await;
         }

@@ -104,6 +104,49 @@ fn a_connector_says_who_a_request_comes_from_and_nothing_that_comes_back_says_it
 }
 
 #[test]
+fn a_secret_that_is_echoed_in_two_pieces_is_told_in_none() {
+    on_a_shard(|blobs, root| async move {
+        let secret = secret(&root);
+        for media_type in ["text/plain", "text/event-stream", "image/png"] {
+            for cut in 0..=TOKEN.len() {
+                let (first, second) = (format!("data: you are {}", &TOKEN[..cut]), format!("{}\n\n", &TOKEN[cut..]));
+                let length = first.len() + second.len();
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: {media_type}\r\nx-echo: {TOKEN}\r\ncontent-length: {length}\r\n\r\n{first}"
+                );
+                let server = Server::start(vec![vec![Act::Hear, Act::say(head), Act::Wait(10), Act::say(second)]]);
+                let reach = with(ConnectorSettings { auth: Auth::Bearer(secret.clone()), ..connector(&server, "/") });
+                let (outputs, heard) =
+                    super::exchanges::stream(&reach, &blobs, json!({ "connector": "crm", "response": "stream" })).await;
+                let outputs = outputs.expect("told").to_string();
+                let piece = |event: &Value| match (event["text"].as_str(), event["data"]["bytes"].as_str()) {
+                    (Some(text), _) => text.to_owned(),
+                    (_, Some(bytes)) => {
+                        let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, bytes).expect("base64");
+                        String::from_utf8(bytes).expect("text")
+                    }
+                    _ => event["data"]["data"].as_str().unwrap_or_default().to_owned(),
+                };
+                let told: String = heard.iter().map(piece).collect();
+                assert!(told.contains("you are [REDACTED]"), "{media_type} cut at {cut}: {told}");
+                assert!(outputs.contains("[REDACTED]") && !outputs.contains(TOKEN), "{outputs}");
+                // What is no beginning of a secret does not wait for the end.
+                assert!(
+                    media_type != "text/plain" || cut == TOKEN.len() || heard[0]["text"].as_str() == Some("data: you are "),
+                    "{heard:?}"
+                );
+            }
+        }
+        // An error that is cut in the middle of it.
+        let half = format!("HTTP/1.1 418 Teapot\r\ncontent-length: 900\r\n\r\nyou are {}", &TOKEN[..6]);
+        let server = Server::start(vec![vec![Act::Hear, Act::say(half), Act::Last]]);
+        let reach = with(ConnectorSettings { auth: Auth::Bearer(secret), ..connector(&server, "/") });
+        let fault = ask(&reach, &blobs, json!({ "connector": "crm" })).await.expect_err("a teapot");
+        assert_eq!(details(&fault)["body"], "you are ");
+    });
+}
+
+#[test]
 fn what_proves_who_we_are_stays_with_its_origin() {
     on_a_shard(|blobs, root| async move {
         let secret = secret(&root);

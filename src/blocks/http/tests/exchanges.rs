@@ -397,7 +397,8 @@ fn an_answer_is_told_piece_by_piece_and_then_its_end() {
     });
 }
 
-async fn stream(reach: &Reach, blobs: &Rc<LocalBlobs>, inputs: Value) -> (Result<Value, Fault>, Vec<Value>) {
+/// Also for the tests of connectors.
+pub(super) async fn stream(reach: &Reach, blobs: &Rc<LocalBlobs>, inputs: Value) -> (Result<Value, Fault>, Vec<Value>) {
     let heard = Rc::new(Heard::default());
     let cx = shards::block::BlockCx {
         tenant: shards::ids::Text::from_static("acme"),
