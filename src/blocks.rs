@@ -10,8 +10,9 @@ use bytes::Bytes;
 use shards::block::{Block, BlockInfo};
 use shards::ids::BlockId;
 use shards::outcome::Fault;
-use shards::step::EffectClass;
+use shards::step::{EffectClass, Lane};
 
+use crate::compute::Compute;
 use crate::net::client::Client;
 use crate::policy::Policy;
 
@@ -43,6 +44,8 @@ pub struct Entry {
     pub info: &'static BlockInfo,
     /// Only known where the worker runs for development.
     pub dev: bool,
+    /// It has a form that runs on a device.
+    pub device: bool,
     manifest: &'static str,
     check: Check,
     build: fn(&Reach) -> Rc<dyn Block>,
@@ -75,6 +78,8 @@ pub struct Reach {
     pub policy: Arc<Policy>,
     /// The way out.
     pub client: Rc<Client>,
+    /// Where what takes long is computed.
+    pub compute: Compute,
 }
 
 /// What a check found out. Lives on its core.
@@ -84,13 +89,17 @@ pub struct Checked {
     pub effect: EffectClass,
     /// The inputs to run with where they are not the ones as sent: the name as sent changed a default.
     pub inputs: Option<Bytes>,
+    /// Where it waits unless the step names another lane.
+    pub lane: Lane,
+    /// Memory that is kept for it unless the step names another figure, in bytes.
+    pub memory_bytes: u64,
     /// A policy forbids it, whatever else is true of it.
     pub denied: Option<Fault>,
 }
 
 impl Checked {
     fn as_sent(effect: EffectClass) -> Self {
-        Checked { effect, inputs: None, denied: None }
+        Checked { effect, inputs: None, lane: Lane::Io, memory_bytes: 0, denied: None }
     }
 }
 
@@ -99,6 +108,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &echo::INFO,
         dev: false,
+        device: false,
         manifest: include_str!("blocks/manifests/echo.json"),
         check: Check::Inputs(echo::check),
         build: |_| Rc::new(echo::Echo),
@@ -106,6 +116,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &sleep::INFO,
         dev: false,
+        device: false,
         manifest: include_str!("blocks/manifests/sleep.json"),
         check: Check::Inputs(sleep::check),
         build: |_| Rc::new(sleep::Sleep),
@@ -113,13 +124,15 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &hash::INFO,
         dev: false,
+        device: false,
         manifest: include_str!("blocks/manifests/crypto.hash.json"),
         check: Check::Inputs(hash::check),
-        build: |_| Rc::new(hash::Hash),
+        build: |reach| Rc::new(hash::Hash::new(reach)),
     },
     Entry {
         info: &sign::SIGN,
         dev: false,
+        device: false,
         manifest: include_str!("blocks/manifests/crypto.sign.json"),
         check: Check::Policy(sign::check_sign),
         build: |reach| Rc::new(sign::Sign::new(reach)),
@@ -127,6 +140,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &sign::VERIFY,
         dev: false,
+        device: false,
         manifest: include_str!("blocks/manifests/crypto.verify.json"),
         check: Check::Policy(sign::check_verify),
         build: |reach| Rc::new(sign::Verify::new(reach)),
@@ -134,6 +148,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &fs::PUT,
         dev: false,
+        device: false,
         manifest: include_str!("blocks/manifests/fs.blob_put.json"),
         check: Check::Inputs(fs::check_put),
         build: |_| Rc::new(fs::Put),
@@ -141,6 +156,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &fs::GET,
         dev: false,
+        device: false,
         manifest: include_str!("blocks/manifests/fs.blob_get.json"),
         check: Check::Inputs(fs::check_get),
         build: |_| Rc::new(fs::Get),
@@ -148,6 +164,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &http::INFO,
         dev: false,
+        device: false,
         manifest: include_str!("blocks/manifests/http.request.json"),
         check: Check::Policy(http::check),
         build: |reach| Rc::new(http::Http::new(reach)),
@@ -155,6 +172,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &fail::INFO,
         dev: true,
+        device: false,
         manifest: include_str!("blocks/manifests/test.fail.json"),
         check: Check::Inputs(fail::check),
         build: |_| Rc::new(fail::Fail),
@@ -162,6 +180,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &abort::INFO,
         dev: true,
+        device: false,
         manifest: include_str!("blocks/manifests/test.abort.json"),
         check: Check::Inputs(abort::check),
         build: |_| Rc::new(abort::Abort),
@@ -169,6 +188,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &hang::INFO,
         dev: true,
+        device: false,
         manifest: include_str!("blocks/manifests/test.hang.json"),
         check: Check::Inputs(hang::check),
         build: |_| Rc::new(hang::Hang),
@@ -176,6 +196,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &panic::INFO,
         dev: true,
+        device: false,
         manifest: include_str!("blocks/manifests/test.panic.json"),
         check: Check::Inputs(panic::check),
         build: |_| Rc::new(panic::Panic),
@@ -183,6 +204,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &eat::INFO,
         dev: true,
+        device: false,
         manifest: include_str!("blocks/manifests/test.eat.json"),
         check: Check::Inputs(eat::check),
         build: |_| Rc::new(eat::Eat),
@@ -191,6 +213,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &effect::PURE,
         dev: true,
+        device: false,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_pure),
         build: |_| Rc::new(effect::Doing(&effect::PURE)),
@@ -199,6 +222,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &effect::IDEMPOTENT,
         dev: true,
+        device: false,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_idempotent),
         build: |_| Rc::new(effect::Doing(&effect::IDEMPOTENT)),
@@ -207,6 +231,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &effect::TRANSACTIONAL,
         dev: true,
+        device: false,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_transactional),
         build: |_| Rc::new(effect::Doing(&effect::TRANSACTIONAL)),
@@ -215,6 +240,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &effect::CONDITIONAL,
         dev: true,
+        device: false,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_conditional),
         build: |_| Rc::new(effect::Doing(&effect::CONDITIONAL)),
@@ -223,6 +249,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &effect::UNSAFE,
         dev: true,
+        device: false,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_unsafe),
         build: |_| Rc::new(effect::Doing(&effect::UNSAFE)),

@@ -129,6 +129,10 @@ pub(crate) struct Limits {
     pub(crate) tenant_queued: Leaf,
     pub(crate) shard_running: Leaf,
     pub(crate) shard_queued: Leaf,
+    pub(crate) cpu_running: Leaf,
+    pub(crate) gpu_running: Leaf,
+    pub(crate) tenant_memory: Leaf,
+    pub(crate) shard_memory: Leaf,
     pub(crate) shard_held_bytes: Leaf,
     pub(crate) process_running: Leaf,
     pub(crate) payload_bytes: Leaf,
@@ -145,6 +149,7 @@ pub(crate) struct Limits {
 pub(crate) struct Cores {
     pub(crate) shards: Leaf,
     pub(crate) edge: Leaf,
+    pub(crate) cpu: Leaf,
 }
 
 /// `[grpc]`: who may call.

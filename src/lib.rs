@@ -2,6 +2,7 @@
 
 pub mod blocks;
 pub mod cli;
+pub mod compute;
 pub mod config;
 pub mod dlq;
 pub mod edge;

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use shards::ids::Salt;
 use shards::limits::Limits;
+use shards::runtime::layout::{Layout, LayoutError};
 
 use crate::config::{ConfigError, ConfigFault, FILE, Origin};
 use crate::policy::PolicySettings;
@@ -65,6 +66,18 @@ pub struct CoreSettings {
     pub shards: Option<Vec<usize>>,
     /// The edge threads.
     pub edge: Option<Vec<usize>>,
+    /// One compute thread on each.
+    pub cpu: Option<Vec<usize>>,
+}
+
+impl CoreSettings {
+    /// Who runs where, of the cores that this process is allowed.
+    ///
+    /// # Errors
+    /// A list breaks a rule.
+    pub fn layout(&self, allowed: &[usize]) -> Result<Layout, LayoutError> {
+        Layout::resolve(self.shards.as_deref(), self.edge.as_deref(), self.cpu.as_deref(), allowed)
+    }
 }
 
 /// One key as it was decided. Shared, never changes.

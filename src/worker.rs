@@ -27,6 +27,7 @@ use shards::runtime::watchdog::{Watch, watch};
 use thiserror::Error;
 
 use crate::blocks::{self, Ask, Checked, Reach};
+use crate::compute::{Compute, ComputeSeat};
 use crate::edge::route;
 use crate::edge::wire::{EdgeWire, Found as FoundBlock, WireSettings};
 use crate::net::client::Client;
@@ -139,13 +140,15 @@ impl Worker {
     /// # Errors
     /// A journal is damaged or not ours, a core cannot be used.
     pub fn start_on(settings: &Settings, plan: &Plan, lock: DirLock) -> Result<Worker, WorkerError> {
-        let layout = Layout::resolve(settings.cores.shards.as_deref(), settings.cores.edge.as_deref(), &Layout::allowed())?;
+        let layout = settings.cores.layout(&Layout::allowed())?;
         allowance::raise(layout.shards.len())?;
         if settings.memory_is_short() {
             keep_less_memory();
         }
         let policy = Arc::new(Policy::new(settings.policy.clone(), plan.dev)?);
         let offload = Offload::new(policy.dns().to_vec());
+        let taken: Vec<usize> = layout.shards.iter().chain(&layout.edge).copied().collect();
+        let compute = Compute::new(ComputeSeat::all(layout.cpu.as_deref(), &taken, &Layout::allowed()));
         let storage_dir = absolute(&settings.storage_dir);
         let blobs_dir = &absolute(&settings.blobs_dir);
         blocks::local::sweep(blobs_dir).map_err(|source| WorkerError::Blobs { path: blobs_dir.clone(), source })?;
@@ -193,11 +196,12 @@ impl Worker {
                 events: settings.events,
                 boot: 0,
                 dev: plan.dev,
+                device: false,
                 blocks: lookup,
                 policy: policy.clone(),
             };
             let folder = blobs_dir.clone();
-            let (policy, offload) = (policy.clone(), offload.clone());
+            let (policy, offload, compute) = (policy.clone(), offload.clone(), compute.clone());
             let seat = Seat {
                 shard: index as u16,
                 shards: count as u16,
@@ -221,9 +225,10 @@ impl Worker {
                 gauge: gauge.clone(),
                 furnish: Box::new(move |boot| {
                     give_back_memory();
+                    let client = std::rc::Rc::new(Client::new(offload, compute.clone(), clock));
                     Furniture {
                         wire: EdgeWire::new(WireSettings { boot: boot.boot, ..wire }),
-                        blocks: blocks::build_all(&Reach { policy, client: std::rc::Rc::new(Client::new(offload, clock)) }),
+                        blocks: blocks::build_all(&Reach { policy, client, compute }),
                         blobs: std::rc::Rc::new(
                             blocks::local::LocalBlobs::open(&folder, boot.shard).expect("it was opened a moment ago"),
                         ),
@@ -425,8 +430,9 @@ pub fn lookup(policy: &Policy, tenant: &str, name: &str, inputs: &[u8], dev: boo
         return Err(shards::outcome::Fault::new(shards::outcome::Code::UnknownJobType, "No block has this name."));
     };
     let checked = entry.check(&Ask { policy, tenant, name, inputs })?;
-    let Checked { effect, inputs, denied } = checked;
-    Ok(FoundBlock { block, canonical: entry.info.name, effect, inputs, denied })
+    let Checked { effect, inputs, lane, memory_bytes, denied } = checked;
+    let (canonical, device_form) = (entry.info.name, entry.device);
+    Ok(FoundBlock { block, canonical, effect, inputs, lane, memory_bytes, device_form, denied })
 }
 
 /// A name that nothing else has: 32 hexadecimal digits.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::ids::{Key, Text};
 use crate::outcome::Fault;
-use crate::step::EffectClass;
+use crate::step::{EffectClass, Needs};
 
 /// A future that stays on its core.
 pub type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -60,6 +60,8 @@ pub struct BlockCx {
     pub try_number: u32,
     /// JSON text, valid for this block.
     pub inputs: Bytes,
+    /// What is kept for it.
+    pub needs: Needs,
     /// The tenant's blobs.
     pub blobs: Rc<dyn Blobs>,
     /// Who hears what the try says while it runs; nobody where it must answer at once, or observers are told nothing.

@@ -3,6 +3,8 @@
 //! The constants are hard bounds; [`Limits`] holds the configurable ones with the shipped defaults.
 //! A bound that a caller can meet is reported with its name, so names here are part of the interface.
 
+use crate::step::Lane;
+
 /// Tenants map to this many partitions, for ever: the number stands in every journal frame and in subject mappings.
 pub const PARTITIONS: u16 = 256;
 /// Longest tenant id, assignment id, run id, flow id or step id, in bytes.
@@ -29,6 +31,8 @@ pub const FULL_NAK_MS: u32 = 1_000;
 pub const FULL_LOOKS_PER_S: u32 = 256;
 /// One level of priority is worth this much waiting time, in milliseconds: that is the aging of a tenant's queue.
 pub const PRIORITY_STEP_MS: u64 = 100;
+/// Of one tenant's waiting steps so many are passed over, at most, for one that may start.
+pub const LANE_SKIP_MAX: usize = 16;
 /// A clock that jumps forward by more than this is not believed at once, in milliseconds.
 pub const CLOCK_JUMP_MS_MAX: u64 = 5 * 60 * 1000;
 /// A wall that jumped is believed once it has gone on steadily for this long, in milliseconds: long enough for an alarm.
@@ -85,6 +89,14 @@ pub struct Limits {
     pub tenant_queued_max: u32,
     /// Steps that may run at once on this shard, over all tenants.
     pub shard_running_max: u32,
+    /// Of these, steps of the cpu lane.
+    pub cpu_running_max: u32,
+    /// Of these, steps of the gpu lane.
+    pub gpu_running_max: u32,
+    /// Memory that steps of one tenant which run at once may ask for together, in bytes.
+    pub tenant_memory_bytes_max: u64,
+    /// Memory that steps which run at once on this shard may ask for together, in bytes.
+    pub shard_memory_bytes_max: u64,
     /// Steps that may wait at once on this shard, over all tenants.
     pub shard_queued_max: u32,
     /// Bytes of message bodies that this shard may hold for waiting and running steps, and of outputs that are not yet told.
@@ -118,12 +130,27 @@ pub enum OnOverload {
     Reject,
 }
 
+impl Limits {
+    /// Steps of a lane that may run at once on this shard, over all tenants.
+    pub fn lane_running_max(&self, lane: Lane) -> u32 {
+        match lane {
+            Lane::Io => self.shard_running_max,
+            Lane::Cpu => self.cpu_running_max,
+            Lane::Gpu => self.gpu_running_max,
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
             tenant_running_max: 1_024,
             tenant_queued_max: 10_000,
             shard_running_max: 4_096,
+            cpu_running_max: 64,
+            gpu_running_max: 64,
+            tenant_memory_bytes_max: 1 << 30,
+            shard_memory_bytes_max: 4 << 30,
             shard_queued_max: 100_000,
             shard_held_bytes_max: 1 << 30,
             payload_bytes_max: 1 << 20,

@@ -3,8 +3,10 @@
 //! A charge is a value that must be given back. It starts as a place in the queue, becomes a running slot, and returns when
 //! the work has really ended. One core owns a tenant, so these are plain numbers and never wrong.
 
+use crate::ids::BlockId;
 use crate::limits::Limits;
 use crate::planted::{Bug, planted};
+use crate::step::Needs;
 
 /// One tenant's use and limits. Lives on its core.
 #[derive(Clone, Debug)]
@@ -17,6 +19,21 @@ pub struct Account {
     pub queued_max: u32,
     /// Most that may run.
     pub running_max: u32,
+    /// Memory kept for what runs, in bytes.
+    pub memory_bytes: u64,
+    /// Most of it.
+    pub memory_bytes_max: u64,
+    /// Running steps by block: few kinds, so a list.
+    running_of: Vec<(BlockId, u32)>,
+}
+
+/// What a running step has taken beside its slot. Lives on its core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Which block it runs.
+    pub block: BlockId,
+    /// What was asked for.
+    pub needs: Needs,
 }
 
 /// A place in a tenant's queue or a running slot, held by one step. Lives on its core.
@@ -29,13 +46,16 @@ pub struct Charge {
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 enum Stage {
     Queued,
-    Running,
+    Running(Taken),
 }
 
 impl Charge {
-    /// Whether it is a running slot rather than a place in the queue.
-    pub fn is_running(&self) -> bool {
-        self.stage == Stage::Running
+    /// What it holds as a running slot; none: it is a place in the queue.
+    pub fn taken(&self) -> Option<Taken> {
+        match self.stage {
+            Stage::Queued => None,
+            Stage::Running(taken) => Some(taken),
+        }
     }
 }
 
@@ -52,7 +72,15 @@ pub enum Refusal {
 impl Account {
     /// An unused account with the shard's limits.
     pub fn new(limits: &Limits) -> Self {
-        Account { queued: 0, running: 0, queued_max: limits.tenant_queued_max, running_max: limits.tenant_running_max }
+        Account {
+            queued: 0,
+            running: 0,
+            queued_max: limits.tenant_queued_max,
+            running_max: limits.tenant_running_max,
+            memory_bytes: 0,
+            memory_bytes_max: limits.tenant_memory_bytes_max,
+            running_of: Vec::new(),
+        }
     }
 
     /// Takes a place in the queue.
@@ -77,27 +105,52 @@ impl Account {
         self.running < self.running_max || planted(Bug::IgnoreTenantLimit)
     }
 
+    /// Whether another step may have so much memory beside those that run. What is larger than all there may be (it was
+    /// accepted under another limit) has it when no other does.
+    pub fn has_memory(&self, bytes: u64) -> bool {
+        self.memory_bytes == 0 || self.memory_bytes.saturating_add(bytes) <= self.memory_bytes_max
+    }
+
+    /// How many steps of a block run.
+    pub fn running_of(&self, block: BlockId) -> u32 {
+        self.running_of.iter().find(|(of, _)| *of == block).map_or(0, |(_, count)| *count)
+    }
+
     /// Turns a place in the queue into a running slot; the caller has asked [`Account::may_run`].
-    pub fn start(&mut self, charge: &mut Charge) {
+    pub fn start(&mut self, charge: &mut Charge, taken: Taken) {
         debug_assert!(charge.stage == Stage::Queued, "started twice");
         self.queued -= 1;
         self.running += 1;
-        charge.stage = Stage::Running;
+        self.memory_bytes += taken.needs.memory_bytes;
+        match self.running_of.iter_mut().find(|(of, _)| *of == taken.block) {
+            Some((_, count)) => *count += 1,
+            None => self.running_of.push((taken.block, 1)),
+        }
+        charge.stage = Stage::Running(taken);
     }
 
-    /// Turns a running slot back into a place in the queue, between two tries.
-    pub fn pause(&mut self, charge: &mut Charge) {
-        debug_assert!(charge.stage == Stage::Running, "paused while queued");
-        self.running -= 1;
+    /// Turns a running slot back into a place in the queue, between two tries; what it held, or none where it was none.
+    pub fn pause(&mut self, charge: &mut Charge) -> Option<Taken> {
+        let taken = charge.taken()?;
+        self.stopped(taken);
         self.queued += 1;
         charge.stage = Stage::Queued;
+        Some(taken)
     }
 
     /// Takes a charge back: queue place or running slot.
     pub fn refund(&mut self, charge: Charge) {
         match charge.stage {
             Stage::Queued => self.queued -= 1,
-            Stage::Running => self.running -= 1,
+            Stage::Running(taken) => self.stopped(taken),
+        }
+    }
+
+    fn stopped(&mut self, taken: Taken) {
+        self.running -= 1;
+        self.memory_bytes -= taken.needs.memory_bytes;
+        if let Some((_, count)) = self.running_of.iter_mut().find(|(of, _)| *of == taken.block) {
+            *count -= 1;
         }
     }
 }
@@ -111,11 +164,15 @@ mod tests {
         let mut account = Account::new(&Limits { tenant_queued_max: 1, tenant_running_max: 1, ..Limits::default() });
         let mut first = account.charge().expect("empty");
         assert_eq!(account.charge(), Err(Refusal::QueueFull { limit: 1 }));
-        account.start(&mut first);
+        let needs = Needs { memory_bytes: 1 << 30, ..Needs::default() };
+        account.start(&mut first, Taken { block: BlockId(3), needs });
         assert!(!account.may_run());
+        assert_eq!((account.memory_bytes, account.running_of(BlockId(3)), account.running_of(BlockId(4))), (1 << 30, 1, 0));
+        assert!(!account.has_memory(1));
         let second = account.charge().expect("the queue is free again");
-        account.pause(&mut first);
-        assert_eq!((account.queued, account.running), (2, 0));
+        assert_eq!(account.pause(&mut first), Some(Taken { block: BlockId(3), needs }));
+        assert_eq!((account.queued, account.running, account.memory_bytes, account.running_of(BlockId(3))), (2, 0, 0, 0));
+        assert!(account.has_memory(u64::MAX), "what was accepted under another limit runs alone");
         account.refund(first);
         account.refund(second);
         assert_eq!((account.queued, account.running), (0, 0));

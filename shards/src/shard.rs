@@ -11,6 +11,7 @@ mod admit;
 mod call;
 mod carry;
 mod notice;
+mod place;
 mod record;
 mod recover;
 mod retain;
@@ -32,7 +33,7 @@ use crate::dedup::{Home, Known};
 use crate::event::{Chunk, Effect, Effects, Event, Letter, Overload, Post, Reply, Role, Stage, Untold};
 use crate::fold::{Owned, Released, Unfinished};
 use crate::ids::{AskerId, Key, Lsn, Now, Salt, Text, Ticket};
-use crate::lane::Lane;
+use crate::lane::Lanes;
 use crate::limits::{CLOCK_JUMP_MS_MAX, CLOCK_STEADY_MS, Limits};
 use crate::outcome::{Outcome, Tried};
 use crate::planted::{Bug, planted};
@@ -41,6 +42,7 @@ use crate::step::Arrival;
 use crate::strike::Strikes;
 use crate::tally::Tally;
 use crate::tenant::{TenantIndex, Tenants};
+use place::InUse;
 
 pub use retain::Span;
 
@@ -85,7 +87,8 @@ pub struct Shard {
     /// Stands in free slots, which must not keep the message of the step that had them.
     nothing: Rc<Arrival>,
     live: u32,
-    lane: Lane,
+    lanes: Lanes,
+    in_use: InUse,
     strikes: Strikes,
     struck: struck::Struck,
     /// Steps holding a place in a queue, over all tenants.
@@ -256,7 +259,8 @@ impl Shard {
             free: Vec::new(),
             nothing: Rc::new(Arrival::nothing()),
             live: 0,
-            lane: Lane::default(),
+            lanes: Lanes::default(),
+            in_use: InUse::default(),
             strikes: Strikes::default(),
             struck: struck::Struck::default(),
             queued: 0,

@@ -164,8 +164,47 @@ pub struct Work {
     pub note: Option<Text>,
     /// The largest effect class the sender allows, if it named one.
     pub effect_ceiling: Option<EffectClass>,
+    /// What it needs of the machine.
+    pub needs: Needs,
     /// A policy of this worker forbids it: it is not begun where it is new, and told what is known of it where it is not.
     pub denied: Option<Fault>,
+}
+
+/// What a step needs of the machine while it runs. Lives on its core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Where it waits, and among which steps it counts.
+    pub lane: Lane,
+    /// Memory that is kept for it, in bytes; 0 where it names none.
+    pub memory_bytes: u64,
+    /// It begins only while fewer of its tenant's steps of its own block run than this; 0: however many do.
+    pub concurrency: u32,
+}
+
+/// What a step mostly waits for. Each kind has a queue and a bound of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lane {
+    /// Others: disks, servers, the clock. Runs on its shard.
+    #[default]
+    Io,
+    /// A compute thread.
+    Cpu,
+    /// A device.
+    Gpu,
+}
+
+impl Lane {
+    /// All of them, the scarcest first.
+    pub const ALL: [Lane; 3] = [Lane::Gpu, Lane::Cpu, Lane::Io];
+
+    /// Its name, as people are told.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Lane::Io => "io",
+            Lane::Cpu => "cpu",
+            Lane::Gpu => "gpu",
+        }
+    }
 }
 
 /// Tries within one key.

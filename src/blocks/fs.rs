@@ -91,7 +91,7 @@ pub(super) fn check_put(name: &str, inputs: &[u8]) -> Result<Checked, Fault> {
                 Content::Bytes(bytes) => (None, Some(BASE64.encode(bytes))),
             };
             let spelled_out = json(&PutInputs { path: &task.path, content, bytes, overwrite: true });
-            Ok(Checked { effect: effect(true), inputs: Some(spelled_out), denied: None })
+            Ok(Checked { inputs: Some(spelled_out), ..Checked::as_sent(effect(true)) })
         }
         overwrite => Ok(Checked::as_sent(effect(overwrite.unwrap_or(false)))),
     }

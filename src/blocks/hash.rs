@@ -8,13 +8,17 @@ use shards::ids::hex;
 use shards::outcome::Fault;
 use shards::step::EffectClass;
 
-use super::Checked;
+use crate::compute::Compute;
+
 use super::inputs::{Inputs, forbidden};
 use super::source::Source;
+use super::{Checked, Reach};
 
 pub(super) static INFO: BlockInfo = BlockInfo { name: "crypto.hash", aliases: &[], version: "1.0.0", effect: EffectClass::Pure };
 
-pub(super) struct Hash;
+pub(super) struct Hash {
+    compute: Compute,
+}
 
 /// What to hash, and how.
 struct Task<'a> {
@@ -54,7 +58,13 @@ fn read(inputs: &[u8]) -> Result<Task<'_>, Fault> {
 }
 
 pub(super) fn check(_name: &str, inputs: &[u8]) -> Result<Checked, Fault> {
-    read(inputs).map(|_| Checked::as_sent(EffectClass::Pure))
+    read(inputs).map(|task| Checked { lane: task.source.lane(), ..Checked::as_sent(EffectClass::Pure) })
+}
+
+impl Hash {
+    pub(super) fn new(reach: &Reach) -> Self {
+        Hash { compute: reach.compute.clone() }
+    }
 }
 
 impl Block for Hash {
@@ -65,8 +75,8 @@ impl Block for Hash {
     fn execute<'a>(&'a self, cx: BlockCx) -> Local<'a, Result<Bytes, Fault>> {
         Box::pin(async move {
             let task = read(&cx.inputs)?;
-            let mut hasher = Hasher::new(task.algorithm);
-            let size = task.source.each(&cx, |stride| hasher.update(stride)).await?;
+            let hasher = Hasher::new(task.algorithm);
+            let (hasher, size) = task.source.fold(&cx, &self.compute, hasher, Hasher::update).await?;
             let outputs = Outputs { algorithm: task.algorithm.name(), digest: hasher.finish(), size };
             Ok(Bytes::from(serde_json::to_vec(&outputs).expect("plain fields always serialise")))
         })

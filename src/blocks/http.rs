@@ -134,7 +134,7 @@ pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
     let route = match ask.policy.route(ask.tenant, request.connector.as_deref()) {
         Ok(route) => route,
         Err(refused) => {
-            return Ok(Checked { effect: effect(&request, None), inputs: None, denied: Some(refused.fault()) });
+            return Ok(Checked { denied: Some(refused.fault()), ..Checked::as_sent(effect(&request, None)) });
         }
     };
     let effect = effect(&request, route.connector.map(|(_, connector)| connector));
@@ -144,7 +144,7 @@ pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
         Err(fault) => return Err(fault),
         Ok(_) => None,
     };
-    Ok(Checked { effect, inputs: None, denied })
+    Ok(Checked { denied, ..Checked::as_sent(effect) })
 }
 
 fn effect(request: &Request<'_>, connector: Option<&Connector>) -> EffectClass {

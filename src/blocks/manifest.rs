@@ -45,6 +45,8 @@ pub struct Manifest<'a> {
 pub enum Lane {
     /// On its shard.
     Io,
+    /// What is long, on a compute thread.
+    Cpu,
 }
 
 /// What a block reaches. Shared, never changes.
@@ -81,6 +83,7 @@ impl Lane {
     pub fn as_str(self) -> &'static str {
         match self {
             Lane::Io => "io",
+            Lane::Cpu => "cpu",
         }
     }
 }

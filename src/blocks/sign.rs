@@ -20,10 +20,11 @@ use shards::step::EffectClass;
 
 use super::inputs::{Inputs, fault, forbidden, missing};
 use super::outputs::json;
-use super::source::Source;
+use super::source::{HERE_BYTES, Source};
 use super::{Ask, Checked, Reach};
+use crate::compute::Compute;
 use crate::policy::Policy;
-use crate::policy::keys::{Algorithm, KeyError, KeySettings, Material, forms, only_verifies};
+use crate::policy::keys::{Algorithm, HmacSha256, KeyError, KeySettings, Material, PublicKey, forms, only_verifies};
 
 pub(super) static SIGN: BlockInfo = BlockInfo { name: "crypto.sign", aliases: &[], version: "1.0.0", effect: EffectClass::Pure };
 pub(super) static VERIFY: BlockInfo =
@@ -35,11 +36,13 @@ const ED25519_BYTES_MAX: u64 = 8 << 20;
 /// `crypto.sign`. Lives on its core.
 pub(super) struct Sign {
     policy: Arc<Policy>,
+    compute: Compute,
 }
 
 /// `crypto.verify`. Lives on its core.
 pub(super) struct Verify {
     policy: Arc<Policy>,
+    compute: Compute,
 }
 
 /// What both take.
@@ -119,7 +122,7 @@ fn admit(ask: &Ask<'_>, task: &Task<'_>, signs: bool) -> Result<Checked, Fault> 
         Ok(key) if signs && matches!(key.material, Material::Ed25519Public(_)) => {
             Ok(Checked { denied: Some(only_verifies(&task.key).fault()), ..pure })
         }
-        Ok(key) => task.fits(key).map(|()| pure),
+        Ok(key) => task.fits(key).map(|()| Checked { lane: task.source.lane(), ..pure }),
         Err(refused) => Ok(Checked { denied: Some(refused.fault()), ..pure }),
     }
 }
@@ -148,9 +151,18 @@ fn unusable(error: &KeyError) -> Fault {
     Fault::new(Code::ResourceUnavailable, "The key cannot be used as it is now.").with_details(details.to_string())
 }
 
+/// What a message that Ed25519 takes whole comes to.
+async fn over<T: Send + 'static>(compute: &Compute, message: Cow<'_, [u8]>, make: impl FnOnce(&[u8]) -> T + Send + 'static) -> T {
+    if message.len() <= HERE_BYTES {
+        return make(&message);
+    }
+    let message = message.into_owned();
+    compute.run(move || make(&message)).await
+}
+
 impl Sign {
     pub(super) fn new(reach: &Reach) -> Self {
-        Sign { policy: reach.policy.clone() }
+        Sign { policy: reach.policy.clone(), compute: reach.compute.clone() }
     }
 
     async fn run(&self, cx: &BlockCx) -> Result<Bytes, Fault> {
@@ -160,13 +172,14 @@ impl Sign {
         let (signature, size) = match &key.material {
             Material::Ed25519(seed) => {
                 let message = task.source.whole(cx, ED25519_BYTES_MAX).await?;
-                // Read only now, and gone before the next await.
+                // Read only now, and gone with the signature.
                 let secret = seed.signing_key().map_err(|error| unusable(&error))?;
-                (task.encoding.write(&secret.sign(&message).to_bytes()), message.len() as u64)
+                let size = message.len() as u64;
+                (task.encoding.write(&over(&self.compute, message, move |message| secret.sign(message).to_bytes()).await), size)
             }
             Material::HmacSha256(shared) => {
-                let mut mac = shared.keyed().map_err(|error| unusable(&error))?;
-                let size = task.source.each(cx, |stride| mac.update(stride)).await?;
+                let mac = shared.keyed().map_err(|error| unusable(&error))?;
+                let (mac, size) = task.source.fold(cx, &self.compute, mac, HmacSha256::update).await?;
                 (task.encoding.write(&mac.finalize().into_bytes()), size)
             }
             Material::Ed25519Public(_) => return Err(only_verifies(&task.key).fault()),
@@ -177,7 +190,12 @@ impl Sign {
 
 impl Verify {
     pub(super) fn new(reach: &Reach) -> Self {
-        Verify { policy: reach.policy.clone() }
+        Verify { policy: reach.policy.clone(), compute: reach.compute.clone() }
+    }
+
+    async fn holds(&self, cx: &BlockCx, task: &Task<'_>, public: PublicKey, signature: Vec<u8>) -> Result<bool, Fault> {
+        let message = task.source.whole(cx, ED25519_BYTES_MAX).await?;
+        Ok(over(&self.compute, message, move |message| public.holds(message, &signature)).await)
     }
 
     async fn run(&self, cx: &BlockCx) -> Result<Bytes, Fault> {
@@ -187,12 +205,12 @@ impl Verify {
         let valid = match &key.material {
             Material::Ed25519(seed) => {
                 let public = seed.public().map_err(|error| unusable(&error))?;
-                public.holds(&task.source.whole(cx, ED25519_BYTES_MAX).await?, &signature)
+                self.holds(cx, &task, public, signature).await?
             }
-            Material::Ed25519Public(public) => public.holds(&task.source.whole(cx, ED25519_BYTES_MAX).await?, &signature),
+            Material::Ed25519Public(public) => self.holds(cx, &task, *public, signature).await?,
             Material::HmacSha256(shared) => {
-                let mut mac = shared.keyed().map_err(|error| unusable(&error))?;
-                task.source.each(cx, |stride| mac.update(stride)).await?;
+                let mac = shared.keyed().map_err(|error| unusable(&error))?;
+                let (mac, _) = task.source.fold(cx, &self.compute, mac, HmacSha256::update).await?;
                 // In a time that does not tell how much of it is right; a part of a signature is none.
                 mac.verify_slice(&signature).is_ok()
             }

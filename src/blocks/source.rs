@@ -1,16 +1,21 @@
-//! What a block computes over: a text, bytes in base64 or a blob, exactly one of them, taken in strides between which others
-//! run.
+//! What a block computes over: a text, bytes in base64 or a blob, exactly one of them. What is short is computed over here; what
+//! is longer, on compute threads, piece by piece.
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use shards::block::{Blob, BlockCx};
 use shards::outcome::{Code, Fault};
+use shards::step::Lane;
+
+use crate::compute::Compute;
 
 use super::inputs::{Inputs, forbidden};
 use super::path;
 
-/// Taken between two chances for others to run, in bytes: a fraction of a millisecond.
-const STRIDE_BYTES: usize = 64 << 10;
+/// Computed over on the shard, in bytes: a fraction of a millisecond with every algorithm that we have, and not more than handing
+/// it to another thread costs.
+pub(super) const HERE_BYTES: usize = 64 << 10;
 /// Read from a blob at once, in bytes.
 const READ_BYTES: usize = 256 << 10;
 
@@ -61,31 +66,69 @@ impl<'a> Source<'a> {
         read_whole(&*blob).await.map(Cow::Owned)
     }
 
-    /// Hands all of it to `take`, stride by stride, and gives its size in bytes.
-    pub(super) async fn each(&self, cx: &BlockCx, mut take: impl FnMut(&[u8])) -> Result<u64, Fault> {
-        let path = match self {
-            Source::Text(text) => return Ok(strides(text.as_bytes(), &mut take).await),
-            Source::Bytes(bytes) => return Ok(strides(bytes, &mut take).await),
-            Source::Blob(path) => path,
-        };
-        let blob = cx.blobs.open(&cx.tenant, path).await?;
-        let mut size = 0;
-        loop {
-            let chunk = blob.read(size, READ_BYTES).await?;
-            if chunk.is_empty() {
-                return Ok(size);
-            }
-            size += strides(&chunk, &mut take).await;
+    /// Where a step with it waits.
+    pub(super) fn lane(&self) -> Lane {
+        match self.inline() {
+            Some((_, size)) if size <= HERE_BYTES as u64 => Lane::Io,
+            _ => Lane::Cpu,
         }
+    }
+
+    /// Takes all of it into `state`, in order; gives that and the size in bytes.
+    pub(super) async fn fold<S: Send + 'static>(
+        &self,
+        cx: &BlockCx,
+        compute: &Compute,
+        mut state: S,
+        take: fn(&mut S, &[u8]),
+    ) -> Result<(S, u64), Fault> {
+        let bytes = match self {
+            Source::Text(text) => text.as_bytes(),
+            Source::Bytes(bytes) => bytes,
+            Source::Blob(path) => {
+                let blob = cx.blobs.open(&cx.tenant, path).await?;
+                return fold_blob(&*blob, compute, state, take).await;
+            }
+        };
+        let size = bytes.len() as u64;
+        if bytes.len() <= HERE_BYTES {
+            take(&mut state, bytes);
+            return Ok((state, size));
+        }
+        for piece in bytes.chunks(READ_BYTES) {
+            state = taken(compute, state, Bytes::copy_from_slice(piece), take).await;
+        }
+        Ok((state, size))
     }
 }
 
-async fn strides(bytes: &[u8], take: &mut impl FnMut(&[u8])) -> u64 {
-    for stride in bytes.chunks(STRIDE_BYTES) {
-        take(stride);
-        glommio::yield_if_needed().await;
+/// While one piece is computed over, the next is read.
+async fn fold_blob<S: Send + 'static>(
+    blob: &dyn Blob,
+    compute: &Compute,
+    mut state: S,
+    take: fn(&mut S, &[u8]),
+) -> Result<(S, u64), Fault> {
+    let mut piece = blob.read(0, READ_BYTES).await?;
+    let mut size = piece.len() as u64;
+    if blob.size() <= HERE_BYTES as u64 {
+        take(&mut state, &piece);
+        return Ok((state, size));
     }
-    bytes.len() as u64
+    while !piece.is_empty() {
+        let (next, state_then) = futures_util::join!(blob.read(size, READ_BYTES), taken(compute, state, piece, take));
+        (piece, state) = (next?, state_then);
+        size += piece.len() as u64;
+    }
+    Ok((state, size))
+}
+
+async fn taken<S: Send + 'static>(compute: &Compute, mut state: S, piece: Bytes, take: fn(&mut S, &[u8])) -> S {
+    let take_in = move || {
+        take(&mut state, &piece);
+        state
+    };
+    compute.run(take_in).await
 }
 
 /// All of a blob. One that grows meanwhile (nobody here does that) is read up to the size it had.

@@ -16,11 +16,13 @@ use serde_json::{Value, json};
 use shards::block::BlockCx;
 use shards::ids::{Key, Text};
 use shards::outcome::{Code, Effected, Fault};
+use shards::runtime::layout::Layout;
 use shards::runtime::rt::Clock;
-use shards::step::EffectClass;
+use shards::step::{EffectClass, Needs};
 
 use super::local::{LocalBlobs, folder_of};
 use super::{Ask, Checked, Entry, Reach, TABLE, build_all, find};
+use crate::compute::{Compute, ComputeSeat};
 use crate::net::client::Client;
 use crate::offload::Offload;
 use crate::policy::Policy;
@@ -97,7 +99,9 @@ pub(super) fn shut() -> Reach {
 /// What blocks reach under this policy.
 pub(super) fn reach(policy: Policy) -> Reach {
     let offload = Offload::new(policy.dns().to_vec());
-    Reach { policy: Arc::new(policy), client: Rc::new(Client::new(offload, Clock::start())) }
+    let compute = Compute::new(ComputeSeat::all(None, &[], &Layout::allowed()));
+    let client = Rc::new(Client::new(offload, compute.clone(), Clock::start()));
+    Reach { policy: Arc::new(policy), client, compute }
 }
 
 /// As [`run_as`], with this reach.
@@ -114,8 +118,10 @@ pub(super) async fn run_with(
     if let Some(denied) = checked.denied {
         return Err(denied);
     }
+    let needs = Needs { lane: checked.lane, memory_bytes: checked.memory_bytes, concurrency: 0 };
     let inputs = checked.inputs.unwrap_or_else(|| Bytes::copy_from_slice(inputs.as_bytes()));
-    let cx = BlockCx { tenant: Text::from(tenant), key: Key([0; 16]), try_number, inputs, blobs: blobs.clone(), observers: None };
+    let (tenant, key) = (Text::from(tenant), Key([0; 16]));
+    let cx = BlockCx { tenant, key, try_number, needs, inputs, blobs: blobs.clone(), observers: None };
     let outputs = build_all(reach)[usize::from(id.0)].execute(cx).await?;
     let outputs = serde_json::from_slice(&outputs).expect("outputs are JSON");
     manifests::assert_described(entry, &outputs);

@@ -10,9 +10,10 @@ use shards::step::{Profile, RetryPolicy};
 
 use crate::edge::fingerprint::Content;
 use crate::edge::json::{self, Value, fields};
+use crate::edge::needs::Asked;
 use crate::edge::reading::{
-    Ask, Faults, Mail, Notes, Reading, Unreadable, effect_class, is_assignment, missing, moment, resources, twice, unsupported,
-    wrong_form, wrong_value,
+    Ask, Faults, Mail, Notes, Reading, Unreadable, effect_class, is_assignment, missing, moment, twice, unsupported, wrong_form,
+    wrong_value,
 };
 
 /// Tries where the sender names none.
@@ -130,7 +131,7 @@ pub(super) fn read<'a>(mail: &mut Mail<'a>) -> Result<Reading<'a>, Unreadable> {
     let not_after_ms = not_after_ms.and_then(|moment| faults.take(moment));
     let ceiling = top.effect_ceiling().map(|value| effect_class(value.raw()).ok_or_else(|| wrong_value("/effect_ceiling")));
     let effect_ceiling = ceiling.and_then(|class| faults.take(class)).flatten();
-    faults.take(resources(top.resources()));
+    let needs = faults.take(Asked::read(top.resources())).unwrap_or_default();
 
     let ask = match (faults.0, job) {
         (Some(fault), _) => Err(fault),
@@ -146,6 +147,7 @@ pub(super) fn read<'a>(mail: &mut Mail<'a>) -> Result<Reading<'a>, Unreadable> {
                 retry: options.retry,
                 note: options.note,
                 effect_ceiling,
+                needs,
             })
         }
     };

@@ -9,10 +9,11 @@ use shards::step::{Arrival, Delivery, EffectClass, Profile, RetryPolicy};
 use crate::edge::answer::{details, outputs};
 use crate::edge::fingerprint::Content;
 use crate::edge::json::{self, Value, fields};
+use crate::edge::needs::Asked;
 use crate::edge::pen::Pen;
 use crate::edge::reading::{
-    Ask, Faults, Mail, Notes, Reading, Unreadable, effect_class, is_assignment, moment, resources, twice, unsupported,
-    wrong_form, wrong_value,
+    Ask, Faults, Mail, Notes, Reading, Unreadable, effect_class, is_assignment, moment, number, twice, unsupported, wrong_form,
+    wrong_value,
 };
 
 /// Subjects that steps come on: this and the tenant.
@@ -222,7 +223,7 @@ fn ask<'a>(mail: &Mail<'_>, step: &Step<'a>, context: &Context<'_>, faults: &mut
     if step.guardrails().is_some_and(|value| value.members().next().is_some()) {
         notes.add("guardrails");
     }
-    faults.take(resources(step.resources()));
+    let needs = faults.take(Asked::read(step.resources())).unwrap_or_default();
     let mut figure = |value, usable, pointer| faults.take(number(value, usable, pointer)).flatten();
     let retry = Retry::read(step.retry());
     let priority = figure(step.priority(), 0..=100, "/priority").unwrap_or(PRIORITY_DEFAULT);
@@ -260,6 +261,7 @@ fn ask<'a>(mail: &Mail<'_>, step: &Step<'a>, context: &Context<'_>, faults: &mut
         },
         note: notes.sentence(),
         effect_ceiling,
+        needs,
     }
 }
 
@@ -271,17 +273,6 @@ pub(super) fn optional_id(mail: &Mail<'_>, value: Option<Value<'_>>, pointer: &s
         return Err(wrong_value(pointer));
     }
     Ok(Some(id).filter(|id| !id.is_empty()))
-}
-
-/// A whole number within `usable`.
-pub(super) fn number(
-    value: Option<Value<'_>>,
-    usable: std::ops::RangeInclusive<u64>,
-    pointer: &str,
-) -> Result<Option<u64>, Fault> {
-    let Some(value) = value else { return Ok(None) };
-    let value = json::integer_or_digits(value.raw()).ok_or_else(|| wrong_form(pointer))?;
-    if usable.contains(&value) { Ok(Some(value)) } else { Err(wrong_value(pointer)) }
 }
 
 /// A StepResult; `replayed` only where the reader sees deliveries, not answers.

@@ -12,10 +12,10 @@ use shards::step::{Delivery, Notice};
 
 use super::fingerprint::field;
 use super::json::{Tape, Value, fields};
-use super::native::{self, CANCEL_PREFIX, Encoding, SIGNALS_PREFIX, number, optional_id};
+use super::native::{self, CANCEL_PREFIX, Encoding, SIGNALS_PREFIX, optional_id};
 use super::pen::Pen;
 use super::protobuf;
-use super::reading::{Heads, Mail, is_assignment, is_tenant, missing, twice, wrong_form, wrong_value};
+use super::reading::{Heads, Mail, is_assignment, is_tenant, missing, number, twice, wrong_form, wrong_value};
 use super::roll::Roll;
 
 /// The patterns that notices come on.

@@ -11,6 +11,7 @@ use shards::step::{EffectClass, Headers, Profile, RetryPolicy};
 
 use crate::edge::fingerprint::{Content, field};
 use crate::edge::json::{self, Doc, Value};
+use crate::edge::needs::Asked;
 
 /// A message, about to be read.
 pub(super) struct Mail<'a> {
@@ -70,6 +71,7 @@ pub(super) struct Ask<'a> {
     pub(super) retry: RetryPolicy,
     pub(super) note: Option<Text>,
     pub(super) effect_ceiling: Option<EffectClass>,
+    pub(super) needs: Asked,
 }
 
 /// A message that nobody can be answered for.
@@ -298,35 +300,15 @@ pub(super) fn effect_class(raw: &str) -> Option<Option<EffectClass>> {
     })
 }
 
-json::fields! {
-    /// What a step needs of the machine.
-    Resources { class: "class" }
-}
-
-/// Whether the machine has what `resources` asks for.
-pub(super) fn resources(value: Option<Value<'_>>) -> Result<(), Fault> {
-    if value.is_some_and(|value| !value.is_object()) {
-        return Err(wrong_form("/resources"));
-    }
-    let Some(class) = Resources::read(value).class() else { return Ok(()) };
-    let code = match class.string() {
-        Some(name) => match name.to_ascii_uppercase().trim_start_matches("RESOURCE_").trim_start_matches("CLASS_") {
-            "" | "UNSPECIFIED" => 0,
-            "CPU" => 1,
-            "GPU" => 2,
-            "IO" => 3,
-            _ => return Err(wrong_value("/resources/class")),
-        },
-        None => json::integer(class.raw()).unwrap_or(u64::MAX),
-    };
-    match code {
-        0 | 1 | 3 => Ok(()),
-        2 => {
-            let fault = Fault::new(Code::ResourceUnavailable, "this worker has no device of the class that the step needs");
-            Err(fault.with_details(field("/resources/class")))
-        }
-        _ => Err(wrong_value("/resources/class")),
-    }
+/// A whole number within `usable`.
+pub(super) fn number(
+    value: Option<Value<'_>>,
+    usable: std::ops::RangeInclusive<u64>,
+    pointer: &str,
+) -> Result<Option<u64>, Fault> {
+    let Some(value) = value else { return Ok(None) };
+    let value = json::integer_or_digits(value.raw()).ok_or_else(|| wrong_form(pointer))?;
+    if usable.contains(&value) { Ok(Some(value)) } else { Err(wrong_value(pointer)) }
 }
 
 #[cfg(test)]

@@ -18,11 +18,12 @@ use shards::limits::Limits;
 use shards::map::partition;
 use shards::outcome::{Code, Fault, Outcome, Status};
 use shards::runtime::ports::{About, Outlet, Parcel, Wire};
-use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Headers, Origin, Profile, Source, Work};
+use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Headers, Lane, Origin, Profile, Source, Work};
 
 use crate::edge::fingerprint::{Canon, field};
 use crate::edge::json::Tape;
 use crate::edge::native::Encoding;
+use crate::edge::needs::Offer;
 use crate::edge::reading::{Ask, Heads, Mail, Reading, Unreadable, is_assignment};
 use crate::edge::roll::Roll;
 use crate::edge::{answer, beamline, event, native, notice, protobuf};
@@ -50,6 +51,12 @@ pub struct Found {
     pub effect: EffectClass,
     /// The inputs to run it with, where they are not those that came.
     pub inputs: Option<Bytes>,
+    /// Where it waits, unless the step says otherwise.
+    pub lane: Lane,
+    /// Memory that is kept for it, unless the step says otherwise, in bytes.
+    pub memory_bytes: u64,
+    /// Whether it has a form that runs on a device.
+    pub device_form: bool,
     /// A policy forbids it.
     pub denied: Option<Fault>,
 }
@@ -77,6 +84,8 @@ pub struct WireSettings {
     pub boot: u32,
     /// Whether blocks for development are there.
     pub dev: bool,
+    /// Whether there is a device for the gpu lane.
+    pub device: bool,
     /// The block table.
     pub blocks: Lookup,
     /// What tenants may do.
@@ -97,6 +106,7 @@ impl WireSettings {
             events: true,
             boot: 1,
             dev: false,
+            device: false,
             blocks,
             policy: Arc::new(Policy::shut()),
         }
@@ -268,6 +278,9 @@ impl EdgeWire {
         }
         let rewritten = found.inputs.as_deref().map(|inputs| std::str::from_utf8(inputs).unwrap_or_default());
         let fingerprint = self.canon.borrow_mut().fingerprint(found.canonical, ask.content, rewritten)?;
+        let Found { lane, memory_bytes, device_form, .. } = found;
+        let offer = Offer { lane, memory_bytes, device_form, device: self.settings.device };
+        let (needs, lacking) = ask.needs.settle(offer, &self.settings.limits);
         let work = Work {
             block: found.block,
             effect: found.effect,
@@ -278,7 +291,8 @@ impl EdgeWire {
             retry: ask.retry,
             note: ask.note,
             effect_ceiling: ask.effect_ceiling,
-            denied: found.denied,
+            needs,
+            denied: found.denied.or(lacking),
         };
         Ok((fingerprint, work))
     }

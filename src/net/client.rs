@@ -21,8 +21,10 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use shards::ids::{Now, Text};
 use shards::runtime::rt::Clock;
 
+use crate::compute::Compute;
 use crate::offload::Offload;
 
+use super::decode::{DecodeError, Decoder};
 use super::dial::{dial, within};
 use super::egress::{Guard, Host, Scheme, Target};
 use super::error::{Failure, NetError, Phase};
@@ -111,6 +113,7 @@ pub struct Answer {
     length: Option<u64>,
     lease: Option<Lease>,
     pool: Rc<Pool>,
+    compute: Compute,
     stall_ms: u64,
 }
 
@@ -128,17 +131,19 @@ pub struct Client {
     names: Names,
     pool: Rc<Pool>,
     offload: Offload,
+    compute: Compute,
     roots: OnceCell<Trust>,
 }
 
 impl Client {
     /// One for a shard.
-    pub fn new(offload: Offload, clock: Clock) -> Self {
+    pub fn new(offload: Offload, compute: Compute, clock: Clock) -> Self {
         Client {
             names: Names::new(offload.clone(), clock),
             pool: Rc::new(Pool::new(clock)),
             clock,
             offload,
+            compute,
             roots: OnceCell::new(),
         }
     }
@@ -184,6 +189,7 @@ impl Client {
                 length,
                 lease: Some(lease),
                 pool: self.pool.clone(),
+                compute: self.compute.clone(),
                 stall_ms: order.patience.stall_ms,
             });
         }
@@ -359,6 +365,14 @@ impl Answer {
         if let Some(lease) = self.lease.take() {
             self.pool.forget(&lease.place);
         }
+    }
+
+    /// What undoes an encoding of its body; at most `bytes_max` come out.
+    ///
+    /// # Errors
+    /// The encoding is none that we know.
+    pub fn decoder(&self, encoding: Option<&str>, bytes_max: u64) -> Result<Decoder, DecodeError> {
+        Decoder::new(encoding, bytes_max, self.compute.clone())
     }
 
     /// The next piece of the body, none at its end.

@@ -1,7 +1,7 @@
 //! Content encodings of answers, undone piece by piece under a limit: gzip, deflate (zlib), br and zstd. Lives on its core.
 //!
 //! What comes out is bounded while it comes out, never after: a decoder writes into a sink that refuses. Between two strides
-//! others run, so a body that is large once decoded disturbs nobody.
+//! others run, and once a body turns out to be large, compute threads go on with it: it disturbs nobody.
 
 use std::io::{self, Write};
 
@@ -9,7 +9,11 @@ use bytes::Bytes;
 use shards::runtime::rt::yield_if_needed;
 use thiserror::Error;
 
-use super::limits::{DECODE_STRIDE_BYTES, ENCODED_SPARE_BYTES, RATIO_FREE_BYTES, RATIO_MAX, ZSTD_WINDOW_LOG_MAX};
+use crate::compute::Compute;
+
+use super::limits::{
+    DECODE_HERE_BYTES, DECODE_STRIDE_BYTES, ENCODED_SPARE_BYTES, RATIO_FREE_BYTES, RATIO_MAX, ZSTD_WINDOW_LOG_MAX,
+};
 
 /// What we say that we can undo.
 pub const ACCEPTED: &str = "gzip, br, zstd";
@@ -34,6 +38,7 @@ pub enum DecodeError {
 /// Undoes one encoding.
 pub struct Decoder {
     kind: Kind,
+    compute: Compute,
 }
 
 enum Kind {
@@ -60,7 +65,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`DecodeError::Unknown`].
-    pub fn new(encoding: Option<&str>, bytes_max: u64) -> Result<Decoder, DecodeError> {
+    pub fn new(encoding: Option<&str>, bytes_max: u64, compute: Compute) -> Result<Decoder, DecodeError> {
         let sink = || Sink { out: Vec::new(), given: 0, taken: 0, bytes_max, refused: None };
         let name = encoding.map(str::trim).unwrap_or_default().to_ascii_lowercase();
         let kind = match name.as_str() {
@@ -77,7 +82,7 @@ impl Decoder {
             }
             _ => return Err(DecodeError::Unknown(name)),
         };
-        Ok(Decoder { kind })
+        Ok(Decoder { kind, compute })
     }
 
     /// What `chunk` decodes to, as far as that can be said yet.
@@ -90,16 +95,28 @@ impl Decoder {
             return Ok(chunk);
         }
         // Encodings that give nothing for much: a body is not larger encoded than decoded, but for what frames it.
-        let sink = self.sink();
+        let sink = self.kind.sink();
         let most = sink.bytes_max.saturating_add(sink.bytes_max / 8).saturating_add(ENCODED_SPARE_BYTES);
         if sink.taken + chunk.len() as u64 > most {
             return Err(DecodeError::TooLarge(sink.bytes_max));
         }
-        for stride in chunk.chunks(DECODE_STRIDE_BYTES) {
-            self.stride(stride)?;
-            yield_if_needed().await;
+        if sink.given < DECODE_HERE_BYTES {
+            for stride in chunk.chunks(DECODE_STRIDE_BYTES) {
+                self.kind.stride(stride)?;
+                yield_if_needed().await;
+            }
+        } else {
+            // Who gives this up meanwhile has no use for the decoder either.
+            let mut kind = std::mem::replace(&mut self.kind, Kind::Identity { left: 0, bytes_max: 0 });
+            let decode = move || {
+                let decoded = chunk.chunks(DECODE_STRIDE_BYTES).try_for_each(|stride| kind.stride(stride));
+                (kind, decoded)
+            };
+            let (kind, decoded) = self.compute.run(decode).await;
+            self.kind = kind;
+            decoded?;
         }
-        Ok(Bytes::from(std::mem::take(&mut self.sink().out)))
+        Ok(Bytes::from(std::mem::take(&mut self.kind.sink().out)))
     }
 
     /// What is left when the body has ended.
@@ -107,9 +124,9 @@ impl Decoder {
     /// # Errors
     /// It ended too early.
     pub fn finish(mut self) -> Result<Bytes, DecodeError> {
-        let name = self.name();
+        let name = self.kind.name();
         // A body of nothing at all is nothing in every encoding: servers send that with 204 and 304, and to HEAD.
-        if matches!(self.kind, Kind::Identity { .. }) || self.sink().taken == 0 {
+        if matches!(self.kind, Kind::Identity { .. }) || self.kind.sink().taken == 0 {
             return Ok(Bytes::new());
         }
         let ended = match &mut self.kind {
@@ -120,15 +137,17 @@ impl Decoder {
             Kind::Zstd(decoder) => decoder.do_finish(),
         };
         if ended.is_err() {
-            return Err(self.sink().refused.take().unwrap_or(DecodeError::Corrupt(name)));
+            return Err(self.kind.sink().refused.take().unwrap_or(DecodeError::Corrupt(name)));
         }
-        Ok(Bytes::from(std::mem::take(&mut self.sink().out)))
+        Ok(Bytes::from(std::mem::take(&mut self.kind.sink().out)))
     }
+}
 
+impl Kind {
     fn stride(&mut self, stride: &[u8]) -> Result<(), DecodeError> {
         let name = self.name();
         self.sink().taken += stride.len() as u64;
-        let written = match &mut self.kind {
+        let written = match self {
             Kind::Identity { .. } => Ok(()),
             Kind::Gzip(decoder) => all(&mut **decoder, stride),
             Kind::Deflate(decoder) => all(&mut **decoder, stride),
@@ -139,7 +158,7 @@ impl Decoder {
     }
 
     fn name(&self) -> &'static str {
-        match self.kind {
+        match self {
             Kind::Identity { .. } => "identity",
             Kind::Gzip(_) => "gzip",
             Kind::Deflate(_) => "deflate",
@@ -149,7 +168,7 @@ impl Decoder {
     }
 
     fn sink(&mut self) -> &mut Sink {
-        match &mut self.kind {
+        match self {
             Kind::Gzip(decoder) => decoder.get_mut(),
             Kind::Deflate(decoder) => decoder.get_mut(),
             Kind::Brotli(decoder) => decoder.get_mut(),

@@ -36,6 +36,8 @@ pub const RATIO_MAX: u64 = 200;
 pub const RATIO_FREE_BYTES: u64 = 1 << 20;
 /// How much larger than its limit an encoded body may be, in bytes, beside an eighth of it.
 pub const ENCODED_SPARE_BYTES: u64 = 64 << 10;
+/// A body that is larger than this once decoded goes on being decoded by compute threads, in bytes.
+pub const DECODE_HERE_BYTES: u64 = 64 << 10;
 /// Fed to a decoder between two chances for others to run, in bytes.
 pub const DECODE_STRIDE_BYTES: usize = 4 << 10;
 /// The largest window that a zstd frame may ask for, as a power of two.

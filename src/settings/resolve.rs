@@ -23,6 +23,7 @@ const QUEUED_MAX: u32 = 10_000_000;
 const UNPUBLISHED_MAX: u32 = 10_000_000;
 const PROCESS_RUNNING_MAX: u32 = RUNNING_PER_SHARD_MAX * 1_024;
 const HELD_BYTES_MAX: u64 = 1 << 40;
+const MEMORY_BYTES_MAX: u64 = 1 << 44;
 const JOURNAL_BYTES_MIN: u64 = 1 << 20;
 const JOURNAL_BYTES_MAX: u64 = 1 << 50;
 /// The budget of dead letters where nobody chose one.
@@ -67,8 +68,11 @@ pub(super) fn settings(
     let dlq_bytes_max = desk.dlq(&limits);
     let events = desk.take(key!(events.enabled), "true", flag);
     let nats = desk.nats();
-    let cores =
-        CoreSettings { shards: desk.take(key!(cores.shards), "", core_list), edge: desk.take(key!(cores.edge), "", core_list) };
+    let cores = CoreSettings {
+        shards: desk.take(key!(cores.shards), "", core_list),
+        edge: desk.take(key!(cores.edge), "", core_list),
+        cpu: desk.take(key!(cores.cpu), "", core_list),
+    };
     let grpc = desk.grpc(&limits, events);
     let ops_bind = desk.take(key!(ops.bind), "127.0.0.1:9091", socket);
     let worker_id = desk.take(key!(worker.id), "", |value| match value.as_str() {
@@ -174,6 +178,7 @@ impl Desk {
         let running = || number(1..=RUNNING_PER_SHARD_MAX);
         let queued = || number(1..=QUEUED_MAX);
         let message = || size(1..=MESSAGE_BYTES_MAX as u64);
+        let memory = || size(1..=MEMORY_BYTES_MAX);
         let horizon = || duration(1_000..=HORIZON_MS_MAX);
         let journal_bytes = size(JOURNAL_BYTES_MIN..=JOURNAL_BYTES_MAX);
         let budget = duration(1..=BUDGET_MS_MAX);
@@ -186,6 +191,10 @@ impl Desk {
             tenant_queued_max: self.take(key!(limits.tenant_queued), &d.tenant_queued_max.to_string(), queued()),
             shard_running_max: self.take(key!(limits.shard_running), &d.shard_running_max.to_string(), running()),
             shard_queued_max: self.take(key!(limits.shard_queued), &d.shard_queued_max.to_string(), queued()),
+            cpu_running_max: self.take(key!(limits.cpu_running), &d.cpu_running_max.to_string(), running()),
+            gpu_running_max: self.take(key!(limits.gpu_running), &d.gpu_running_max.to_string(), running()),
+            tenant_memory_bytes_max: self.take(key!(limits.tenant_memory), &bytes_text(d.tenant_memory_bytes_max), memory()),
+            shard_memory_bytes_max: self.take(key!(limits.shard_memory), &bytes_text(d.shard_memory_bytes_max), memory()),
             shard_held_bytes_max: self.take(
                 key!(limits.shard_held_bytes),
                 &bytes_text(d.shard_held_bytes_max),

@@ -137,7 +137,7 @@ fn what_is_written_is_what_the_parts_get() {
     assert_eq!(settings.limits.payload_bytes_max, 2 << 20);
     assert_eq!(settings.limits.on_overload, shards::limits::OnOverload::Reject);
     assert_eq!(settings.limits.horizon_ms, 86_400_000);
-    assert_eq!(settings.cores, CoreSettings { shards: Some(vec![2, 3, 4]), edge: None });
+    assert_eq!(settings.cores, CoreSettings { shards: Some(vec![2, 3, 4]), edge: None, cpu: None });
     assert_eq!((settings.grace_ms, settings.log_level), (3_000, tracing::Level::WARN));
 
     let split: Vec<u32> = (0..3).map(|shard| settings.shard_limits(shard, 3).shard_running_max).collect();
@@ -195,7 +195,7 @@ fn unknown_keys_are_errors_that_say_where() {
     refuse(file("[events]\n'a.b' = 1\n"), &["events.\"a.b\": no such key (file e.toml:2); known here: enabled"]);
     refuse(
         file("[cores]\nshards = \"1\"\ngpu = \"1\"\n"),
-        &["cores.gpu: no such key (file e.toml:3); known here: shards or edge"],
+        &["cores.gpu: no such key (file e.toml:3); known here: shards, edge or cpu"],
     );
     refuse(
         env(&[("ENDSTATION__EVENTS__ENABLE", "true"), ("ENDSTATION__nats__URL", "x"), ("ENDSTATION__", "x")]),

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use shards::ids::{BlockId, Fingerprint, Identity, Key, Salt, Text};
 use shards::map;
 use shards::outcome::{Code, Fault};
-use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Profile, RetryPolicy, Work};
+use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Lane, Needs, Profile, RetryPolicy, Work};
 
 pub const SHARDS: u16 = 2;
 pub const SALT: Salt = Salt([7; 32]);
@@ -108,6 +108,22 @@ impl Job {
         EffectClass::from_code(self.class).expect("jobs have a class")
     }
 
+    /// Follows from what the message says already, so that all messages of a step agree.
+    pub fn needs(&self) -> Needs {
+        let lane = match self.step % 8 {
+            6 => Lane::Gpu,
+            3 | 7 => Lane::Cpu,
+            _ => Lane::Io,
+        };
+        let memory_bytes = if self.step % 5 < 2 { u64::from(self.step % 7 + 1) << 20 } else { 0 };
+        Needs { lane, memory_bytes, concurrency: self.concurrency() }
+    }
+
+    /// Of some tenants all steps of some blocks agree on how many may run at once.
+    fn concurrency(&self) -> u32 {
+        if self.tenant % 3 == 2 && self.class.is_multiple_of(2) { 2 } else { 0 }
+    }
+
     pub fn tenant_name(&self) -> Text {
         const NAMES: [&str; 6] = ["ada", "bob", "cyd", "dan", "eve", "fay"];
         Text::from_static(NAMES[usize::from(self.tenant)])
@@ -184,6 +200,7 @@ pub fn decode(delivery: Delivery, wall_ms: u64, horizon_ms: u64) -> Arrival {
         retry: RetryPolicy { tries_max: u32::from(job.tries), backoff_ms: u64::from(job.backoff_ms), backoff_ms_max: 5_000 },
         note: None,
         effect_ceiling: EffectClass::from_code(job.ceiling),
+        needs: job.needs(),
         denied: None,
     }));
     arrival

@@ -19,7 +19,7 @@ use shards::journal::{Fact, FrameView, Kind, decode};
 use shards::limits::{COURTESY_MS, Limits, STRIKES_MAX};
 use shards::outcome::{Code, Effected, Status};
 use shards::shard::Shard;
-use shards::step::{Arrival, EffectClass, Origin, Source};
+use shards::step::{Arrival, EffectClass, Lane, Origin, Source};
 
 use crate::blocks::Ledger;
 use crate::disk::Disk;
@@ -28,6 +28,7 @@ use crate::rng::Rng;
 use crate::server::MessageId;
 use crate::truth::{Decided, Story, Truth, dead_letter_id};
 use crate::worker::Before;
+use crate::world::AtWork;
 
 type Verdict = Result<(), String>;
 
@@ -224,6 +225,40 @@ pub fn i10_quotas_are_exact(shard: &Shard, at_work: &BTreeMap<Text, u32>, limits
     }
     let (running, most) = (shard.running(), limits.shard_running_max);
     if running > most { Err(format!("I10: the shard runs {running} of {most}")) } else { Ok(()) }
+}
+
+/// I10: what really runs on a shard keeps to its lanes, to the memory there is, and to what it said of its own kind.
+pub fn i10_needs_are_kept<'a>(works: impl Iterator<Item = &'a AtWork>, limits: &Limits) -> Verdict {
+    let (mut by_lane, mut by_kind) = ([0; Lane::ALL.len()], BTreeMap::new());
+    // How many steps have memory, and how much; by tenant, and all of them.
+    let (mut memory, mut all) = (BTreeMap::new(), (0, 0));
+    for AtWork { tenant, block, needs, .. } in works {
+        by_lane[needs.lane as usize] += 1;
+        let kind: &mut u32 = by_kind.entry((tenant, block.0)).or_default();
+        *kind += 1;
+        if needs.concurrency > 0 && *kind > needs.concurrency {
+            return Err(format!("I10: {kind} steps of {tenant} of block {} run, {} may", block.0, needs.concurrency));
+        }
+        if needs.memory_bytes > 0 {
+            for (steps, bytes) in [memory.entry(tenant).or_insert((0, 0)), &mut all] {
+                *steps += 1;
+                *bytes += needs.memory_bytes;
+            }
+        }
+    }
+    for lane in Lane::ALL {
+        let (running, most) = (by_lane[lane as usize], limits.lane_running_max(lane));
+        if running > most {
+            return Err(format!("I10: {running} steps of the {} lane run, {most} may", lane.as_str()));
+        }
+    }
+    // What was accepted though it needs more than there is has it when no other has any.
+    let over = |(steps, bytes): (u32, u64), most: u64| steps > 1 && bytes > most;
+    let most = limits.tenant_memory_bytes_max;
+    if memory.values().any(|kept| over(*kept, most)) || over(all, limits.shard_memory_bytes_max) {
+        return Err(format!("I10: steps run together that need too much: {memory:?} steps and bytes of {most} a tenant"));
+    }
+    Ok(())
 }
 
 /// At rest nothing is held: every charge has returned.

@@ -170,6 +170,14 @@ impl Plan {
         if rng.chance(200) {
             limits.shard_running_max = rng.range(2, 10) as u32;
         }
+        if rng.chance(200) {
+            limits.cpu_running_max = rng.range(1, 4) as u32;
+            limits.gpu_running_max = rng.range(1, 3) as u32;
+        }
+        if rng.chance(200) {
+            limits.tenant_memory_bytes_max = rng.range(4, 12) << 20;
+            limits.shard_memory_bytes_max = limits.tenant_memory_bytes_max + (rng.range(0, 12) << 20);
+        }
         if rng.chance(150) {
             limits.unpublished_max = rng.range(4, 30) as u32;
         }

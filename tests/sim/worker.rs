@@ -265,6 +265,8 @@ impl World {
         // Not twice in the same turn; but however much else happens, a tick that is due comes, as with the driver.
         seat.tick_us = seat.shard.next_tick_us().map(|tick_us| tick_us.max(seat.ticked_us + 1_000));
         let verdict = oracles::i10_quotas_are_exact(&seat.shard, &self.at_work[shard], &self.plan.limits, seat.recovered);
+        let works = self.works.values().filter(|work| work.shard == shard);
+        let verdict = verdict.and_then(|()| oracles::i10_needs_are_kept(works, &self.plan.limits));
         let mut log = std::mem::take(&mut seat.fx.log);
         let list = std::mem::take(&mut seat.fx.list);
         if let Some(kept) = &mut seat.recovery_log {
@@ -443,7 +445,8 @@ impl World {
             End::Panicked => Verdict::Panicked,
         };
         let number = work_number(shard, ticket);
-        self.works.insert(number, AtWork { shard, tenant: arrival.tenant.clone(), polled });
+        let (block, needs) = (work.block, work.needs);
+        self.works.insert(number, AtWork { shard, tenant: arrival.tenant.clone(), polled, block, needs });
         *self.at_work[shard].entry(arrival.tenant.clone()).or_default() += 1;
         if poison == Poison::Later {
             return self.at(script.lasts_us, Happening::Abort { boot, shard, work: number, polled });

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use bytes::Bytes;
 use shards::event::{Claimant, Verdict};
-use shards::ids::{Fingerprint, Key, Lsn, Partition, Text, Ticket};
-use shards::step::{EffectClass, Settle};
+use shards::ids::{BlockId, Fingerprint, Key, Lsn, Partition, Text, Ticket};
+use shards::step::{EffectClass, Needs, Settle};
 
 use crate::asks::Asks;
 use crate::blocks::Ledger;
@@ -92,6 +92,8 @@ pub struct AtWork {
     pub shard: usize,
     pub tenant: Text,
     pub polled: Polled,
+    pub block: BlockId,
+    pub needs: Needs,
 }
 
 #[derive(Debug)]

@@ -9,6 +9,8 @@ pub struct Layout {
     pub shards: Vec<usize>,
     /// The edge thread's; may overlap the shards' on small machines.
     pub edge: Vec<usize>,
+    /// One compute thread for each, where they were named; may overlap the others.
+    pub cpu: Option<Vec<usize>>,
 }
 
 /// Why a layout cannot be had.
@@ -56,7 +58,12 @@ impl Layout {
     ///
     /// # Errors
     /// Which list breaks which rule.
-    pub fn resolve(shards: Option<&[usize]>, edge: Option<&[usize]>, allowed: &[usize]) -> Result<Layout, LayoutError> {
+    pub fn resolve(
+        shards: Option<&[usize]>,
+        edge: Option<&[usize]>,
+        cpu: Option<&[usize]>,
+        allowed: &[usize],
+    ) -> Result<Layout, LayoutError> {
         let first = *allowed.first().ok_or(LayoutError::Unknown)?;
         let edge = edge.map_or_else(|| vec![first], <[usize]>::to_vec);
         let shards = match shards {
@@ -66,7 +73,9 @@ impl Layout {
                 if rest.is_empty() { vec![first] } else { rest }
             }
         };
-        for (role, cores) in [("shards", &shards), ("edge", &edge)] {
+        let cpu = cpu.map(<[usize]>::to_vec);
+        for (role, cores) in [("shards", Some(&shards)), ("edge", Some(&edge)), ("cpu", cpu.as_ref())] {
+            let Some(cores) = cores else { continue };
             if cores.is_empty() {
                 return Err(LayoutError::Empty { role });
             }
@@ -79,7 +88,7 @@ impl Layout {
         if let Some(pair) = seen.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(LayoutError::Twice { core: pair[0] });
         }
-        Ok(Layout { shards, edge })
+        Ok(Layout { shards, edge, cpu })
     }
 }
 
@@ -88,23 +97,26 @@ mod tests {
     use super::*;
 
     fn layout(shards: &[usize], edge: &[usize]) -> Result<Layout, LayoutError> {
-        Ok(Layout { shards: shards.to_vec(), edge: edge.to_vec() })
+        Ok(Layout { shards: shards.to_vec(), edge: edge.to_vec(), cpu: None })
     }
 
     #[test]
     fn the_default_leaves_one_core_to_the_edge_and_works_on_one() {
-        assert_eq!(Layout::resolve(None, None, &[3]), layout(&[3], &[3]));
-        assert_eq!(Layout::resolve(None, None, &[0, 1]), layout(&[1], &[0]));
-        assert_eq!(Layout::resolve(None, Some(&[2]), &[0, 1, 2]), layout(&[0, 1], &[2]));
+        assert_eq!(Layout::resolve(None, None, None, &[3]), layout(&[3], &[3]));
+        assert_eq!(Layout::resolve(None, None, None, &[0, 1]), layout(&[1], &[0]));
+        assert_eq!(Layout::resolve(None, Some(&[2]), None, &[0, 1, 2]), layout(&[0, 1], &[2]));
     }
 
     #[test]
     fn a_list_that_breaks_a_rule_is_named() {
         let allowed = vec![0, 1];
         let bad = LayoutError::NotAllowed { role: "shards", core: 7, allowed: allowed.clone() };
-        assert_eq!(Layout::resolve(Some(&[0, 7]), None, &allowed), Err(bad));
-        assert_eq!(Layout::resolve(Some(&[1, 1]), None, &allowed), Err(LayoutError::Twice { core: 1 }));
-        assert_eq!(Layout::resolve(Some(&[]), None, &allowed), Err(LayoutError::Empty { role: "shards" }));
-        assert_eq!(Layout::resolve(None, None, &[]), Err(LayoutError::Unknown));
+        assert_eq!(Layout::resolve(Some(&[0, 7]), None, None, &allowed), Err(bad));
+        assert_eq!(Layout::resolve(Some(&[1, 1]), None, None, &allowed), Err(LayoutError::Twice { core: 1 }));
+        let bad = LayoutError::NotAllowed { role: "cpu", core: 9, allowed: allowed.clone() };
+        assert_eq!(Layout::resolve(None, None, Some(&[0, 9]), &allowed), Err(bad));
+        assert_eq!(Layout::resolve(None, None, Some(&[]), &allowed), Err(LayoutError::Empty { role: "cpu" }));
+        assert_eq!(Layout::resolve(Some(&[]), None, None, &allowed), Err(LayoutError::Empty { role: "shards" }));
+        assert_eq!(Layout::resolve(None, None, None, &[]), Err(LayoutError::Unknown));
     }
 }

@@ -95,6 +95,7 @@ impl Perform {
             tenant: arrival.tenant.clone(),
             key: arrival.key,
             try_number,
+            needs: work.needs,
             inputs: work.inputs.clone(),
             blobs: self.blobs.clone(),
             observers: None,

@@ -13,18 +13,13 @@ impl Shard {
     /// Starts what may start.
     pub(super) fn dispatch(&mut self, now: Now, fx: &mut Effects) {
         let hushed = self.strike_is_pending() || self.struck_turn(now, fx);
-        while !hushed && self.running < self.settings.limits.shard_running_max {
-            let tenants = &self.tenants;
-            let Some((_, ticket)) = self.lane.pop(|tenant| tenants.peek(tenant).account.may_run()) else { break };
-            if self.current(ticket).is_none_or(|slot| self.jobs[slot as usize].state != State::Queued) {
-                continue;
-            }
-            self.begin(now, ticket.slot, fx);
+        while !hushed && let Some(slot) = self.next_to_start() {
+            self.begin(now, slot, fx);
         }
         // Entries of steps that went meanwhile: never more than a constant over those that live.
-        if self.lane.len() > 2 * self.queued as usize + 1024 {
+        if self.lanes.len() > 2 * self.queued as usize + 1024 {
             let jobs = &self.jobs;
-            self.lane.retain(|ticket| {
+            self.lanes.retain(|ticket| {
                 let job = &jobs[ticket.slot as usize];
                 job.state == State::Queued && job.generation == ticket.generation
             });
@@ -34,11 +29,10 @@ impl Shard {
     /// Gives a queued step whose tenant may run one more its place, and starts its next try as soon as it is known to be ours.
     #[inline]
     pub(super) fn begin(&mut self, now: Now, slot: u32, fx: &mut Effects) {
+        if !self.take_place(slot) {
+            return;
+        }
         let job = &mut self.jobs[slot as usize];
-        let Some(charge) = job.charge.as_mut() else { return };
-        self.tenants.get(job.tenant).account.start(charge);
-        self.queued -= 1;
-        self.running += 1;
         job.generation += 1;
         job.state = State::Running;
         job.started_ms = now.wall_ms;
@@ -224,13 +218,12 @@ impl Shard {
         }
         let due_us = job.retry_at_us.min(job.deadline_us);
         let tenant = job.tenant;
-        if let Some(charge) = job.charge.as_mut().filter(|_| !planted(Bug::HoldSlotInBackoff)) {
-            self.tenants.get(tenant).account.pause(charge);
-            self.running -= 1;
+        let charge = job.charge.as_mut().filter(|_| !planted(Bug::HoldSlotInBackoff));
+        if let Some(taken) = charge.and_then(|charge| self.tenants.get(tenant).account.pause(charge)) {
             self.queued += 1;
+            self.leave_place(tenant, taken);
         }
         self.deadlines.arm(slot, due_us);
-        self.lane.revive(tenant);
         let lsn = self.log_retry_at(slot, now.wall_ms + delay_ms, fx);
         if self.settings.events {
             self.held.push_back((lsn, Held::Retrying(slot)));

@@ -67,18 +67,17 @@ impl Shard {
         let job = &mut self.jobs[slot as usize];
         let Some(charge) = job.charge.take() else { return };
         let index = job.tenant;
-        if !charge.is_running() && planted(Bug::LeakQueuePlace) {
+        let taken = charge.taken();
+        if taken.is_none() && planted(Bug::LeakQueuePlace) {
             return;
-        }
-        if charge.is_running() {
-            self.running -= 1;
-        } else {
-            self.queued -= 1;
         }
         let tenant = self.tenants.get(index);
         tenant.account.refund(charge);
         let waits = !tenant.waiting.is_empty();
-        self.lane.revive(index);
+        match taken {
+            Some(taken) => self.leave_place(index, taken),
+            None => self.queued -= 1,
+        }
         if waits {
             self.look_at_waiting(now, fx);
         }

@@ -16,6 +16,7 @@ use crate::ids::{Key, Lsn, Now, Partition, Ticket};
 use crate::limits::{COURTESY_MS, HUSH_MS_MAX, STRIKES_MAX};
 use crate::outcome::{Code, Fault, Status};
 use crate::planted::{Bug, planted};
+use crate::step::Lane;
 
 /// The struck steps that wait for their turn, and the one that has it. Lives on its core.
 #[derive(Debug, Default)]
@@ -70,8 +71,8 @@ impl Shard {
             let at = if fresh(&ticket) { line.len() } else { line.iter().position(fresh).unwrap_or(line.len()) };
             self.struck.line.insert(at, ticket);
         } else {
-            let priority = job.arrival.work().map_or(50, |work| work.priority);
-            self.lane.push(job.tenant, ticket, priority, now.mono_us / 1000);
+            let (lane, priority) = job.arrival.work().map_or((Lane::Io, 50), |work| (work.needs.lane, work.priority));
+            self.lanes.of(lane).push(job.tenant, ticket, priority, now.mono_us / 1000);
         }
     }
 
@@ -114,8 +115,7 @@ impl Shard {
         if (self.running > 0 || self.unpublished > 0) && self.hush(now, until_us) {
             return true;
         }
-        let tenant = self.jobs[slot as usize].tenant;
-        if self.running >= self.settings.limits.shard_running_max || !self.tenants.peek(tenant).account.may_run() {
+        if !self.may_start(slot) {
             return false;
         }
         self.struck.line.pop_front();

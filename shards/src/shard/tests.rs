@@ -14,7 +14,9 @@ use crate::journal::view::Frames;
 use crate::journal::{Fact, Frame, FrameView, decode};
 use crate::limits::{COURTESY_MS, HUSH_MS_MAX, Limits, OnOverload};
 use crate::outcome::{Code, Effected, Fault, Outcome, Status};
-use crate::step::{Arrival, Asker, Content, Delivery, EffectClass, Origin, Profile, RetryPolicy, Settle, StreamToken, Work};
+use crate::step::{
+    Arrival, Asker, Content, Delivery, EffectClass, Lane, Needs, Origin, Profile, RetryPolicy, Settle, StreamToken, Work,
+};
 
 const SALT: Salt = Salt([1; 32]);
 /// The epoch of ownership that every life here works under.
@@ -52,6 +54,8 @@ struct Step {
     denied: bool,
     /// This worker knows no such block.
     unknown: bool,
+    tenant: &'static str,
+    needs: Needs,
 }
 
 fn step(name: &str) -> Step {
@@ -66,6 +70,8 @@ fn step(name: &str) -> Step {
         tries_max: 3,
         denied: false,
         unknown: false,
+        tenant: "t",
+        needs: Needs::default(),
     }
 }
 
@@ -88,6 +94,12 @@ impl Step {
     }
     fn from(self, origin: Origin) -> Step {
         Step { origin, ..self }
+    }
+    fn of(self, tenant: &'static str) -> Step {
+        Step { tenant, ..self }
+    }
+    fn needs(self, needs: Needs) -> Step {
+        Step { needs, ..self }
     }
     fn arrival(&self, now: Now) -> Rc<Arrival> {
         let asker = Asker {
@@ -114,6 +126,7 @@ impl Step {
             retry,
             note: None,
             effect_ceiling: None,
+            needs: self.needs,
             denied: self.denied.then(|| Fault::new(Code::PermissionDenied, "No.")),
         };
         let content = match self.unknown {
@@ -123,7 +136,7 @@ impl Step {
         let body = Bytes::from(vec![self.content, self.key.0[0], self.assignment.as_bytes()[0]]);
         Rc::new(Arrival {
             delivery: Delivery { origin: self.origin.clone(), subject: Text::new(), headers: Vec::new(), body, reply: None },
-            tenant: Text::from_static("t"),
+            tenant: Text::from_static(self.tenant),
             partition: Partition(0),
             key: self.key,
             fingerprint: Fingerprint([self.content; 32]),
@@ -351,6 +364,7 @@ mod claims;
 mod dead;
 mod notices;
 mod ownership;
+mod places;
 mod room;
 mod seals;
 mod strikes;

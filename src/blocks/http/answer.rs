@@ -181,7 +181,7 @@ pub(super) fn decoder(answer: &Answer, bytes_max: u64) -> Result<Decoder, Decode
         (Some(one), None) => Some(one.to_str().map_err(|_| DecodeError::Unknown(String::new()))?),
         (Some(_), Some(_)) => return Err(DecodeError::Unknown("more than one".to_owned())),
     };
-    Decoder::new(encoding, bytes_max)
+    answer.decoder(encoding, bytes_max)
 }
 
 /// The beginning of a body, as far as it comes soon and can be read: what went wrong is told in any case.

@@ -1,7 +1,7 @@
 //! What comes of messages, good and bad, as tables.
 
-use serde_json::json;
-use shards::step::{Source, StreamToken};
+use serde_json::{Value, json};
+use shards::step::{Needs, Source, StreamToken};
 
 use super::sample::{NOW_MS, assignment, delivery, in_both, native, read, said, step, wire};
 use super::*;
@@ -148,8 +148,6 @@ fn what_can_be_answered_is_refused_with_the_field_named() {
         (("/effect_ceiling", json!("some")), "INVALID_INPUT", "/effect_ceiling"),
         (("/resources", json!("GPU")), "INVALID_FORMAT", "/resources"),
         (("/resources/class", json!("TPU")), "INVALID_INPUT", "/resources/class"),
-        (("/resources/class", json!("GPU")), "RESOURCE_UNAVAILABLE", "/resources/class"),
-        (("/resources/class", json!(2)), "RESOURCE_UNAVAILABLE", "/resources/class"),
     ] {
         check(assignment(&[patch]), &refused(code, field));
     }
@@ -425,7 +423,6 @@ fn bad_native_steps_are_refused_with_the_field_named() {
         (("/payload_ref/uri", json!("s3://there")), "INVALID_INPUT", "/payload_ref"),
         (("/version_req", json!("^2")), "INVALID_INPUT", "/version_req"),
         (("/not_after", json!([])), "INVALID_FORMAT", "/not_after"),
-        (("/resources/class", json!("GPU")), "RESOURCE_UNAVAILABLE", "/resources/class"),
         (("/effect_ceiling", json!(9)), "INVALID_INPUT", "/effect_ceiling"),
     ] {
         let got = said(&read(line(&step(&[patch]), Some("line-1"), None)));
@@ -537,7 +534,6 @@ fn a_bad_step_has_the_same_fault_in_both_encodings() {
         (("/retry/max_attempts", json!(101)), "INVALID_INPUT", "/retry/max_attempts"),
         (("/payload_ref/uri", json!("s3://there")), "INVALID_INPUT", "/payload_ref"),
         (("/version_req", json!("^2")), "INVALID_INPUT", "/version_req"),
-        (("/resources/class", json!("GPU")), "RESOURCE_UNAVAILABLE", "/resources/class"),
         (("/resources/class", json!(7)), "INVALID_INPUT", "/resources/class"),
         (("/resources/class", json!(-7)), "INVALID_INPUT", "/resources/class"),
         (("/effect_ceiling", json!(9)), "INVALID_INPUT", "/effect_ceiling"),
@@ -626,4 +622,27 @@ fn a_binary_step_is_bounded_by_its_own_size() {
     let [_, larger] = large(1 << 20);
     let details = format!("{{\"size_bytes\":{},\"payload_bytes_max\":1048576}}", larger.body.len());
     assert_eq!(said(&read(larger)), format!("refused INVALID_INPUT {details} for mine"));
+}
+
+#[test]
+fn what_a_step_needs_is_read_in_every_form_and_what_this_worker_lacks_denies_it() {
+    let resources = |value| [("/resources", value)];
+    let needs = json!({"class": "CPU", "memory_mb": 3, "concurrency": 2});
+    let lacking = json!({"class": "GPU"});
+    let all = |value: Value| {
+        let origin = Origin::Core;
+        let mut all = vec![delivery(origin, assignment(&resources(value.clone())))];
+        all.extend(in_both(&step(&resources(value))));
+        all.into_iter().map(read)
+    };
+    for arrival in all(needs) {
+        let work = arrival.work().expect("a step");
+        assert_eq!(work.needs, Needs { lane: Lane::Cpu, memory_bytes: 3 << 20, concurrency: 2 });
+        assert_eq!(work.denied, None);
+    }
+    for arrival in all(lacking) {
+        let denied = arrival.work().expect("it is known if it was accepted before").denied.clone().expect("not here");
+        let details = String::from_utf8_lossy(&denied.details).into_owned();
+        assert_eq!((denied.code, details.as_str()), (Code::ResourceUnavailable, "{\"field\":\"/resources/class\"}"));
+    }
 }

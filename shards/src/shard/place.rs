@@ -1,0 +1,150 @@
+//! What a step takes of its core while it runs: a running slot in its lane, memory, a turn among its own kind. Taken in
+//! [`Shard::take_place`], given back in [`Shard::leave_place`], and asked for by [`fit`].
+//!
+//! Memory goes in the order in which it was first lacked: who needs much is not overtaken for ever by who needs little.
+
+use super::{Job, Shard, State};
+use crate::ids::Ticket;
+use crate::lane::Fit;
+use crate::limits::Limits;
+use crate::planted::{Bug, planted};
+use crate::quota::{Account, Taken};
+use crate::step::{Lane, Needs, Work};
+use crate::tenant::{TenantIndex, Tenants};
+
+/// What the running steps have taken, over all tenants. Lives on its core.
+#[derive(Debug, Default)]
+pub(super) struct InUse {
+    by_lane: [u32; Lane::ALL.len()],
+    memory_bytes: u64,
+    /// Nothing else takes memory before this one.
+    first: Option<(TenantIndex, Ticket)>,
+    /// Left their ring because memory was lacking.
+    without: Vec<TenantIndex>,
+}
+
+impl InUse {
+    /// Running steps of a lane.
+    pub(super) fn running(&self, lane: Lane) -> u32 {
+        self.by_lane[lane as usize]
+    }
+
+    fn has_room(&self, lane: Lane, limits: &Limits) -> bool {
+        self.running(lane) < limits.lane_running_max(lane) || planted(Bug::IgnoreLaneLimit)
+    }
+}
+
+impl Shard {
+    /// Running steps of a lane.
+    pub fn running_in(&self, lane: Lane) -> u32 {
+        self.in_use.running(lane)
+    }
+
+    /// Memory that is kept for running steps, in bytes.
+    pub fn memory_in_use(&self) -> u64 {
+        self.in_use.memory_bytes
+    }
+
+    /// The next step to start, if any may.
+    pub(super) fn next_to_start(&mut self) -> Option<u32> {
+        let Shard { jobs, tenants, in_use, lanes, settings, running, .. } = self;
+        let limits = &settings.limits;
+        for lane in Lane::ALL {
+            while *running < limits.shard_running_max && in_use.has_room(lane, limits) {
+                let popped = lanes.of(lane).pop(|tenant, ticket| fit(jobs, tenants, in_use, limits, tenant, ticket));
+                let Some((_, ticket)) = popped else { break };
+                if waits(jobs, ticket) {
+                    return Some(ticket.slot);
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether a step that waits elsewhere than in its lane may start now.
+    pub(super) fn may_start(&mut self, slot: u32) -> bool {
+        let ticket = self.ticket(slot);
+        let Shard { jobs, tenants, in_use, settings, running, .. } = self;
+        let (limits, tenant) = (&settings.limits, jobs[slot as usize].tenant);
+        let lane = jobs[slot as usize].arrival.work().map_or(Lane::Io, |work| work.needs.lane);
+        *running < limits.shard_running_max
+            && in_use.has_room(lane, limits)
+            && fit(jobs, tenants, in_use, limits, tenant, ticket) == Fit::Take
+    }
+
+    /// A queued step has its running slot from here on.
+    pub(super) fn take_place(&mut self, slot: u32) -> bool {
+        let job = &mut self.jobs[slot as usize];
+        let (Some(charge), Some(work)) = (job.charge.as_mut(), job.arrival.work()) else { return false };
+        let taken = Taken { block: work.block, needs: work.needs };
+        self.tenants.get(job.tenant).account.start(charge, taken);
+        if self.in_use.first.is_some_and(|(_, first)| first.slot == slot && first.generation == job.generation) {
+            self.in_use.first = None;
+        }
+        self.in_use.by_lane[taken.needs.lane as usize] += 1;
+        self.in_use.memory_bytes += taken.needs.memory_bytes;
+        self.queued -= 1;
+        self.running += 1;
+        true
+    }
+
+    /// A running slot has been given back, to the tenant's account already.
+    pub(super) fn leave_place(&mut self, tenant: TenantIndex, taken: Taken) {
+        self.running -= 1;
+        self.in_use.by_lane[taken.needs.lane as usize] -= 1;
+        self.in_use.memory_bytes -= taken.needs.memory_bytes;
+        self.lanes.revive(tenant);
+        if !self.in_use.without.is_empty() {
+            for tenant in std::mem::take(&mut self.in_use.without) {
+                self.lanes.revive(tenant);
+            }
+        }
+    }
+}
+
+/// Whether a ticket's step waits in its lane; else its entry there is of no use.
+fn waits(jobs: &[Job], ticket: Ticket) -> bool {
+    let job = &jobs[ticket.slot as usize];
+    job.generation == ticket.generation && job.state == State::Queued
+}
+
+/// Whether a step may start now, of a shard that has a running slot for it.
+#[inline]
+fn fit(jobs: &[Job], tenants: &Tenants, in_use: &mut InUse, limits: &Limits, tenant: TenantIndex, ticket: Ticket) -> Fit {
+    let account = &tenants.peek(tenant).account;
+    let Some(work) = jobs[ticket.slot as usize].arrival.work().filter(|_| waits(jobs, ticket)) else { return Fit::Take };
+    let fits = fits_its_tenant(account, work);
+    let bytes = work.needs.memory_bytes;
+    if fits != Fit::Take || bytes == 0 || planted(Bug::IgnoreMemory) {
+        return fits;
+    }
+    // Who waits only for its own tenant holds up nobody else.
+    in_use.first = in_use.first.filter(|(tenant, first)| {
+        let work = jobs[first.slot as usize].arrival.work().filter(|_| waits(jobs, *first));
+        work.is_some_and(|work| fits_its_tenant(&tenants.peek(*tenant).account, work) == Fit::Take)
+    });
+    // What is larger than all there is (it was accepted under another limit) runs when nothing else has any.
+    let there = in_use.memory_bytes == 0 || in_use.memory_bytes.saturating_add(bytes) <= limits.shard_memory_bytes_max;
+    if there && in_use.first.is_none_or(|(_, first)| first == ticket) {
+        return Fit::Take;
+    }
+    in_use.first.get_or_insert((tenant, ticket));
+    in_use.without.push(tenant);
+    Fit::Leave
+}
+
+/// Whether its own tenant has what a step needs.
+#[inline]
+fn fits_its_tenant(account: &Account, work: &Work) -> Fit {
+    let Needs { memory_bytes, concurrency, .. } = work.needs;
+    if !account.may_run() {
+        return Fit::Leave;
+    }
+    if concurrency > 0 && account.running_of(work.block) >= concurrency && !planted(Bug::IgnoreConcurrency) {
+        return Fit::Skip;
+    }
+    if memory_bytes > 0 && !account.has_memory(memory_bytes) && !planted(Bug::IgnoreMemory) {
+        return Fit::Leave;
+    }
+    Fit::Take
+}

@@ -1,0 +1,97 @@
+//! What steps need while they run: slots in their lane, memory, a turn among their own kind.
+
+use super::*;
+
+/// Sends steps named by their keys, each by an assignment of its own.
+fn send_all<const N: usize>(bench: &mut Bench, steps: [(&str, Step); N]) {
+    for (index, (name, step)) in steps.into_iter().enumerate() {
+        let key = SALT.key(Identity::Assignment { tenant: "t", assignment: name });
+        bench.send(&Step { key, ..step }.from(delivery(index as u64 + 1, 1)));
+    }
+}
+
+fn memory(bytes: u64) -> Needs {
+    Needs { memory_bytes: bytes, ..Needs::default() }
+}
+
+fn of_the(lane: Lane) -> Needs {
+    Needs { lane, ..Needs::default() }
+}
+
+#[test]
+fn a_full_lane_holds_up_its_own_steps_and_no_others() {
+    let mut bench = tiny(|limits| limits.cpu_running_max = 1);
+    let cpu = || step("").needs(of_the(Lane::Cpu));
+    send_all(&mut bench, [("a", cpu()), ("b", cpu()), ("c", step("")), ("d", cpu().of("u"))]);
+    let runs = bench.runs();
+    assert_eq!(runs.len(), 2, "one of the cpu lane, and the one of the io lane");
+    assert_eq!((bench.shard.running_in(Lane::Cpu), bench.shard.running_in(Lane::Io)), (1, 1));
+    bench.done(runs[0].0);
+    let ticket = bench.run();
+    bench.done(ticket);
+    bench.run();
+    assert_eq!(bench.shard.running_in(Lane::Cpu), 1);
+}
+
+#[test]
+fn steps_that_ask_for_more_memory_than_there_is_run_one_after_the_other() {
+    let mut bench = tiny(|limits| limits.tenant_memory_bytes_max = 100);
+    send_all(&mut bench, [("a", step("").needs(memory(60))), ("b", step("").needs(memory(60))), ("c", step("").of("u"))]);
+    let runs = bench.runs();
+    assert_eq!((runs.len(), bench.shard.memory_in_use()), (2, 60));
+    bench.done(runs[0].0);
+    bench.run();
+    assert_eq!(bench.shard.memory_in_use(), 60);
+}
+
+#[test]
+fn who_lacked_memory_first_has_it_first() {
+    let mut bench = tiny(|limits| limits.shard_memory_bytes_max = 100);
+    let small = |tenant| step("").of(tenant).needs(memory(40));
+    let steps = [("a", small("t")), ("b", small("u")), ("large", small("v").needs(memory(90))), ("c", small("w"))];
+    send_all(&mut bench, steps);
+    let runs = bench.runs();
+    assert_eq!(runs.len(), 2, "c would fit, and does not overtake the large one");
+    bench.done(runs[0].0);
+    assert!(bench.runs().is_empty(), "not enough yet");
+    bench.done(runs[1].0);
+    let large = bench.run();
+    assert_eq!(bench.shard.memory_in_use(), 90);
+    bench.done(large);
+    bench.run();
+}
+
+#[test]
+fn who_waits_for_its_own_tenant_keeps_no_memory_from_others() {
+    let mut bench = tiny(|limits| (limits.tenant_running_max, limits.shard_memory_bytes_max) = (1, 100));
+    let busy = step("").of("busy").needs(memory(60));
+    send_all(&mut bench, [("a", busy.clone()), ("b", step("").of("u").needs(memory(60))), ("c", busy)]);
+    let first = bench.run();
+    // u lacks memory first; then it has it, and the busy tenant's second step waits for its slot.
+    bench.done(first);
+    assert_eq!(bench.runs().len(), 1);
+    assert_eq!(bench.shard.memory_in_use(), 60);
+}
+
+#[test]
+fn a_step_begins_beside_no_more_of_its_kind_than_it_says() {
+    let mut bench = Bench::new();
+    let two = || step("").needs(Needs { concurrency: 2, ..Needs::default() });
+    send_all(&mut bench, [("a", two()), ("b", two()), ("c", two()), ("d", two()), ("free", step("")), ("other", two().of("u"))]);
+    let runs = bench.runs();
+    assert_eq!(runs.len(), 4, "two, one that does not mind, and another tenant's");
+    bench.done(runs[0].0);
+    assert!(bench.runs().is_empty(), "two others run still");
+    bench.done(runs[1].0);
+    assert_eq!(bench.runs().len(), 1);
+}
+
+#[test]
+fn what_needs_more_than_there_is_runs_alone_where_it_was_accepted_under_another_limit() {
+    let mut bench = tiny(|limits| (limits.tenant_memory_bytes_max, limits.shard_memory_bytes_max) = (100, 100));
+    send_all(&mut bench, [("a", step("").needs(memory(10))), ("large", step("").needs(memory(1 << 40)))]);
+    let small = bench.run();
+    bench.done(small);
+    bench.run();
+    assert_eq!(bench.shard.memory_in_use(), 1 << 40);
+}
