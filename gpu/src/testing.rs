@@ -25,6 +25,12 @@ impl Random {
         (0..length).map(|_| (self.next() >> 56) as u8).collect()
     }
 
+    /// A buffer of a length among [`EDGES`].
+    pub(crate) fn edge(&mut self) -> Bytes {
+        let length = EDGES[self.below(EDGES.len() as u32) as usize];
+        self.bytes(length)
+    }
+
     pub(crate) fn format(&mut self) -> Format {
         [Format::Gray8, Format::Rgb8, Format::Rgba8][self.below(3) as usize]
     }

@@ -16,7 +16,7 @@ use crate::image::{Format, Image};
 use crate::job::{Algorithm, Answer, Digest, Failure, Hash, Operation, Output, Render, Work};
 use crate::plan::{Invalid, Step, plan};
 use crate::status::DeviceState;
-use crate::testing::{EDGES, Random};
+use crate::testing::Random;
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
@@ -161,8 +161,7 @@ fn the_host_answers_every_job_with_its_own_digests_whatever_the_order() {
     let mut jobs: Vec<(Algorithm, Vec<Bytes>, Pending)> = (0..400)
         .map(|_| {
             let algorithm = [Algorithm::Sha256, Algorithm::Blake3][random.below(2) as usize];
-            let buffers: Vec<Bytes> =
-                (0..random.below(6)).map(|_| EDGES[random.below(EDGES.len() as u32) as usize]).map(|length| random.bytes(length)).collect();
+            let buffers: Vec<Bytes> = (0..random.below(6)).map(|_| random.edge()).collect();
             let work = Work::Hash(Hash { algorithm, buffers: buffers.clone() });
             let pending = client.submit(work, &Cancel::default()).unwrap();
             (algorithm, buffers, pending)
