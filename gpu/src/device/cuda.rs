@@ -153,18 +153,20 @@ fn load(
 ) -> Result<Arc<cudarc::driver::CudaModule>, Missing> {
     let source = module.source();
     let key = Key::of(&source, arch, compiler);
-    let compile = || {
-        let options = CompileOptions { options: vec![format!("--gpu-architecture={arch}")], ..CompileOptions::default() };
-        nvrtc::compile_ptx_with_opts(&source, options)
-            .map(|ptx| ptx.to_src())
-            .map_err(|error| Missing::Device(format!("the kernels of {module:?} do not compile: {error}")))
-    };
+    let compile = || compile(module, &source, arch);
     let text = cache.get(&key, compile)?;
     context.load_module(Ptx::from_src(&*text)).or_else(|_| {
         cache.forget(&key);
         let text = cache.get(&key, compile)?;
         context.load_module(Ptx::from_src(&*text)).map_err(missing)
     })
+}
+
+fn compile(module: Module, source: &str, arch: &str) -> Result<String, Missing> {
+    let options = CompileOptions { options: vec![format!("--gpu-architecture={arch}")], ..CompileOptions::default() };
+    nvrtc::compile_ptx_with_opts(source, options)
+        .map(|ptx| ptx.to_src())
+        .map_err(|error| Missing::Device(format!("the kernels of {module:?} do not compile: {error}")))
 }
 
 impl Cuda {
@@ -237,5 +239,30 @@ impl Machine for Cuda {
         // Whatever a kernel did wrong is told here at the latest.
         self.stream.synchronize().map_err(|error| self.trouble(error))?;
         Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Needs the compiler's library, which runs without a device and without a driver.
+    #[test]
+    fn the_device_compiler_takes_the_kernels() {
+        // SAFETY: as in `present`.
+        if !unsafe { nvrtc::sys::is_culib_present() } {
+            eprintln!("SKIPPED the_device_compiler_takes_the_kernels: libnvrtc.so.12 is not found");
+            return;
+        }
+        assert!(compiler().unwrap() >= (11, 0));
+        for arch in [75, 80, 90, 1_000].map(architecture) {
+            for module in Module::ALL {
+                let text = compile(module, &module.source(), &arch).unwrap();
+                for kernel in Kernel::ALL.into_iter().filter(|kernel| kernel.module() == module) {
+                    assert!(text.contains(&format!(".entry {}(", kernel.name())), "{} for {arch}", kernel.name());
+                }
+            }
+        }
+        assert!(compile(Module::Image, "no code", &architecture(90)).is_err());
     }
 }

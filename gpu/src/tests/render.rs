@@ -169,7 +169,7 @@ fn an_image_turned_round_gives_the_result_turned_round() {
             let (width, height) = (1 + random.below(30), 1 + random.below(30));
             let before = random.image(width, height, Format::Rgb8);
             let size = resize(1 + random.below(30), 1 + random.below(30), filter);
-            let (one, other) = (made(&before, &[size.clone()]), turned(&made(&turned(&before), &[size])));
+            let (one, other) = (made(&before, std::slice::from_ref(&size)), turned(&made(&turned(&before), &[size])));
             for (a, b) in one.pixels().iter().zip(other.pixels()) {
                 assert!(a.abs_diff(*b) <= 1, "{filter:?}: {a} and {b}");
             }
@@ -188,8 +188,9 @@ fn what_cannot_be_seen_does_not_shine_through() {
 #[test]
 fn each_operation_does_what_it_says() {
     let rgb = image(2, 1, Format::Rgb8, &[255, 0, 0, 10, 20, 30]);
-    let check =
-        |operation: Operation, expect: &[u8]| assert_eq!(&made(&rgb, &[operation.clone()]).pixels()[..], expect, "{operation:?}");
+    let check = |operation: Operation, expect: &[u8]| {
+        assert_eq!(&made(&rgb, std::slice::from_ref(&operation)).pixels()[..], expect, "{operation:?}")
+    };
     check(Operation::Grayscale, &[54, 54, 54, 19, 19, 19]);
     check(Operation::Invert, &[0, 255, 255, 245, 235, 225]);
     check(Operation::SwapRedBlue, &[0, 0, 255, 30, 20, 10]);
