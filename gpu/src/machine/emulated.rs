@@ -17,27 +17,7 @@ use super::{Arg, Machine};
 use crate::device::Trouble;
 use crate::kernels::{ARGS, Kernel, Module};
 
-const PRELUDE: &str = r"
-typedef unsigned char u8;
-typedef unsigned int u32;
-typedef int i32;
-typedef unsigned long long u64;
-typedef long long i64;
-typedef struct { u64 v[16]; } Args;
-static _Thread_local u32 emulated_thread;
-#define DEVICE static inline
-#define CONSTANT static const
-#define THREAD emulated_thread
-#define KERNEL(name) \
-    static void name##_body(const Args a); \
-    void emulated_##name(const Args *args, u32 threads, u32 backwards) { \
-        for (u32 i = 0; i < threads; i++) { \
-            emulated_thread = backwards ? threads - 1 - i : i; \
-            name##_body(*args); \
-        } \
-    } \
-    static void name##_body(const Args a)
-";
+const PRELUDE: &str = include_str!("../../kernels/emulated.h");
 
 /// Words before and after each piece of memory.
 const GUARD_WORDS: usize = 8;
