@@ -1,6 +1,6 @@
 //! What a shard holds of the lane: it submits a job and waits for the answer, and never for a device or a lock.
 //!
-//! How much may wait is counted here, before the queue: a job that is taken holds its [`Room`] until it is answered. A job
+//! How much may wait is counted here, before the queue: a job that is taken holds its room until it is answered. A job
 //! that nobody can run any more is answered all the same.
 
 use std::sync::Arc;

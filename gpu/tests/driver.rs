@@ -2,6 +2,8 @@
 //! becomes of its errors. The stand-in is loaded under the driver's name before anybody asks for the driver, so this is a
 //! process of its own, and its tests take turns.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -52,7 +54,7 @@ impl Driver {
 }
 
 fn build() -> tempfile::TempDir {
-    let here = concat!(env!("CARGO_MANIFEST_DIR"));
+    let here = env!("CARGO_MANIFEST_DIR");
     let folder = tempfile::tempdir().unwrap();
     let prelude = std::fs::read_to_string(format!("{here}/kernels/emulated.h")).unwrap();
     let mut sources = vec![format!("{here}/tests/standin.c")];
