@@ -9,6 +9,7 @@ typedef struct { u64 v[16]; } Args;
 static _Thread_local u32 emulated_thread;
 #define DEVICE static inline
 #define CONSTANT static const
+#define UNROLL
 #define THREAD emulated_thread
 #define KERNEL(name) \
     static void name##_body(const Args a); \

@@ -17,4 +17,6 @@ typedef struct {
 #define DEVICE static __device__ __forceinline__
 #define CONSTANT static __device__ __constant__ const
 #define KERNEL(name) extern "C" __global__ void name(const Args a)
+// Before a loop whose index must be known when it is compiled, or its words lie in memory instead of registers.
+#define UNROLL _Pragma("unroll")
 #define THREAD (blockIdx.x * blockDim.x + threadIdx.x)

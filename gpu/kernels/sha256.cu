@@ -35,6 +35,7 @@ KERNEL(sha256) {
         u32 w[16], s[8];
         for (int t = 0; t < 16; t++) w[t] = swap(words[block * 16 + t]);
         for (int t = 0; t < 8; t++) s[t] = state[t];
+        UNROLL
         for (int t = 0; t < 64; t++) {
             if (t >= 16) {
                 u32 x = w[(t + 1) & 15], y = w[(t + 14) & 15];
