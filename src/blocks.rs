@@ -19,6 +19,7 @@ use crate::policy::Policy;
 use manifest::Manifest;
 
 mod abort;
+mod device;
 mod eat;
 mod echo;
 #[cfg(feature = "failpoints")]
@@ -31,6 +32,7 @@ mod http;
 mod inputs;
 pub mod local;
 pub mod manifest;
+mod media;
 mod outputs;
 mod panic;
 mod path;
@@ -80,6 +82,8 @@ pub struct Reach {
     pub client: Rc<Client>,
     /// Where what takes long is computed.
     pub compute: Compute,
+    /// The devices, where there are any.
+    pub device: Option<gpu::Client>,
 }
 
 /// What a check found out. Lives on its core.
@@ -124,7 +128,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &hash::INFO,
         dev: false,
-        device: false,
+        device: true,
         manifest: include_str!("blocks/manifests/crypto.hash.json"),
         check: Check::Inputs(hash::check),
         build: |reach| Rc::new(hash::Hash::new(reach)),
@@ -168,6 +172,14 @@ pub static TABLE: &[Entry] = &[
         manifest: include_str!("blocks/manifests/http.request.json"),
         check: Check::Policy(http::check),
         build: |reach| Rc::new(http::Http::new(reach)),
+    },
+    Entry {
+        info: &media::INFO,
+        dev: false,
+        device: true,
+        manifest: include_str!("blocks/manifests/media.render.json"),
+        check: Check::Inputs(media::check),
+        build: |reach| Rc::new(media::Media::new(reach)),
     },
     Entry {
         info: &fail::INFO,

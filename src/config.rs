@@ -19,7 +19,7 @@ use toml::de::{DeTable, DeValue};
 
 pub use error::{ConfigError, ConfigFault};
 pub(crate) use rules::{
-    Rule, choice, core_list, duration, flag, name, number, path, servers, size, socket, sockets, text, words,
+    Rule, choice, core_list, devices, duration, flag, name, number, path, servers, size, socket, sockets, text, words,
 };
 pub(crate) use subject::{SUBJECT_BYTES_MAX, overlap, subject, subjects};
 pub(crate) use units::{bytes_text, duration_text, parse_duration};
@@ -43,6 +43,7 @@ pub(crate) struct Written {
     pub(crate) nats: Nats,
     pub(crate) limits: Limits,
     pub(crate) cores: Cores,
+    pub(crate) gpu: Gpu,
     pub(crate) grpc: Grpc,
     pub(crate) ops: Ops,
     pub(crate) worker: Worker,
@@ -150,6 +151,16 @@ pub(crate) struct Cores {
     pub(crate) shards: Leaf,
     pub(crate) edge: Leaf,
     pub(crate) cpu: Leaf,
+    pub(crate) gpu: Leaf,
+}
+
+/// `[gpu]`: what computes the gpu lane's steps.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Gpu {
+    pub(crate) devices: Leaf,
+    pub(crate) fallback: Leaf,
+    pub(crate) memory: Leaf,
 }
 
 /// `[grpc]`: who may call.

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use shards::ids::Salt;
 use shards::limits::Limits;
-use shards::runtime::layout::{Layout, LayoutError};
+use shards::runtime::layout::Lists;
 
 use crate::config::{ConfigError, ConfigFault, FILE, Origin};
 use crate::policy::PolicySettings;
@@ -39,7 +39,9 @@ pub struct Settings {
     /// The bounds of one shard, but for `journal_bytes_max`, which all shards share: see [`Settings::shard_limits`].
     pub limits: Limits,
     /// Who runs where.
-    pub cores: CoreSettings,
+    pub cores: Lists,
+    /// The gpu lane, where there is one.
+    pub gpu: Option<gpu::Settings>,
     /// Steps that may run at once in this process, over all shards.
     pub running_max_process: Option<u32>,
     /// What the worker's own store of dead letters may take, in bytes; none: it keeps none.
@@ -57,27 +59,6 @@ pub struct Settings {
     /// What tenants may do, and the places that there are.
     pub policy: PolicySettings,
     rows: Vec<Row>,
-}
-
-/// Which cores do what; none: what the machine has. Shared, never changes.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct CoreSettings {
-    /// One shard on each.
-    pub shards: Option<Vec<usize>>,
-    /// The edge threads.
-    pub edge: Option<Vec<usize>>,
-    /// One compute thread on each.
-    pub cpu: Option<Vec<usize>>,
-}
-
-impl CoreSettings {
-    /// Who runs where, of the cores that this process is allowed.
-    ///
-    /// # Errors
-    /// A list breaks a rule.
-    pub fn layout(&self, allowed: &[usize]) -> Result<Layout, LayoutError> {
-        Layout::resolve(self.shards.as_deref(), self.edge.as_deref(), self.cpu.as_deref(), allowed)
-    }
 }
 
 /// One key as it was decided. Shared, never changes.

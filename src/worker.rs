@@ -80,6 +80,9 @@ pub enum WorkerError {
     /// What tenants may do.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// The devices.
+    #[error(transparent)]
+    Gpu(#[from] gpu::StartError),
     /// A shard ended though nobody asked it to.
     #[error("shard {0} ended by itself")]
     Ended(u16),
@@ -105,6 +108,8 @@ pub struct Worker {
     controls: Vec<flume::Sender<Control>>,
     exits: flume::Receiver<Exit>,
     keeper: Option<Keeper>,
+    /// The threads of the devices, which end after the shards.
+    _devices: Option<gpu::Group>,
     _lock: DirLock,
 }
 
@@ -140,7 +145,7 @@ impl Worker {
     /// # Errors
     /// A journal is damaged or not ours, a core cannot be used.
     pub fn start_on(settings: &Settings, plan: &Plan, lock: DirLock) -> Result<Worker, WorkerError> {
-        let layout = settings.cores.layout(&Layout::allowed())?;
+        let layout = Layout::resolve(&settings.cores, &Layout::allowed())?;
         allowance::raise(layout.shards.len())?;
         if settings.memory_is_short() {
             keep_less_memory();
@@ -149,6 +154,7 @@ impl Worker {
         let offload = Offload::new(policy.dns().to_vec());
         let taken: Vec<usize> = layout.shards.iter().chain(&layout.edge).copied().collect();
         let compute = Compute::new(ComputeSeat::all(layout.cpu.as_deref(), &taken, &Layout::allowed()));
+        let (device, devices) = settings.gpu.as_ref().map(gpu::start).transpose()?.unzip();
         let storage_dir = absolute(&settings.storage_dir);
         let blobs_dir = &absolute(&settings.blobs_dir);
         blocks::local::sweep(blobs_dir).map_err(|source| WorkerError::Blobs { path: blobs_dir.clone(), source })?;
@@ -196,12 +202,13 @@ impl Worker {
                 events: settings.events,
                 boot: 0,
                 dev: plan.dev,
-                device: false,
+                device: device.is_some(),
                 blocks: lookup,
                 policy: policy.clone(),
             };
             let folder = blobs_dir.clone();
             let (policy, offload, compute) = (policy.clone(), offload.clone(), compute.clone());
+            let device = device.clone();
             let seat = Seat {
                 shard: index as u16,
                 shards: count as u16,
@@ -228,7 +235,7 @@ impl Worker {
                     let client = std::rc::Rc::new(Client::new(offload, compute.clone(), clock));
                     Furniture {
                         wire: EdgeWire::new(WireSettings { boot: boot.boot, ..wire }),
-                        blocks: blocks::build_all(&Reach { policy, client, compute }),
+                        blocks: blocks::build_all(&Reach { policy, client, compute, device }),
                         blobs: std::rc::Rc::new(
                             blocks::local::LocalBlobs::open(&folder, boot.shard).expect("it was opened a moment ago"),
                         ),
@@ -253,6 +260,7 @@ impl Worker {
             controls,
             exits,
             keeper: Some(Keeper::new(envelopes, count)),
+            _devices: devices,
             _lock: lock,
         };
         let watched = Watch {

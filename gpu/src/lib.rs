@@ -28,6 +28,7 @@ mod testing;
 mod tests;
 
 pub use client::{Cancel, Client, Pending, Refusal};
+pub use device::host::{NotRendered, render_here};
 pub use device::{DeviceKind, Missing};
 pub use group::{Devices, Fallback, Group, Settings, StartError, start};
 pub use image::{Format, Image};

@@ -6,18 +6,22 @@ use sha2::{Digest as _, Sha256, Sha512};
 use shards::block::{Block, BlockCx, BlockInfo, Local};
 use shards::ids::hex;
 use shards::outcome::Fault;
-use shards::step::EffectClass;
+use shards::step::{EffectClass, Lane};
 
 use crate::compute::Compute;
 
+use super::device::Device;
 use super::inputs::{Inputs, forbidden};
+use super::outputs::json;
 use super::source::Source;
 use super::{Checked, Reach};
 
 pub(super) static INFO: BlockInfo = BlockInfo { name: "crypto.hash", aliases: &[], version: "1.0.0", effect: EffectClass::Pure };
 
+/// Lives on its core.
 pub(super) struct Hash {
     compute: Compute,
+    device: Device,
 }
 
 /// What to hash, and how.
@@ -44,6 +48,9 @@ struct Outputs<'a> {
     algorithm: &'a str,
     digest: String,
     size: u64,
+    /// The device, where it was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    computed_by: Option<&'a str>,
 }
 
 fn read(inputs: &[u8]) -> Result<Task<'_>, Fault> {
@@ -63,7 +70,23 @@ pub(super) fn check(_name: &str, inputs: &[u8]) -> Result<Checked, Fault> {
 
 impl Hash {
     pub(super) fn new(reach: &Reach) -> Self {
-        Hash { compute: reach.compute.clone() }
+        Hash { compute: reach.compute.clone(), device: Device::new(reach) }
+    }
+
+    /// The digest by a device, which computes many steps' at once.
+    async fn on_device(&self, cx: &BlockCx, task: &Task<'_>) -> Result<Bytes, Fault> {
+        let algorithm = match task.algorithm {
+            Algorithm::Sha256 => gpu::Algorithm::Sha256,
+            Algorithm::Blake3 => gpu::Algorithm::Blake3,
+            Algorithm::Sha512 => return Err(forbidden("algorithm", "sha256 or blake3 where resources.class is GPU")),
+        };
+        let content = Bytes::from(task.source.whole(cx, gpu::limits::BUFFER_BYTES_MAX as u64).await?.into_owned());
+        let size = content.len() as u64;
+        let answer = self.device.compute(gpu::Work::Hash(gpu::Hash { algorithm, buffers: vec![content] })).await?;
+        let gpu::Output::Digests(digests) = &answer.output else { unreachable!("a hash gives digests") };
+        let digest = digests.first().map(|digest| hex(digest)).expect("one for each buffer");
+        let outputs = Outputs { algorithm: task.algorithm.name(), digest, size, computed_by: Some(&answer.device) };
+        Ok(json(&outputs))
     }
 }
 
@@ -75,10 +98,13 @@ impl Block for Hash {
     fn execute<'a>(&'a self, cx: BlockCx) -> Local<'a, Result<Bytes, Fault>> {
         Box::pin(async move {
             let task = read(&cx.inputs)?;
+            if cx.needs.lane == Lane::Gpu {
+                return self.on_device(&cx, &task).await;
+            }
             let hasher = Hasher::new(task.algorithm);
             let (hasher, size) = task.source.fold(&cx, &self.compute, hasher, Hasher::update).await?;
-            let outputs = Outputs { algorithm: task.algorithm.name(), digest: hasher.finish(), size };
-            Ok(Bytes::from(serde_json::to_vec(&outputs).expect("plain fields always serialise")))
+            let outputs = Outputs { algorithm: task.algorithm.name(), digest: hasher.finish(), size, computed_by: None };
+            Ok(json(&outputs))
         })
     }
 }

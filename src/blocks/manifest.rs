@@ -21,6 +21,9 @@ pub struct Manifest<'a> {
     pub effect: Option<String>,
     /// Where it runs.
     pub lane: Lane,
+    /// Whether it has a form that runs on a device: `resources.class` GPU.
+    #[serde(default)]
+    pub device: bool,
     /// The scopes that a tenant may need.
     pub scopes: Vec<String>,
     /// What it reaches beyond its inputs, in the words of the protocol's `Capabilities`.

@@ -101,7 +101,7 @@ pub(super) fn reach(policy: Policy) -> Reach {
     let offload = Offload::new(policy.dns().to_vec());
     let compute = Compute::new(ComputeSeat::all(None, &[], &Layout::allowed()));
     let client = Rc::new(Client::new(offload, compute.clone(), Clock::start()));
-    Reach { policy: Arc::new(policy), client, compute }
+    Reach { policy: Arc::new(policy), client, compute, device: None }
 }
 
 /// As [`run_as`], with this reach.

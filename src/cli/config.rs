@@ -78,7 +78,7 @@ pub fn check(loaded: &Result<Settings, ConfigError>, form: Form, out: &mut impl 
 /// The rewrite that the next start begins with, and for how many shards. What cannot be read is told by that start.
 fn rewrite(settings: &Settings) -> Option<(Due, u16)> {
     let cores = &settings.cores;
-    let layout = cores.layout(&Layout::allowed()).ok()?;
+    let layout = Layout::resolve(cores, &Layout::allowed()).ok()?;
     let now = u16::try_from(layout.shards.len()).ok()?;
     due(&settings.storage_dir, now).ok()?.map(|due| (due, now))
 }

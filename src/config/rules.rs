@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use gpu::Devices;
 use toml::Value;
 
 use super::units::{bytes_text, digits, duration_text, parse_cores, parse_duration, parse_size};
@@ -99,6 +100,18 @@ pub(crate) fn socket(value: &Value) -> Rule<SocketAddr> {
 pub(crate) fn sockets(value: &Value) -> Rule<Vec<SocketAddr>> {
     let rule = || "must be addresses with ports, such as \"10.0.0.2:53\" or [\"10.0.0.2:53\", \"[fd00::2]:53\"]".to_owned();
     words(value).and_then(|list| list.iter().map(|text| text.parse().ok()).collect::<Option<_>>()).ok_or_else(rule)
+}
+
+/// What computes the gpu lane's steps; empty for nothing.
+pub(crate) fn devices(value: &Value) -> Rule<Option<Devices>> {
+    let rule = || "must be all, host, or a list of CUDA devices, none of them twice, such as \"0\" or \"0-3\"".to_owned();
+    match text_of(value) {
+        Some("") => Ok(None),
+        Some("all") => Ok(Some(Devices::Cuda(Vec::new()))),
+        Some("host") => Ok(Some(Devices::Host)),
+        Some(text) => parse_cores(text).map(|list| Some(Devices::Cuda(list))).ok_or_else(rule),
+        None => Err(rule()),
+    }
 }
 
 /// A list of texts, or one text with commas; an empty text is an empty list.

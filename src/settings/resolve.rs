@@ -3,15 +3,16 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
+use gpu::{Devices, Fallback};
 use shards::limits::{BUDGET_MS_MAX, Limits, MESSAGE_BYTES_MAX, OnOverload, RUNNING_PER_SHARD_MAX};
-use shards::runtime::layout::Layout;
+use shards::runtime::layout::{Layout, Lists};
 use toml::Value;
 use tracing::Level;
 
-use super::{CoreSettings, GrpcSettings, GrpcTls, NatsAuth, NatsMode, NatsSettings, NatsTls, Ownership, Row, Settings};
+use super::{GrpcSettings, GrpcTls, NatsAuth, NatsMode, NatsSettings, NatsTls, Ownership, Row, Settings};
 use crate::config::{
     self, ConfigError, ConfigFault, Layer, Leaf, Origin, Rule, SUBJECT_BYTES_MAX, Written, bytes_text, choice, core_list,
-    duration, duration_text, flag, name, number, overlap, path, servers, size, socket, subject, subjects, text,
+    devices, duration, duration_text, flag, name, number, overlap, path, servers, size, socket, subject, subjects, text,
 };
 use crate::edge::native::OWN_PATTERNS;
 use crate::secrets::SecretRef;
@@ -24,6 +25,9 @@ const UNPUBLISHED_MAX: u32 = 10_000_000;
 const PROCESS_RUNNING_MAX: u32 = RUNNING_PER_SHARD_MAX * 1_024;
 const HELD_BYTES_MAX: u64 = 1 << 40;
 const MEMORY_BYTES_MAX: u64 = 1 << 44;
+/// The largest buffer to hash fits into the share of one stream.
+const GPU_MEMORY_BYTES_MIN: u64 = 256 << 20;
+const FALLBACKS: &[(&str, Fallback)] = &[("none", Fallback::None), ("host", Fallback::Host)];
 const JOURNAL_BYTES_MIN: u64 = 1 << 20;
 const JOURNAL_BYTES_MAX: u64 = 1 << 50;
 /// The budget of dead letters where nobody chose one.
@@ -68,11 +72,13 @@ pub(super) fn settings(
     let dlq_bytes_max = desk.dlq(&limits);
     let events = desk.take(key!(events.enabled), "true", flag);
     let nats = desk.nats();
-    let cores = CoreSettings {
+    let cores = Lists {
         shards: desk.take(key!(cores.shards), "", core_list),
         edge: desk.take(key!(cores.edge), "", core_list),
         cpu: desk.take(key!(cores.cpu), "", core_list),
+        gpu: desk.take(key!(cores.gpu), "", core_list),
     };
+    let gpu = desk.gpu(&cores);
     let grpc = desk.grpc(&limits, events);
     let ops_bind = desk.take(key!(ops.bind), "127.0.0.1:9091", socket);
     let worker_id = desk.take(key!(worker.id), "", |value| match value.as_str() {
@@ -96,6 +102,7 @@ pub(super) fn settings(
         nats,
         limits,
         cores,
+        gpu,
         running_max_process,
         dlq_bytes_max,
         events,
@@ -222,6 +229,21 @@ impl Desk {
             self.fault("limits.payload_bytes", format!("must not be larger than limits.shard_held_bytes, which is {held}"));
         }
         (limits, (process > 0).then_some(process))
+    }
+
+    /// The gpu lane; `None`: there is none.
+    fn gpu(&mut self, cores: &Lists) -> Option<gpu::Settings> {
+        let devices = self.take(key!(gpu.devices), "", devices);
+        let fallback = self.take(key!(gpu.fallback), "none", choice(FALLBACKS));
+        let memory_bytes_max = self.take(
+            key!(gpu.memory),
+            &bytes_text(gpu::limits::MEMORY_BYTES_MAX),
+            size(GPU_MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX),
+        );
+        // Who names a stand-in and no device means any device.
+        let devices = devices.or((fallback == Fallback::Host).then(|| Devices::Cuda(Vec::new())))?;
+        let cores = cores.gpu.clone().unwrap_or_default();
+        Some(gpu::Settings { devices, fallback, memory_bytes_max, cores, ..gpu::Settings::default() })
     }
 
     /// What a shard may hold where nobody chose it: as much as the memory allows.

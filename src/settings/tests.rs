@@ -137,7 +137,7 @@ fn what_is_written_is_what_the_parts_get() {
     assert_eq!(settings.limits.payload_bytes_max, 2 << 20);
     assert_eq!(settings.limits.on_overload, shards::limits::OnOverload::Reject);
     assert_eq!(settings.limits.horizon_ms, 86_400_000);
-    assert_eq!(settings.cores, CoreSettings { shards: Some(vec![2, 3, 4]), edge: None, cpu: None });
+    assert_eq!(settings.cores, Lists { shards: Some(vec![2, 3, 4]), edge: None, cpu: None, gpu: None });
     assert_eq!((settings.grace_ms, settings.log_level), (3_000, tracing::Level::WARN));
 
     let split: Vec<u32> = (0..3).map(|shard| settings.shard_limits(shard, 3).shard_running_max).collect();
@@ -194,8 +194,8 @@ fn unknown_keys_are_errors_that_say_where() {
     refuse(file("[events]\n\"\" = 1\n"), &["events.\"\": no such key (file e.toml:2); known here: enabled"]);
     refuse(file("[events]\n'a.b' = 1\n"), &["events.\"a.b\": no such key (file e.toml:2); known here: enabled"]);
     refuse(
-        file("[cores]\nshards = \"1\"\ngpu = \"1\"\n"),
-        &["cores.gpu: no such key (file e.toml:3); known here: shards, edge or cpu"],
+        file("[cores]\nshards = \"1\"\nfpga = \"1\"\n"),
+        &["cores.fpga: no such key (file e.toml:3); known here: shards, edge, cpu, gpu"],
     );
     refuse(
         env(&[("ENDSTATION__EVENTS__ENABLE", "true"), ("ENDSTATION__nats__URL", "x"), ("ENDSTATION__", "x")]),
@@ -210,7 +210,7 @@ fn unknown_keys_are_errors_that_say_where() {
 }
 
 const SECTIONS: &str =
-    "storage, journal, dlq, events, nats, limits, cores, grpc, ops, worker, shutdown, log, net, tenants, connectors, keys";
+    "storage, journal, dlq, events, nats, limits, cores, gpu, grpc, ops, worker, shutdown, log, net, tenants, connectors, keys";
 
 const NATS_KEYS: &str = "url, mode, ownership, provision, replicas, assign_subjects, ack_subject, result_subject, heartbeat_subject, \
                          dlq_subject, events_prefix, heartbeat, ack_wait, durable, creds, nkey, user, password, token, tls";

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::{Device, DeviceKind, Missing, Trouble};
+use crate::client::Cancel;
 use crate::image::{Format, Image};
-use crate::job::{Algorithm, Digest};
-use crate::plan::{Change, Overlay, Shape, Step};
+use crate::job::{Algorithm, Digest, Render, Work};
+use crate::plan::{Change, Invalid, Overlay, Shape, Step, Task, plan};
 use crate::taps::{FIRST_SHIFT, LAST_SHIFT, Order, Taps, taps};
 
 /// The CPU. Lives on its thread.
@@ -50,6 +51,36 @@ impl Device for Host {
         }
         finished(last.to, pixels)
     }
+}
+
+/// What a job's operations make of its image, computed on the calling thread: for those who have a thread to compute on and ask for
+/// no device. Nothing more is done once `cancel` says so.
+///
+/// # Errors
+/// The job is not as it must be, or is no longer wanted.
+pub fn render_here(render: Render, cancel: &Cancel) -> Result<Image, NotRendered> {
+    let Task::Render { image, steps } = plan(Work::Render(render))?.task else { unreachable!("it is a render") };
+    let Some(last) = steps.last() else { return Ok(image) };
+    let mut pixels = image.pixels().to_vec();
+    drop(image);
+    for step in &steps {
+        if cancel.is_cancelled() {
+            return Err(NotRendered::Cancelled);
+        }
+        pixels = change(pixels, step);
+    }
+    Ok(finished(last.to, pixels).expect("a plan knows the sizes of its images"))
+}
+
+/// Why [`render_here`] gives no image. Crosses cores.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotRendered {
+    /// It is not as it must be.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// Nobody wants it any more.
+    #[error("cancelled")]
+    Cancelled,
 }
 
 /// The image of `shape`.

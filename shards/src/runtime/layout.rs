@@ -2,6 +2,19 @@
 
 use thiserror::Error;
 
+/// Cores as they were configured; none: what the machine has. Shared, never changes.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Lists {
+    /// One shard on each.
+    pub shards: Option<Vec<usize>>,
+    /// The edge threads.
+    pub edge: Option<Vec<usize>>,
+    /// One compute thread on each.
+    pub cpu: Option<Vec<usize>>,
+    /// Where the threads of devices run.
+    pub gpu: Option<Vec<usize>>,
+}
+
 /// Cores by role. Shared, never changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -58,23 +71,18 @@ impl Layout {
     ///
     /// # Errors
     /// Which list breaks which rule.
-    pub fn resolve(
-        shards: Option<&[usize]>,
-        edge: Option<&[usize]>,
-        cpu: Option<&[usize]>,
-        allowed: &[usize],
-    ) -> Result<Layout, LayoutError> {
+    pub fn resolve(lists: &Lists, allowed: &[usize]) -> Result<Layout, LayoutError> {
         let first = *allowed.first().ok_or(LayoutError::Unknown)?;
-        let edge = edge.map_or_else(|| vec![first], <[usize]>::to_vec);
-        let shards = match shards {
-            Some(shards) => shards.to_vec(),
+        let edge = lists.edge.clone().unwrap_or_else(|| vec![first]);
+        let shards = match &lists.shards {
+            Some(shards) => shards.clone(),
             None => {
                 let rest: Vec<usize> = allowed.iter().copied().filter(|core| !edge.contains(core)).collect();
                 if rest.is_empty() { vec![first] } else { rest }
             }
         };
-        let cpu = cpu.map(<[usize]>::to_vec);
-        for (role, cores) in [("shards", Some(&shards)), ("edge", Some(&edge)), ("cpu", cpu.as_ref())] {
+        let roles = [("shards", Some(&shards)), ("edge", Some(&edge)), ("cpu", lists.cpu.as_ref()), ("gpu", lists.gpu.as_ref())];
+        for (role, cores) in roles {
             let Some(cores) = cores else { continue };
             if cores.is_empty() {
                 return Err(LayoutError::Empty { role });
@@ -88,7 +96,7 @@ impl Layout {
         if let Some(pair) = seen.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(LayoutError::Twice { core: pair[0] });
         }
-        Ok(Layout { shards, edge, cpu })
+        Ok(Layout { shards, edge, cpu: lists.cpu.clone() })
     }
 }
 
@@ -100,23 +108,36 @@ mod tests {
         Ok(Layout { shards: shards.to_vec(), edge: edge.to_vec(), cpu: None })
     }
 
+    fn resolve(
+        shards: Option<&[usize]>,
+        edge: Option<&[usize]>,
+        cpu: Option<&[usize]>,
+        allowed: &[usize],
+    ) -> Result<Layout, LayoutError> {
+        let list = |cores: Option<&[usize]>| cores.map(<[usize]>::to_vec);
+        Layout::resolve(&Lists { shards: list(shards), edge: list(edge), cpu: list(cpu), gpu: None }, allowed)
+    }
+
     #[test]
     fn the_default_leaves_one_core_to_the_edge_and_works_on_one() {
-        assert_eq!(Layout::resolve(None, None, None, &[3]), layout(&[3], &[3]));
-        assert_eq!(Layout::resolve(None, None, None, &[0, 1]), layout(&[1], &[0]));
-        assert_eq!(Layout::resolve(None, Some(&[2]), None, &[0, 1, 2]), layout(&[0, 1], &[2]));
+        assert_eq!(resolve(None, None, None, &[3]), layout(&[3], &[3]));
+        assert_eq!(resolve(None, None, None, &[0, 1]), layout(&[1], &[0]));
+        assert_eq!(resolve(None, Some(&[2]), None, &[0, 1, 2]), layout(&[0, 1], &[2]));
     }
 
     #[test]
     fn a_list_that_breaks_a_rule_is_named() {
         let allowed = vec![0, 1];
         let bad = LayoutError::NotAllowed { role: "shards", core: 7, allowed: allowed.clone() };
-        assert_eq!(Layout::resolve(Some(&[0, 7]), None, None, &allowed), Err(bad));
-        assert_eq!(Layout::resolve(Some(&[1, 1]), None, None, &allowed), Err(LayoutError::Twice { core: 1 }));
+        assert_eq!(resolve(Some(&[0, 7]), None, None, &allowed), Err(bad));
+        assert_eq!(resolve(Some(&[1, 1]), None, None, &allowed), Err(LayoutError::Twice { core: 1 }));
         let bad = LayoutError::NotAllowed { role: "cpu", core: 9, allowed: allowed.clone() };
-        assert_eq!(Layout::resolve(None, None, Some(&[0, 9]), &allowed), Err(bad));
-        assert_eq!(Layout::resolve(None, None, Some(&[]), &allowed), Err(LayoutError::Empty { role: "cpu" }));
-        assert_eq!(Layout::resolve(Some(&[]), None, None, &allowed), Err(LayoutError::Empty { role: "shards" }));
-        assert_eq!(Layout::resolve(None, None, None, &[]), Err(LayoutError::Unknown));
+        assert_eq!(resolve(None, None, Some(&[0, 9]), &allowed), Err(bad));
+        assert_eq!(resolve(None, None, Some(&[]), &allowed), Err(LayoutError::Empty { role: "cpu" }));
+        let lists = Lists { gpu: Some(vec![5]), ..Lists::default() };
+        let bad = LayoutError::NotAllowed { role: "gpu", core: 5, allowed: allowed.clone() };
+        assert_eq!(Layout::resolve(&lists, &allowed), Err(bad));
+        assert_eq!(resolve(Some(&[]), None, None, &allowed), Err(LayoutError::Empty { role: "shards" }));
+        assert_eq!(resolve(None, None, None, &[]), Err(LayoutError::Unknown));
     }
 }

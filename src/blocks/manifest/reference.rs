@@ -44,7 +44,8 @@ fn block(out: &mut String, entry: &Entry) {
     let aliases: Vec<String> = info.aliases.iter().map(|alias| format!("`{alias}`")).collect();
     let also = if aliases.is_empty() { String::new() } else { format!(", also {}", aliases.join(", ")) };
     _ = write!(out, "\n## {}\n\n{}\n\n", info.name, manifest.summary);
-    _ = writeln!(out, "- Version {}{also}; lane {}.", info.version, manifest.lane.as_str());
+    let device = if manifest.device { ", or gpu where `resources.class` says so" } else { "" };
+    _ = writeln!(out, "- Version {}{also}; lane {}{device}.", info.version, manifest.lane.as_str());
     let class = info.effect.as_str();
     _ = match &manifest.effect {
         None => writeln!(out, "- Effect class {class}."),

@@ -1,5 +1,6 @@
 //! Good and bad inputs, block by block: only what a check lets through is ever accepted.
 
+use super::super::media;
 use super::*;
 
 const INVALID: Code = Code::InvalidInput;
@@ -62,13 +63,18 @@ fn paths_that_could_leave_the_folder_or_are_ours_are_refused() {
 }
 
 #[test]
+fn images_are_asked_for_in_one_way() {
+    media::tests::cases().iter().for_each(judge);
+}
+
+#[test]
 fn signatures_are_asked_for_in_one_way() {
     signatures().iter().for_each(judge);
 }
 
 /// Every case that needs no policy.
 pub(in crate::blocks) fn cases() -> Vec<Case> {
-    goods().into_iter().chain(bads()).chain(paths()).chain(signatures()).collect()
+    goods().into_iter().chain(bads()).chain(paths()).chain(signatures()).chain(media::tests::cases()).collect()
 }
 
 fn goods() -> Vec<Case> {

@@ -1,0 +1,179 @@
+//! `media.render`: an image made of an image. Decoding and encoding are work for compute threads, what lies between for the
+//! device of the gpu lane where the step asks for that, else for a compute thread, too: the bytes are the same.
+//!
+//! How large an image may become follows from the memory that is kept for the step: an image that says in ten bytes that it has
+//! a billion pixels is refused before any of them is made.
+
+mod codec;
+mod operations;
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use gpu::{Cancel, Image, Output, Render, Work};
+use serde_json::json;
+use shards::block::{Block, BlockCx, BlockInfo, Local, Stored};
+use shards::ids::hex;
+use shards::outcome::{Code, Fault};
+use shards::step::{EffectClass, Lane};
+
+use super::device::Device;
+use super::inputs::{Inputs, fault, forbidden};
+use super::outputs::push_base64;
+use super::source::Source;
+use super::{Checked, Reach, path};
+use crate::compute::Compute;
+use codec::Encoding;
+use operations::Operations;
+
+pub(super) static INFO: BlockInfo =
+    BlockInfo { name: "media.render", aliases: &["image.render"], version: "1.0.0", effect: EffectClass::Conditional };
+
+/// Kept for a step that names no memory, in bytes: enough for 16 million pixels.
+pub(super) const MEMORY_BYTES_DEFAULT: u64 = 256 << 20;
+/// Memory that a pixel may take: decoded, worked on, made, and encoded again, four bytes each.
+const PIXEL_MEMORY_BYTES: u64 = 16;
+/// Largest encoded image that is read, in bytes.
+const ENCODED_BYTES_MAX: u64 = 32 << 20;
+/// Largest encoded image that outputs hold, in bytes.
+const INLINE_BYTES_MAX: usize = 8 << 20;
+
+/// `media.render`. Lives on its core.
+pub(super) struct Media {
+    compute: Compute,
+    device: Device,
+}
+
+/// What is asked for.
+struct Task<'a> {
+    source: Source<'a>,
+    operations: Operations<'a>,
+    encoding: Option<Encoding>,
+    quality: u8,
+    /// Where the image goes; into the outputs where that is not said.
+    to: Option<(Cow<'a, str>, bool)>,
+}
+
+fn read(inputs: &[u8]) -> Result<Task<'_>, Fault> {
+    let inputs = Inputs::read(inputs)?;
+    inputs.exactly_one(&["bytes", "path"])?;
+    let encoding = match inputs.text("format")?.as_deref() {
+        None => None,
+        Some(name) => Some(Encoding::named(name).ok_or_else(|| forbidden("format", "jpeg, png or webp"))?),
+    };
+    let quality = inputs.integer("quality", 1..=100, 85)? as u8;
+    let overwrite = inputs.flag("overwrite")?;
+    let to = match inputs.text("to")? {
+        Some(to) => {
+            path::check(&to).map_err(|rule| forbidden("to", rule))?;
+            Some((to, overwrite.unwrap_or(false)))
+        }
+        None if overwrite.is_some() => return Err(forbidden("overwrite", "only where `to` is given")),
+        None => None,
+    };
+    let operations = Operations::read(inputs.json("operations").unwrap_or("[]"))?;
+    Ok(Task { source: Source::read(&inputs)?, operations, encoding, quality, to })
+}
+
+pub(super) fn check(_name: &str, inputs: &[u8]) -> Result<Checked, Fault> {
+    let effect = match read(inputs)?.to {
+        None => EffectClass::Pure,
+        Some((_, true)) => EffectClass::Idempotent,
+        Some((_, false)) => EffectClass::Conditional,
+    };
+    Ok(Checked { lane: Lane::Cpu, memory_bytes: MEMORY_BYTES_DEFAULT, ..Checked::as_sent(effect) })
+}
+
+impl Media {
+    pub(super) fn new(reach: &Reach) -> Self {
+        Media { compute: reach.compute.clone(), device: Device::new(reach) }
+    }
+
+    async fn run(&self, cx: &BlockCx) -> Result<Bytes, Fault> {
+        let task = read(&cx.inputs)?;
+        let pixels_max = cx.needs.memory_bytes.max(PIXEL_MEMORY_BYTES) / PIXEL_MEMORY_BYTES;
+        let encoded = task.source.whole(cx, ENCODED_BYTES_MAX).await?.into_owned();
+        let (image, found) = self.decode("", encoded, pixels_max).await?;
+        let mut overlays = Vec::new();
+        for (pointer, source) in task.operations.overlays() {
+            let encoded = source.whole(cx, ENCODED_BYTES_MAX).await?.into_owned();
+            overlays.push(self.decode(&pointer, encoded, pixels_max).await?.0);
+        }
+        let encoding = task.encoding.unwrap_or(found);
+        let operations = task.operations.over(&image, overlays, pixels_max)?;
+        let (image, by) = self.render(cx, Render { image, operations }).await?;
+        let (width, height, quality) = (image.width(), image.height(), task.quality);
+        let encoded = self.compute.run(move || encoding.encode(&image, quality)).await;
+        let encoded = encoded.map_err(|cause| failed("The image cannot be encoded.", "/format", &cause))?;
+        let head =
+            json!({ "format": encoding.name(), "width": width, "height": height, "size": encoded.len(), "computed_by": by });
+        match &task.to {
+            Some((path, overwrite)) => {
+                let stored = cx.blobs.put(&cx.tenant, path, Bytes::from(encoded), *overwrite).await?;
+                Ok(with_blob(head, path, &stored))
+            }
+            None if encoded.len() > INLINE_BYTES_MAX => {
+                let rule = format!("an image of more than {INLINE_BYTES_MAX} bytes needs `to`");
+                Err(fault(Code::ExecutionFailed, "The image is too large for outputs.", "to", &rule))
+            }
+            None => {
+                let mut out = head.to_string().into_bytes();
+                out.pop();
+                push_base64(&mut out, "bytes", &encoded).await;
+                out.push(b'}');
+                Ok(Bytes::from(out))
+            }
+        }
+    }
+
+    async fn decode(&self, pointer: &str, encoded: Vec<u8>, pixels_max: u64) -> Result<(Image, Encoding), Fault> {
+        let decoded = self.compute.run(move || codec::decode(&encoded, pixels_max)).await;
+        decoded.map_err(|error| error.fault(pointer))
+    }
+
+    /// What the operations make of the image, and what computed it.
+    async fn render(&self, cx: &BlockCx, render: Render) -> Result<(Image, String), Fault> {
+        if cx.needs.lane == Lane::Gpu {
+            let answer = self.device.compute(Work::Render(render)).await?;
+            let Output::Image(image) = answer.output else { unreachable!("a render gives an image") };
+            return Ok((image, answer.device.to_string()));
+        }
+        // Given up with the try: what is computed for nobody ends at the next operation.
+        let given_up = GivenUp(Cancel::default());
+        let cancel = given_up.0.clone();
+        let image = self.compute.run(move || gpu::render_here(render, &cancel)).await;
+        let image = image.map_err(|cause| failed("The image cannot be made.", "/operations", &cause.to_string()))?;
+        Ok((image, "cpu".to_owned()))
+    }
+}
+
+/// Says so when it is dropped.
+struct GivenUp(Cancel);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+fn with_blob(mut head: serde_json::Value, path: &str, stored: &Stored) -> Bytes {
+    head["blob"] = json!({ "path": path, "size": stored.size, "sha256": hex(&stored.sha256), "created": stored.created });
+    Bytes::from(head.to_string())
+}
+
+fn failed(sentence: &'static str, pointer: &str, cause: &str) -> Fault {
+    Fault::new(Code::ExecutionFailed, sentence).with_details(json!({ "pointer": pointer, "cause": cause }).to_string())
+}
+
+impl Block for Media {
+    fn info(&self) -> &'static BlockInfo {
+        &INFO
+    }
+
+    fn execute<'a>(&'a self, cx: BlockCx) -> Local<'a, Result<Bytes, Fault>> {
+        Box::pin(async move { self.run(&cx).await })
+    }
+}
+
+#[cfg(test)]
+pub(in crate::blocks) mod tests;
