@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use shards::block::{Block, BlockInfo};
+use shards::block::{Blobs, Block, BlockCx, BlockInfo};
 use shards::ids::BlockId;
 use shards::outcome::Fault;
 use shards::step::EffectClass;
@@ -16,6 +16,9 @@ use crate::net::client::Client;
 use crate::policy::Policy;
 
 use manifest::Manifest;
+
+pub use path::check as path_rule;
+pub use remote::Shelf;
 
 mod abort;
 mod eat;
@@ -33,6 +36,7 @@ pub mod manifest;
 mod outputs;
 mod panic;
 mod path;
+mod remote;
 mod sign;
 mod sleep;
 mod source;
@@ -52,6 +56,13 @@ pub struct Entry {
 enum Check {
     Inputs(fn(&str, &[u8]) -> Result<Checked, Fault>),
     Policy(fn(&Ask<'_>) -> Result<Checked, Fault>),
+}
+
+impl Ask<'_> {
+    /// What forbids this step to use a store that it names in its field `pointer`; nothing, where it names none.
+    fn store_denied(&self, connector: Option<&str>, pointer: &str) -> Option<Fault> {
+        self.policy.store(self.tenant, connector?, pointer).err().map(|refused| refused.fault())
+    }
 }
 
 /// A step that is looked at before acceptance. Lives on its core.
@@ -75,6 +86,17 @@ pub struct Reach {
     pub policy: Arc<Policy>,
     /// The way out.
     pub client: Rc<Client>,
+    /// Object stores.
+    pub stores: Rc<Shelf>,
+}
+
+impl Reach {
+    /// The blobs of a step: in the store that it names in its field `pointer`, or the worker's own.
+    fn blobs(&self, cx: &BlockCx, connector: Option<&str>, pointer: &str) -> Result<Rc<dyn Blobs>, Fault> {
+        let Some(name) = connector else { return Ok(cx.blobs.clone()) };
+        let store = self.policy.store(&cx.tenant, name, pointer).map_err(|refused| refused.fault())?;
+        Ok(self.stores.of(store))
+    }
 }
 
 /// What a check found out. Lives on its core.
@@ -114,8 +136,8 @@ pub static TABLE: &[Entry] = &[
         info: &hash::INFO,
         dev: false,
         manifest: include_str!("blocks/manifests/crypto.hash.json"),
-        check: Check::Inputs(hash::check),
-        build: |_| Rc::new(hash::Hash),
+        check: Check::Policy(hash::check),
+        build: |reach| Rc::new(hash::Hash::new(reach)),
     },
     Entry {
         info: &sign::SIGN,
@@ -135,15 +157,15 @@ pub static TABLE: &[Entry] = &[
         info: &fs::PUT,
         dev: false,
         manifest: include_str!("blocks/manifests/fs.blob_put.json"),
-        check: Check::Inputs(fs::check_put),
-        build: |_| Rc::new(fs::Put),
+        check: Check::Policy(fs::check_put),
+        build: |reach| Rc::new(fs::Put::new(reach)),
     },
     Entry {
         info: &fs::GET,
         dev: false,
         manifest: include_str!("blocks/manifests/fs.blob_get.json"),
-        check: Check::Inputs(fs::check_get),
-        build: |_| Rc::new(fs::Get),
+        check: Check::Policy(fs::check_get),
+        build: |reach| Rc::new(fs::Get::new(reach)),
     },
     Entry {
         info: &http::INFO,

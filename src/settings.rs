@@ -7,6 +7,7 @@ mod keys;
 mod memory;
 mod reach;
 mod resolve;
+mod stores;
 #[cfg(test)]
 mod tests;
 

@@ -26,11 +26,12 @@ use shards::runtime::tenure::{Grant, Lease};
 use shards::runtime::watchdog::{Watch, watch};
 use thiserror::Error;
 
-use crate::blocks::{self, Ask, Checked, Reach};
+use crate::blocks::{self, Ask, Checked, Reach, Shelf};
 use crate::edge::route;
 use crate::edge::wire::{EdgeWire, Found as FoundBlock, WireSettings};
 use crate::net::client::Client;
 use crate::offload::Offload;
+use crate::offload::stores::Stores;
 use crate::policy::{Policy, PolicyError};
 use crate::settings::Settings;
 
@@ -146,6 +147,7 @@ impl Worker {
         }
         let policy = Arc::new(Policy::new(settings.policy.clone(), plan.dev)?);
         let offload = Offload::new(policy.dns().to_vec());
+        let stores = Stores::new(offload.clone());
         let storage_dir = absolute(&settings.storage_dir);
         let blobs_dir = &absolute(&settings.blobs_dir);
         blocks::local::sweep(blobs_dir).map_err(|source| WorkerError::Blobs { path: blobs_dir.clone(), source })?;
@@ -197,7 +199,7 @@ impl Worker {
                 policy: policy.clone(),
             };
             let folder = blobs_dir.clone();
-            let (policy, offload) = (policy.clone(), offload.clone());
+            let (policy, offload, stores) = (policy.clone(), offload.clone(), stores.clone());
             let seat = Seat {
                 shard: index as u16,
                 shards: count as u16,
@@ -221,9 +223,14 @@ impl Worker {
                 gauge: gauge.clone(),
                 furnish: Box::new(move |boot| {
                     give_back_memory();
+                    let reach = Reach {
+                        policy,
+                        client: std::rc::Rc::new(Client::new(offload, clock)),
+                        stores: std::rc::Rc::new(Shelf::new(stores)),
+                    };
                     Furniture {
                         wire: EdgeWire::new(WireSettings { boot: boot.boot, ..wire }),
-                        blocks: blocks::build_all(&Reach { policy, client: std::rc::Rc::new(Client::new(offload, clock)) }),
+                        blocks: blocks::build_all(&reach),
                         blobs: std::rc::Rc::new(
                             blocks::local::LocalBlobs::open(&folder, boot.shard).expect("it was opened a moment ago"),
                         ),

@@ -128,6 +128,9 @@ pub trait Blob {
     /// Size in bytes.
     fn size(&self) -> u64;
 
+    /// Nothing from `end` on will be asked for: who fetches ahead need not go further.
+    fn until(&self, _end: u64) {}
+
     /// The bytes from `offset`, at least one and at most `bytes_max`; none only at the end.
     ///
     /// # Errors

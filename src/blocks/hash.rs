@@ -8,13 +8,22 @@ use shards::ids::hex;
 use shards::outcome::Fault;
 use shards::step::EffectClass;
 
-use super::Checked;
 use super::inputs::{Inputs, forbidden};
 use super::source::Source;
+use super::{Ask, Checked, Reach};
 
 pub(super) static INFO: BlockInfo = BlockInfo { name: "crypto.hash", aliases: &[], version: "1.0.0", effect: EffectClass::Pure };
 
-pub(super) struct Hash;
+/// See the module. Lives on its core.
+pub(super) struct Hash {
+    reach: Reach,
+}
+
+impl Hash {
+    pub(super) fn new(reach: &Reach) -> Self {
+        Hash { reach: reach.clone() }
+    }
+}
 
 /// What to hash, and how.
 struct Task<'a> {
@@ -53,8 +62,10 @@ fn read(inputs: &[u8]) -> Result<Task<'_>, Fault> {
     Ok(Task { algorithm, source: Source::read(&inputs)? })
 }
 
-pub(super) fn check(_name: &str, inputs: &[u8]) -> Result<Checked, Fault> {
-    read(inputs).map(|_| Checked::as_sent(EffectClass::Pure))
+pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
+    let task = read(ask.inputs)?;
+    let denied = ask.store_denied(task.source.connector(), "connector");
+    Ok(Checked { denied, ..Checked::as_sent(EffectClass::Pure) })
 }
 
 impl Block for Hash {
@@ -66,7 +77,7 @@ impl Block for Hash {
         Box::pin(async move {
             let task = read(&cx.inputs)?;
             let mut hasher = Hasher::new(task.algorithm);
-            let size = task.source.each(&cx, |stride| hasher.update(stride)).await?;
+            let size = task.source.each(&self.reach, &cx, |stride| hasher.update(stride)).await?;
             let outputs = Outputs { algorithm: task.algorithm.name(), digest: hasher.finish(), size };
             Ok(Bytes::from(serde_json::to_vec(&outputs).expect("plain fields always serialise")))
         })

@@ -5,7 +5,6 @@
 //! deterministic, so both blocks are pure.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -22,7 +21,6 @@ use super::inputs::{Inputs, fault, forbidden, missing};
 use super::outputs::json;
 use super::source::Source;
 use super::{Ask, Checked, Reach};
-use crate::policy::Policy;
 use crate::policy::keys::{Algorithm, KeyError, KeySettings, Material, forms, only_verifies};
 
 pub(super) static SIGN: BlockInfo = BlockInfo { name: "crypto.sign", aliases: &[], version: "1.0.0", effect: EffectClass::Pure };
@@ -34,12 +32,12 @@ const ED25519_BYTES_MAX: u64 = 8 << 20;
 
 /// `crypto.sign`. Lives on its core.
 pub(super) struct Sign {
-    policy: Arc<Policy>,
+    reach: Reach,
 }
 
 /// `crypto.verify`. Lives on its core.
 pub(super) struct Verify {
-    policy: Arc<Policy>,
+    reach: Reach,
 }
 
 /// What both take.
@@ -119,7 +117,10 @@ fn admit(ask: &Ask<'_>, task: &Task<'_>, signs: bool) -> Result<Checked, Fault> 
         Ok(key) if signs && matches!(key.material, Material::Ed25519Public(_)) => {
             Ok(Checked { denied: Some(only_verifies(&task.key).fault()), ..pure })
         }
-        Ok(key) => task.fits(key).map(|()| pure),
+        Ok(key) => {
+            let denied = ask.store_denied(task.source.connector(), "connector");
+            task.fits(key).map(|()| Checked { denied, ..pure })
+        }
         Err(refused) => Ok(Checked { denied: Some(refused.fault()), ..pure }),
     }
 }
@@ -150,23 +151,23 @@ fn unusable(error: &KeyError) -> Fault {
 
 impl Sign {
     pub(super) fn new(reach: &Reach) -> Self {
-        Sign { policy: reach.policy.clone() }
+        Sign { reach: reach.clone() }
     }
 
     async fn run(&self, cx: &BlockCx) -> Result<Bytes, Fault> {
         let task = read(&Inputs::read(&cx.inputs)?)?;
-        let key = self.policy.key(&cx.tenant, &task.key).map_err(|refused| refused.fault())?;
+        let key = self.reach.policy.key(&cx.tenant, &task.key).map_err(|refused| refused.fault())?;
         task.fits(key)?;
         let (signature, size) = match &key.material {
             Material::Ed25519(seed) => {
-                let message = task.source.whole(cx, ED25519_BYTES_MAX).await?;
+                let message = task.source.whole(&self.reach, cx, ED25519_BYTES_MAX).await?;
                 // Read only now, and gone before the next await.
                 let secret = seed.signing_key().map_err(|error| unusable(&error))?;
                 (task.encoding.write(&secret.sign(&message).to_bytes()), message.len() as u64)
             }
             Material::HmacSha256(shared) => {
                 let mut mac = shared.keyed().map_err(|error| unusable(&error))?;
-                let size = task.source.each(cx, |stride| mac.update(stride)).await?;
+                let size = task.source.each(&self.reach, cx, |stride| mac.update(stride)).await?;
                 (task.encoding.write(&mac.finalize().into_bytes()), size)
             }
             Material::Ed25519Public(_) => return Err(only_verifies(&task.key).fault()),
@@ -177,22 +178,22 @@ impl Sign {
 
 impl Verify {
     pub(super) fn new(reach: &Reach) -> Self {
-        Verify { policy: reach.policy.clone() }
+        Verify { reach: reach.clone() }
     }
 
     async fn run(&self, cx: &BlockCx) -> Result<Bytes, Fault> {
         let Claim { task, signature, require } = read_claim(&Inputs::read(&cx.inputs)?)?;
-        let key = self.policy.key(&cx.tenant, &task.key).map_err(|refused| refused.fault())?;
+        let key = self.reach.policy.key(&cx.tenant, &task.key).map_err(|refused| refused.fault())?;
         task.fits(key)?;
         let valid = match &key.material {
             Material::Ed25519(seed) => {
                 let public = seed.public().map_err(|error| unusable(&error))?;
-                public.holds(&task.source.whole(cx, ED25519_BYTES_MAX).await?, &signature)
+                public.holds(&task.source.whole(&self.reach, cx, ED25519_BYTES_MAX).await?, &signature)
             }
-            Material::Ed25519Public(public) => public.holds(&task.source.whole(cx, ED25519_BYTES_MAX).await?, &signature),
+            Material::Ed25519Public(public) => public.holds(&task.source.whole(&self.reach, cx, ED25519_BYTES_MAX).await?, &signature),
             Material::HmacSha256(shared) => {
                 let mut mac = shared.keyed().map_err(|error| unusable(&error))?;
-                task.source.each(cx, |stride| mac.update(stride)).await?;
+                task.source.each(&self.reach, cx, |stride| mac.update(stride)).await?;
                 // In a time that does not tell how much of it is right; a part of a signature is none.
                 mac.verify_slice(&signature).is_ok()
             }

@@ -20,9 +20,10 @@ use shards::runtime::rt::Clock;
 use shards::step::EffectClass;
 
 use super::local::{LocalBlobs, folder_of};
-use super::{Ask, Checked, Entry, Reach, TABLE, build_all, find};
+use super::{Ask, Checked, Entry, Reach, Shelf, TABLE, build_all, find};
 use crate::net::client::Client;
 use crate::offload::Offload;
+use crate::offload::stores::Stores;
 use crate::policy::Policy;
 
 pub(super) mod checks;
@@ -97,7 +98,8 @@ pub(super) fn shut() -> Reach {
 /// What blocks reach under this policy.
 pub(super) fn reach(policy: Policy) -> Reach {
     let offload = Offload::new(policy.dns().to_vec());
-    Reach { policy: Arc::new(policy), client: Rc::new(Client::new(offload, Clock::start())) }
+    let stores = Rc::new(Shelf::new(Stores::new(offload.clone())));
+    Reach { policy: Arc::new(policy), client: Rc::new(Client::new(offload, Clock::start())), stores }
 }
 
 /// As [`run_as`], with this reach.

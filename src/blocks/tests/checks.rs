@@ -179,10 +179,24 @@ fn bads() -> Vec<Case> {
 
 fn paths() -> Vec<Case> {
     let mut cases = Vec::new();
+    for path in bad_paths() {
+        let inputs = json!({ "path": path, "content": "x" }).to_string();
+        for name in ["fs.blob_put", "fs_blob_put", "fs.put", "fs.blob_get"] {
+            cases.push(bad(name, &inputs, INVALID, "/path"));
+        }
+        cases.push(bad("crypto.hash", json!({ "path": path }), INVALID, "/path"));
+        cases.push(bad("fs.put", json!({ "path": "a", "blob": path }), INVALID, "/blob"));
+        cases.push(bad("fs.put", json!({ "address": "sha256", "path": path, "content": "" }), INVALID, "/path"));
+    }
+    cases
+}
+
+/// Paths that could leave the folder or are ours.
+pub(in crate::blocks) fn bad_paths() -> Vec<String> {
     let long = "x".repeat(256);
     let longer = vec!["x".repeat(200); 6].join("/");
     let deep = vec!["d"; 33].join("/");
-    for path in [
+    let paths = [
         "",
         "/",
         "/etc/passwd",
@@ -211,14 +225,8 @@ fn paths() -> Vec<Case> {
         &long,
         &longer,
         &deep,
-    ] {
-        let inputs = json!({ "path": path, "content": "x" }).to_string();
-        for name in ["fs.blob_put", "fs_blob_put", "fs.put", "fs.blob_get"] {
-            cases.push(bad(name, &inputs, INVALID, "/path"));
-        }
-        cases.push(bad("crypto.hash", json!({ "path": path }), INVALID, "/path"));
-    }
-    cases
+    ];
+    paths.map(str::to_owned).to_vec()
 }
 
 fn signatures() -> Vec<Case> {
