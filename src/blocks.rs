@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use shards::block::{Blobs, Block, BlockCx, BlockInfo};
-use shards::ids::BlockId;
+use shards::ids::{BlockId, Text};
 use shards::outcome::Fault;
 use shards::step::EffectClass;
 
@@ -18,6 +18,7 @@ use crate::policy::Policy;
 use manifest::Manifest;
 
 pub use path::check as path_rule;
+pub use reference::Kept;
 pub use remote::Shelf;
 
 mod abort;
@@ -36,6 +37,7 @@ pub mod manifest;
 mod outputs;
 mod panic;
 mod path;
+pub mod reference;
 mod remote;
 mod sign;
 mod sleep;
@@ -257,9 +259,21 @@ pub fn find(name: &str, dev: bool) -> Option<(BlockId, &'static Entry)> {
     Some((BlockId(index as u16), &TABLE[index]))
 }
 
-/// One of each block, in the order of [`TABLE`]: what a shard runs steps with.
+/// One of each block, in the order of [`TABLE`], and behind them the same for inputs by reference: what a shard runs steps with.
 pub fn build_all(reach: &Reach) -> Vec<Rc<dyn Block>> {
-    TABLE.iter().map(|entry| (entry.build)(reach)).collect()
+    let blocks: Vec<Rc<dyn Block>> = TABLE.iter().map(|entry| (entry.build)(reach)).collect();
+    let referred = TABLE.iter().zip(&blocks).map(|(entry, block)| {
+        let referred: Rc<dyn Block> = Rc::new(reference::Referred::new(entry, block.clone(), reach));
+        referred
+    });
+    let referred: Vec<_> = referred.collect();
+    blocks.into_iter().chain(referred).collect()
+}
+
+/// `name@version` of each block, in the order of [`build_all`].
+pub fn names() -> Vec<Text> {
+    let name = |entry: &Entry| Text::from(format!("{}@{}", entry.info.name, entry.info.version));
+    TABLE.iter().chain(TABLE).map(name).collect()
 }
 
 impl Entry {

@@ -60,6 +60,7 @@ pub(crate) struct Written {
 pub(crate) struct Storage {
     pub(crate) dir: Leaf,
     pub(crate) blobs_dir: Leaf,
+    pub(crate) outputs: Leaf,
 }
 
 /// `[journal]`: how much is remembered.

@@ -26,7 +26,7 @@ use shards::runtime::tenure::{Grant, Lease};
 use shards::runtime::watchdog::{Watch, watch};
 use thiserror::Error;
 
-use crate::blocks::{self, Ask, Checked, Reach, Shelf};
+use crate::blocks::{self, Ask, Checked, Kept, Reach, Shelf};
 use crate::edge::route;
 use crate::edge::wire::{EdgeWire, Found as FoundBlock, WireSettings};
 use crate::net::client::Client;
@@ -196,9 +196,11 @@ impl Worker {
                 boot: 0,
                 dev: plan.dev,
                 blocks: lookup,
+                references: lookup_reference,
                 policy: policy.clone(),
             };
             let folder = blobs_dir.clone();
+            let outputs = settings.outputs.clone();
             let (policy, offload, stores) = (policy.clone(), offload.clone(), stores.clone());
             let seat = Seat {
                 shard: index as u16,
@@ -209,7 +211,7 @@ impl Worker {
                 worker_id: plan.identity.worker_id.clone(),
                 salt: plan.identity.salt.clone(),
                 limits,
-                block_names: blocks::TABLE.iter().map(|entry| name_and_version(entry.info)).collect(),
+                block_names: blocks::names(),
                 events: settings.events,
                 progress_us: settings.nats.ack_wait_ms * 1000 / 3,
                 segment_bytes,
@@ -228,12 +230,14 @@ impl Worker {
                         client: std::rc::Rc::new(Client::new(offload, clock)),
                         stores: std::rc::Rc::new(Shelf::new(stores)),
                     };
+                    let blobs: std::rc::Rc<dyn shards::block::Blobs> = std::rc::Rc::new(
+                        blocks::local::LocalBlobs::open(&folder, boot.shard).expect("it was opened a moment ago"),
+                    );
                     Furniture {
                         wire: EdgeWire::new(WireSettings { boot: boot.boot, ..wire }),
                         blocks: blocks::build_all(&reach),
-                        blobs: std::rc::Rc::new(
-                            blocks::local::LocalBlobs::open(&folder, boot.shard).expect("it was opened a moment ago"),
-                        ),
+                        outputs: std::rc::Rc::new(Kept::new(&reach, blobs.clone(), outputs)),
+                        blobs,
                     }
                 }),
             };
@@ -259,7 +263,7 @@ impl Worker {
         };
         let watched = Watch {
             shards: worker.gauges.iter().cloned().zip(worker.inboxes.iter().cloned()).collect(),
-            block_names: blocks::TABLE.iter().map(|entry| name_and_version(entry.info)).collect(),
+            block_names: blocks::names(),
             stall_ms_max: settings.limits.stall_ms_max,
         };
         if let Err(error) = watch(watched) {
@@ -416,10 +420,6 @@ fn segment_bytes(journal_bytes_max: u64, shards: usize) -> u64 {
     quarter.clamp(4 << 20, DiskSettings::SEGMENT_BYTES_DEFAULT)
 }
 
-fn name_and_version(info: &shards::block::BlockInfo) -> Text {
-    Text::from(format!("{}@{}", info.name, info.version))
-}
-
 /// The shard that the edge gives a message to whose tenant the wire could not read.
 fn unowned(message: &Message, shards: u16) -> u16 {
     let header = message.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("tenant_id")).map(|(_, value)| &**value);
@@ -434,6 +434,15 @@ pub fn lookup(policy: &Policy, tenant: &str, name: &str, inputs: &[u8], dev: boo
     let checked = entry.check(&Ask { policy, tenant, name, inputs })?;
     let Checked { effect, inputs, denied } = checked;
     Ok(FoundBlock { block, canonical: entry.info.name, effect, inputs, denied })
+}
+
+/// The same for inputs that are elsewhere; `reference` says where.
+pub fn lookup_reference(policy: &Policy, tenant: &str, name: &str, reference: &[u8], dev: bool) -> Result<FoundBlock, shards::outcome::Fault> {
+    let Some((block, entry)) = blocks::find(name, dev) else {
+        return Err(shards::outcome::Fault::new(shards::outcome::Code::UnknownJobType, "No block has this name."));
+    };
+    let Checked { effect, inputs, denied } = blocks::reference::check(entry, &Ask { policy, tenant, name, inputs: reference })?;
+    Ok(FoundBlock { block: blocks::reference::id_of(block), canonical: entry.info.name, effect, inputs, denied })
 }
 
 /// A name that nothing else has: 32 hexadecimal digits.
