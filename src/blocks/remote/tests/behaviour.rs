@@ -4,6 +4,7 @@ use sha2::Digest as _;
 
 use super::super::super::local::folder_of;
 use super::super::super::tests::checks;
+use crate::offload::stores::UPLOAD_SHARE_BYTES;
 use super::*;
 
 /// Runs `test` with a store in memory and with one on a server.
