@@ -106,6 +106,7 @@ impl Desk {
     pub(super) fn without(&mut self, name: &str, keys: &[Named], why: &str) {
         for (field, leaf) in keys {
             if self.says(name, *leaf) {
+                self.of_connector(name, field, *leaf, |_| Ok(()));
                 self.fault(&format!("connectors.{name}.{field}"), format!("must be left out: {why}"));
             }
         }

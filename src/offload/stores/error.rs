@@ -20,7 +20,7 @@ pub struct StoreError {
     pub trouble: Trouble,
     /// In words, for people.
     pub cause: String,
-    /// Whether the store may have seen the request.
+    /// Whether the store may have acted on it so that others see it.
     pub sent: bool,
 }
 
@@ -70,6 +70,11 @@ impl StoreError {
     /// The thread that speaks to stores has gone.
     pub(super) fn gone() -> Self {
         StoreError { trouble: Trouble::Broken, cause: "the thread for stores has gone".to_owned(), sent: true }
+    }
+
+    /// The object is another one by now.
+    pub(super) fn changed() -> Self {
+        StoreError { trouble: Trouble::Changed, cause: "it has another etag by now".to_owned(), sent: true }
     }
 
     /// Too much waits already.

@@ -106,6 +106,14 @@ pub(super) async fn read(
             reader = reader.if_match(etag);
         }
         let mut stream = reader.await?.into_stream(range).await?;
+        // Not every server keeps to the condition, so what it answers with is compared, too.
+        match (etag, stream.metadata().await) {
+            (Some(etag), Ok(found)) if found.etag().is_some_and(|other| other != etag) => {
+                return Err(StoreError::changed().into());
+            }
+            (_, Err(error)) if error.kind() != opendal::ErrorKind::Unsupported => return Err(error),
+            _ => {}
+        }
         while let Some(buffer) = stream.try_next().await? {
             for mut bytes in buffer {
                 while !bytes.is_empty() {

@@ -64,10 +64,12 @@ impl Transport {
     fn leads_to(&self, uri: &Uri) -> bool {
         uri.authority().is_some_and(|authority| self.hosts.iter().any(|host| host.eq_ignore_ascii_case(authority.as_str())))
     }
+}
 
-    fn late(&self) -> StoreError {
-        stalled(self.stall)
-    }
+/// Whether a request may do something that others see: reading does not, nor does a part of an upload, or its beginning.
+fn shows(method: &Method, uri: &Uri) -> bool {
+    let hidden = |pair: &str| matches!(pair.split('=').next(), Some("partNumber" | "uploads")) || pair == "comp=block";
+    !matches!(*method, Method::GET | Method::HEAD) && !uri.query().unwrap_or_default().split('&').any(hidden)
 }
 
 fn stalled(stall: Duration) -> StoreError {
@@ -81,16 +83,17 @@ impl HttpTransport for Transport {
             let host = request.uri().host().unwrap_or_default().to_owned();
             return Err(StoreError::unsent(Trouble::Forbidden, format!("{host} is not the store's own host")).into());
         }
-        let head_only = request.method() == Method::HEAD;
+        let (head_only, shows) = (request.method() == Method::HEAD, shows(request.method(), request.uri()));
+        let told = |error: StoreError| StoreError { sent: error.sent && shows, ..error };
         let moved = Arc::new(Moved::default());
         let request = request.map(|body| Sending::new(body, moved.clone()));
         let mut sending = pin!(self.client.request(request));
         let answer = loop {
             let until = moved.last() + self.stall;
             match tokio::time::timeout_at(until, &mut sending).await {
-                Ok(answer) => break answer.map_err(|error| StoreError::of_client(&error))?,
+                Ok(answer) => break answer.map_err(|error| told(StoreError::of_client(&error)))?,
                 Err(_) if moved.last() + self.stall > Instant::now() => {}
-                Err(_) => return Err(self.late().into()),
+                Err(_) => return Err(told(stalled(self.stall)).into()),
             }
         };
         let size = answer.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());

@@ -35,7 +35,7 @@ fn what_was_put_is_got_and_lies_under_the_tenants_own_prefix() {
         // The worker's own disk has none of it.
         let local = run(&reach, &blobs, "fs.blob_get", json!({ "path": "a/ü b.txt" })).await.expect_err("not there");
         assert_eq!(local.code, Code::InvalidInput);
-        let missing = run(&reach, &blobs, "fs.get", json!({ "connector": "archive", "path": "a" })).await.expect_err("not there");
+        let missing = run(&reach, &blobs, "fs.get", json!({ "connector": "archive", "path": "none" })).await.expect_err("not there");
         assert_eq!((missing.code, &details(&missing)["pointer"]), (Code::InvalidInput, &json!("/path")));
         let empty = json!({ "connector": "archive", "path": "empty", "content": "" });
         assert_eq!(run(&reach, &blobs, "fs.put", empty).await.expect("put")["size"], 0);
@@ -191,6 +191,8 @@ fn no_path_leads_to_another_place() {
             let remote = remote(&reach);
             let long = vec!["x".repeat(250); 4].join("/");
             let mut paths = checks::bad_paths();
+            // The runtime's own, which only blocks refuse.
+            paths.retain(|path| path != "$outputs/x");
             paths.extend(["$outputs", "$outputs/", "$outputs/$x", " a", "a ", "a\u{85}", "\u{2003}a", &long].map(str::to_owned));
             // A store's prefix makes a path too long that none would.
             assert!(super::super::path::check(&long).is_ok());

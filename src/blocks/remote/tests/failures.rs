@@ -222,6 +222,7 @@ fn a_try_that_is_dropped_midway_leaves_nothing_and_closes_its_connection() {
                 assert!(until(|| server.scraps().is_empty()).await, "{polls}: {:?}", server.scraps());
                 assert_eq!(server.objects(), Vec::<String>::new(), "{polls}");
             } else {
+                server.objects().iter().for_each(|name| std::fs::remove_file(server.file(name)).expect("removed"));
                 break;
             }
         }

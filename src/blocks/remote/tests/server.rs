@@ -1,5 +1,8 @@
 //! An S3 server on a thread of its own, started by whoever needs one: it checks signatures and checksums, honours `If-None-Match`
 //! and takes uploads in parts. Its objects are files. And a [`Valve`] before it, for what networks do.
+//!
+//! What the library behind it leaves out is done here: conditional writes one at a time, so that of two at once one fails, and an
+//! error for a bucket that is not there.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -80,14 +83,24 @@ impl Server {
         let (listener, address) = listen();
         let requests = Arc::new(AtomicU64::new(0));
         let counted = requests.clone();
+        let (turn, folder) = (Arc::new(tokio::sync::Mutex::new(())), root.path().to_owned());
         let thread = Thread::run(async move {
             let listener = TcpListener::from_std(listener).expect("registered");
             while let Ok((stream, _)) = listener.accept().await {
-                let (service, counted) = (service.clone(), counted.clone());
+                let (service, counted, turn, folder) = (service.clone(), counted.clone(), turn.clone(), folder.clone());
                 tokio::spawn(async move {
-                    let counting = hyper::service::service_fn(move |request| {
+                    let counting = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
                         counted.fetch_add(1, Ordering::Relaxed);
-                        hyper::service::Service::call(&service, request)
+                        let (service, turn, folder) = (service.clone(), turn.clone(), folder.clone());
+                        async move {
+                            let bucket = request.uri().path().split('/').nth(1).unwrap_or_default();
+                            if !folder.join(bucket).is_dir() {
+                                return Ok(no_bucket());
+                            }
+                            let conditional = request.headers().contains_key("if-none-match");
+                            let _turn = if conditional { Some(turn.lock().await) } else { None };
+                            hyper::service::Service::call(&service, request).await
+                        }
                     });
                     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), counting).await;
                 });
@@ -123,6 +136,13 @@ impl Server {
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.root.path().join(BUCKET).join(name)
     }
+}
+
+fn no_bucket() -> hyper::Response<s3s::Body> {
+    let text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>NoSuchBucket</Code><Message>none</Message></Error>";
+    let mut answer = hyper::Response::new(s3s::Body::from(text.to_owned()));
+    *answer.status_mut() = hyper::StatusCode::NOT_FOUND;
+    answer
 }
 
 fn listen() -> (std::net::TcpListener, SocketAddr) {
