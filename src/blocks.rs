@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use shards::block::{Block, BlockInfo};
-use shards::ids::BlockId;
+use shards::block::{Blobs, Block, BlockCx, BlockInfo};
+use shards::ids::{BlockId, Text};
 use shards::outcome::Fault;
 use shards::step::{EffectClass, Lane};
 
@@ -17,6 +17,10 @@ use crate::net::client::Client;
 use crate::policy::Policy;
 
 use manifest::Manifest;
+
+pub use path::check as path_rule;
+pub use reference::Kept;
+pub use remote::Shelf;
 
 mod abort;
 mod device;
@@ -36,6 +40,8 @@ mod media;
 mod outputs;
 mod panic;
 mod path;
+pub mod reference;
+mod remote;
 mod sign;
 mod sleep;
 mod source;
@@ -57,6 +63,19 @@ pub struct Entry {
 enum Check {
     Inputs(fn(&str, &[u8]) -> Result<Checked, Fault>),
     Policy(fn(&Ask<'_>) -> Result<Checked, Fault>),
+}
+
+impl Ask<'_> {
+    /// What forbids this step to use a store that it names in its field `pointer`; nothing, where it names none.
+    fn store_denied(&self, connector: Option<&str>, pointer: &str) -> Option<Fault> {
+        self.policy.store(self.tenant, connector?, pointer).err().map(|refused| refused.fault())
+    }
+
+    /// Whether blobs there can be kept from being replaced.
+    fn refuses_to_replace(&self, connector: Option<&str>, pointer: &str) -> bool {
+        let Some(name) = connector else { return true };
+        self.policy.store(self.tenant, name, pointer).is_ok_and(|store| store.settings.if_absent)
+    }
 }
 
 /// A step that is looked at before acceptance. Lives on its core.
@@ -84,6 +103,17 @@ pub struct Reach {
     pub compute: Compute,
     /// The devices, where there are any.
     pub device: Option<gpu::Client>,
+    /// Object stores.
+    pub stores: Rc<Shelf>,
+}
+
+impl Reach {
+    /// The blobs of a step: in the store that it names in its field `pointer`, or the worker's own.
+    fn blobs(&self, cx: &BlockCx, connector: Option<&str>, pointer: &str) -> Result<Rc<dyn Blobs>, Fault> {
+        let Some(name) = connector else { return Ok(cx.blobs.clone()) };
+        let store = self.policy.store(&cx.tenant, name, pointer).map_err(|refused| refused.fault())?;
+        Ok(self.stores.of(store))
+    }
 }
 
 /// What a check found out. Lives on its core.
@@ -130,7 +160,7 @@ pub static TABLE: &[Entry] = &[
         dev: false,
         device: true,
         manifest: include_str!("blocks/manifests/crypto.hash.json"),
-        check: Check::Inputs(hash::check),
+        check: Check::Policy(hash::check),
         build: |reach| Rc::new(hash::Hash::new(reach)),
     },
     Entry {
@@ -154,16 +184,16 @@ pub static TABLE: &[Entry] = &[
         dev: false,
         device: false,
         manifest: include_str!("blocks/manifests/fs.blob_put.json"),
-        check: Check::Inputs(fs::check_put),
-        build: |_| Rc::new(fs::Put),
+        check: Check::Policy(fs::check_put),
+        build: |reach| Rc::new(fs::Put::new(reach)),
     },
     Entry {
         info: &fs::GET,
         dev: false,
         device: false,
         manifest: include_str!("blocks/manifests/fs.blob_get.json"),
-        check: Check::Inputs(fs::check_get),
-        build: |_| Rc::new(fs::Get),
+        check: Check::Policy(fs::check_get),
+        build: |reach| Rc::new(fs::Get::new(reach)),
     },
     Entry {
         info: &http::INFO,
@@ -178,7 +208,7 @@ pub static TABLE: &[Entry] = &[
         dev: false,
         device: true,
         manifest: include_str!("blocks/manifests/media.render.json"),
-        check: Check::Inputs(media::check),
+        check: Check::Policy(media::check),
         build: |reach| Rc::new(media::Media::new(reach)),
     },
     Entry {
@@ -274,9 +304,21 @@ pub fn find(name: &str, dev: bool) -> Option<(BlockId, &'static Entry)> {
     Some((BlockId(index as u16), &TABLE[index]))
 }
 
-/// One of each block, in the order of [`TABLE`]: what a shard runs steps with.
+/// One of each block, in the order of [`TABLE`], and behind them the same for inputs by reference: what a shard runs steps with.
 pub fn build_all(reach: &Reach) -> Vec<Rc<dyn Block>> {
-    TABLE.iter().map(|entry| (entry.build)(reach)).collect()
+    let blocks: Vec<Rc<dyn Block>> = TABLE.iter().map(|entry| (entry.build)(reach)).collect();
+    let referred = TABLE.iter().zip(&blocks).map(|(entry, block)| {
+        let referred: Rc<dyn Block> = Rc::new(reference::Referred::new(entry, block.clone(), reach));
+        referred
+    });
+    let referred: Vec<_> = referred.collect();
+    blocks.into_iter().chain(referred).collect()
+}
+
+/// `name@version` of each block, in the order of [`build_all`].
+pub fn names() -> Vec<Text> {
+    let name = |entry: &Entry| Text::from(format!("{}@{}", entry.info.name, entry.info.version));
+    TABLE.iter().chain(TABLE).map(name).collect()
 }
 
 impl Entry {

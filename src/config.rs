@@ -61,6 +61,7 @@ pub(crate) struct Written {
 pub(crate) struct Storage {
     pub(crate) dir: Leaf,
     pub(crate) blobs_dir: Leaf,
+    pub(crate) outputs: Leaf,
 }
 
 /// `[journal]`: how much is remembered.
@@ -227,7 +228,7 @@ pub(crate) struct Tenant {
     pub(crate) scopes: Leaf,
 }
 
-/// `[connectors.<name>]`: a place that steps reach by its name.
+/// `[connectors.<name>]`: a place that steps reach by its name: an HTTP server, or with `store` an object store.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Connector {
@@ -244,6 +245,21 @@ pub(crate) struct Connector {
     pub(crate) cert: Leaf,
     pub(crate) key: Leaf,
     pub(crate) direct: Leaf,
+    pub(crate) store: Leaf,
+    pub(crate) endpoint: Leaf,
+    pub(crate) bucket: Leaf,
+    pub(crate) region: Leaf,
+    pub(crate) prefix: Leaf,
+    pub(crate) access_key: Leaf,
+    pub(crate) secret_key: Leaf,
+    pub(crate) session_token: Leaf,
+    pub(crate) credential: Leaf,
+    pub(crate) account: Leaf,
+    pub(crate) account_key: Leaf,
+    pub(crate) sas_token: Leaf,
+    pub(crate) bytes_max: Leaf,
+    pub(crate) stall: Leaf,
+    pub(crate) if_absent: Leaf,
 }
 
 /// `[keys.<name>]`: what steps sign and verify with.

@@ -1,5 +1,6 @@
 //! The offload thread: one tokio runtime, on no shard's core, for clients that cannot run on a shard. Today: the resolver, and
-//! the reading of the system's roots.
+//! the reading of the system's roots. Object stores have a thread of their own beside it ([`stores`]), so that no transfer holds a
+//! lookup up.
 //!
 //! Shards ask with a [`Job`] and wait for its answer; nobody waits for the thread itself. The queue is bounded, and so are the
 //! lookups under way: who comes beyond that is told at once.
@@ -14,6 +15,8 @@ use hickory_resolver::{Resolver, TokioResolver};
 use tokio::sync::Semaphore;
 
 use crate::net::tls::{self, Trust};
+
+pub mod stores;
 
 /// Jobs that wait for the thread.
 const QUEUE_MAX: usize = 4_096;

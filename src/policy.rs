@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde_json::json;
 use shards::outcome::{Code, Fault};
@@ -18,8 +19,10 @@ use crate::net::tls::{self, TlsFiles, Trust};
 use crate::secrets::SecretRef;
 
 pub mod keys;
+pub mod stores;
 
 use keys::KeySettings;
+use stores::{Store, StoreSettings};
 
 /// The tenant's name that stands for all that have no section of their own.
 pub const DEFAULT: &str = "default";
@@ -51,6 +54,8 @@ pub struct PolicySettings {
     pub grants: BTreeMap<String, Vec<Scope>>,
     /// By name.
     pub connectors: BTreeMap<String, ConnectorSettings>,
+    /// Connectors that are object stores, by name; none of them is among the others.
+    pub stores: BTreeMap<String, StoreSettings>,
     /// What steps sign and verify with, by name.
     pub keys: BTreeMap<String, KeySettings>,
     /// Name servers that are asked instead of the system's.
@@ -122,6 +127,7 @@ pub struct Connector {
 pub struct Policy {
     grants: BTreeMap<String, Vec<Scope>>,
     connectors: Vec<Connector>,
+    stores: Vec<Arc<Store>>,
     keys: BTreeMap<String, KeySettings>,
     guard: Guard,
     dns: Vec<SocketAddr>,
@@ -173,9 +179,13 @@ impl Policy {
             let guard = Guard::new(allow, None, settings.own.iter().copied());
             connectors.push(Connector { name, settings: one, guard, trust });
         }
+        let mut stores = Vec::with_capacity(settings.stores.len());
+        for (name, one) in std::mem::take(&mut settings.stores) {
+            stores.push(Store::new(name, one, loopback(), &settings.own)?);
+        }
         let guard = Guard::new(loopback(), None, settings.own.iter().copied());
         let PolicySettings { grants, keys, dns, proxy, no_proxy, .. } = settings;
-        Ok(Policy { grants, connectors, keys, guard, dns, proxy, no_proxy, open })
+        Ok(Policy { grants, connectors, stores, keys, guard, dns, proxy, no_proxy, open })
     }
 
     /// Nobody may do anything but what needs no grant: what a worker does that is told nothing.
@@ -230,6 +240,19 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// The object store of this name, for this tenant.
+    ///
+    /// # Errors
+    /// As for [`Policy::route`]: the tenant is not told whether there is one. `pointer` is the field that names it.
+    pub fn store(&self, tenant: &str, name: &str, pointer: &str) -> Result<&Arc<Store>, Refused> {
+        self.stores.iter().find(|one| one.name == name && one.lists(tenant)).ok_or_else(|| Refused {
+            rule: format!("no [connectors.{name}] with a store lists the tenant"),
+            pointer: Some(format!("/{pointer}")),
+        })
+    }
+}
+
 impl Connector {
     /// Whether its own URL, where it has one, leads to this target or to what lies above it.
     pub fn holds(&self, target: &Target) -> bool {
@@ -246,11 +269,13 @@ impl Connector {
 impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let connectors: Vec<&str> = self.connectors.iter().map(|one| one.name.as_str()).collect();
+        let stores: Vec<&str> = self.stores.iter().map(|one| one.name.as_str()).collect();
         let keys: Vec<&String> = self.keys.keys().collect();
         let mut shown = f.debug_struct("Policy");
         shown
             .field("grants", &self.grants)
             .field("connectors", &connectors)
+            .field("stores", &stores)
             .field("keys", &keys)
             .field("open", &self.open)
             .finish()

@@ -7,6 +7,7 @@ mod keys;
 mod memory;
 mod reach;
 mod resolve;
+mod stores;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +35,8 @@ pub struct Settings {
     pub storage_dir: PathBuf,
     /// Where the tenants' blobs are kept; created if missing.
     pub blobs_dir: PathBuf,
+    /// The connector whose store keeps outputs that are too large for a message; none: the tenants' own blobs do.
+    pub outputs: Option<String>,
     /// How to talk to NATS.
     pub nats: NatsSettings,
     /// The bounds of one shard, but for `journal_bytes_max`, which all shards share: see [`Settings::shard_limits`].

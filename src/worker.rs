@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use shards::envelope::Envelope;
-use shards::ids::{Salt, Text, hex};
+use shards::ids::{BlockId, Salt, Text, hex};
 use shards::journal::Message;
 use shards::runtime::disk::reshard::Wanted;
 use shards::runtime::disk::{DirLock, DiskError, DiskSettings, lock_dir};
@@ -26,12 +26,13 @@ use shards::runtime::tenure::{Grant, Lease};
 use shards::runtime::watchdog::{Watch, watch};
 use thiserror::Error;
 
-use crate::blocks::{self, Ask, Checked, Reach};
+use crate::blocks::{self, Ask, Checked, Kept, Reach, Shelf};
 use crate::compute::{Compute, ComputeSeat};
 use crate::edge::route;
 use crate::edge::wire::{EdgeWire, Found as FoundBlock, WireSettings};
 use crate::net::client::Client;
 use crate::offload::Offload;
+use crate::offload::stores::Stores;
 use crate::policy::{Policy, PolicyError};
 use crate::settings::Settings;
 
@@ -155,6 +156,7 @@ impl Worker {
         let taken: Vec<usize> = layout.shards.iter().chain(&layout.edge).copied().collect();
         let compute = Compute::new(ComputeSeat::all(layout.cpu.as_deref(), &taken, &Layout::allowed()));
         let (device, devices) = settings.gpu.as_ref().map(gpu::start).transpose()?.unzip();
+        let stores = Stores::new(offload.clone());
         let storage_dir = absolute(&settings.storage_dir);
         let blobs_dir = &absolute(&settings.blobs_dir);
         blocks::local::sweep(blobs_dir).map_err(|source| WorkerError::Blobs { path: blobs_dir.clone(), source })?;
@@ -204,11 +206,12 @@ impl Worker {
                 dev: plan.dev,
                 device: device.is_some(),
                 blocks: lookup,
+                references: lookup_reference,
                 policy: policy.clone(),
             };
             let folder = blobs_dir.clone();
             let (policy, offload, compute) = (policy.clone(), offload.clone(), compute.clone());
-            let device = device.clone();
+            let (outputs, device, stores) = (settings.outputs.clone(), device.clone(), stores.clone());
             let seat = Seat {
                 shard: index as u16,
                 shards: count as u16,
@@ -218,7 +221,7 @@ impl Worker {
                 worker_id: plan.identity.worker_id.clone(),
                 salt: plan.identity.salt.clone(),
                 limits,
-                block_names: blocks::TABLE.iter().map(|entry| name_and_version(entry.info)).collect(),
+                block_names: blocks::names(),
                 events: settings.events,
                 progress_us: settings.nats.ack_wait_ms * 1000 / 3,
                 segment_bytes,
@@ -233,12 +236,16 @@ impl Worker {
                 furnish: Box::new(move |boot| {
                     give_back_memory();
                     let client = std::rc::Rc::new(Client::new(offload, compute.clone(), clock));
+                    let stores = std::rc::Rc::new(Shelf::new(stores));
+                    let reach = Reach { policy, client, compute, device, stores };
+                    let blobs: std::rc::Rc<dyn shards::block::Blobs> = std::rc::Rc::new(
+                        blocks::local::LocalBlobs::open(&folder, boot.shard).expect("it was opened a moment ago"),
+                    );
                     Furniture {
                         wire: EdgeWire::new(WireSettings { boot: boot.boot, ..wire }),
-                        blocks: blocks::build_all(&Reach { policy, client, compute, device }),
-                        blobs: std::rc::Rc::new(
-                            blocks::local::LocalBlobs::open(&folder, boot.shard).expect("it was opened a moment ago"),
-                        ),
+                        blocks: blocks::build_all(&reach),
+                        outputs: std::rc::Rc::new(Kept::new(&reach, blobs.clone(), outputs)),
+                        blobs,
                     }
                 }),
             };
@@ -265,7 +272,7 @@ impl Worker {
         };
         let watched = Watch {
             shards: worker.gauges.iter().cloned().zip(worker.inboxes.iter().cloned()).collect(),
-            block_names: blocks::TABLE.iter().map(|entry| name_and_version(entry.info)).collect(),
+            block_names: blocks::names(),
             stall_ms_max: settings.limits.stall_ms_max,
         };
         if let Err(error) = watch(watched) {
@@ -422,10 +429,6 @@ fn segment_bytes(journal_bytes_max: u64, shards: usize) -> u64 {
     quarter.clamp(4 << 20, DiskSettings::SEGMENT_BYTES_DEFAULT)
 }
 
-fn name_and_version(info: &shards::block::BlockInfo) -> Text {
-    Text::from(format!("{}@{}", info.name, info.version))
-}
-
 /// The shard that the edge gives a message to whose tenant the wire could not read.
 fn unowned(message: &Message, shards: u16) -> u16 {
     let header = message.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("tenant_id")).map(|(_, value)| &**value);
@@ -437,10 +440,28 @@ pub fn lookup(policy: &Policy, tenant: &str, name: &str, inputs: &[u8], dev: boo
     let Some((block, entry)) = blocks::find(name, dev) else {
         return Err(shards::outcome::Fault::new(shards::outcome::Code::UnknownJobType, "No block has this name."));
     };
-    let checked = entry.check(&Ask { policy, tenant, name, inputs })?;
+    Ok(found(block, entry, entry.check(&Ask { policy, tenant, name, inputs })?))
+}
+
+fn found(block: BlockId, entry: &blocks::Entry, checked: Checked) -> FoundBlock {
     let Checked { effect, inputs, lane, memory_bytes, denied } = checked;
     let (canonical, device_form) = (entry.info.name, entry.device);
-    Ok(FoundBlock { block, canonical, effect, inputs, lane, memory_bytes, device_form, denied })
+    FoundBlock { block, canonical, effect, inputs, lane, memory_bytes, device_form, denied }
+}
+
+/// The same for inputs that are elsewhere; `reference` says where.
+pub fn lookup_reference(
+    policy: &Policy,
+    tenant: &str,
+    name: &str,
+    reference: &[u8],
+    dev: bool,
+) -> Result<FoundBlock, shards::outcome::Fault> {
+    let Some((block, entry)) = blocks::find(name, dev) else {
+        return Err(shards::outcome::Fault::new(shards::outcome::Code::UnknownJobType, "No block has this name."));
+    };
+    let checked = blocks::reference::check(entry, &Ask { policy, tenant, name, inputs: reference })?;
+    Ok(found(blocks::reference::id_of(block), entry, checked))
 }
 
 /// A name that nothing else has: 32 hexadecimal digits.

@@ -110,6 +110,12 @@ pub trait Blobs {
     fn open<'a>(&'a self, tenant: &'a str, path: &'a str) -> Local<'a, Result<Box<dyn Blob>, Fault>>;
 }
 
+/// Where outputs are kept that no message should carry. Lives on its core.
+pub trait Outputs {
+    /// The blobs that keep a tenant's, and what a URI of one of them begins with; its path follows.
+    fn of(&self, tenant: &str) -> (Rc<dyn Blobs>, Text);
+}
+
 /// A blob that is being written. Lives on its core; dropped unfinished, it leaves nothing.
 pub trait BlobWriter {
     /// Appends a piece.
@@ -129,6 +135,9 @@ pub trait BlobWriter {
 pub trait Blob {
     /// Size in bytes.
     fn size(&self) -> u64;
+
+    /// Nothing from `end` on will be asked for: who fetches ahead need not go further.
+    fn until(&self, _end: u64) {}
 
     /// The bytes from `offset`, at least one and at most `bytes_max`; none only at the end.
     ///

@@ -8,19 +8,17 @@ use shards::ids::hex;
 use shards::outcome::Fault;
 use shards::step::{EffectClass, Lane};
 
-use crate::compute::Compute;
-
 use super::device::Device;
 use super::inputs::{Inputs, forbidden};
 use super::outputs::json;
 use super::source::Source;
-use super::{Checked, Reach};
+use super::{Ask, Checked, Reach};
 
 pub(super) static INFO: BlockInfo = BlockInfo { name: "crypto.hash", aliases: &[], version: "1.0.0", effect: EffectClass::Pure };
 
-/// Lives on its core.
+/// See the module. Lives on its core.
 pub(super) struct Hash {
-    compute: Compute,
+    reach: Reach,
     device: Device,
 }
 
@@ -64,13 +62,15 @@ fn read(inputs: &[u8]) -> Result<Task<'_>, Fault> {
     Ok(Task { algorithm, source: Source::read(&inputs)? })
 }
 
-pub(super) fn check(_name: &str, inputs: &[u8]) -> Result<Checked, Fault> {
-    read(inputs).map(|task| Checked { lane: task.source.lane(), ..Checked::as_sent(EffectClass::Pure) })
+pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
+    let task = read(ask.inputs)?;
+    let denied = ask.store_denied(task.source.connector(), "connector");
+    Ok(Checked { lane: task.source.lane(), denied, ..Checked::as_sent(EffectClass::Pure) })
 }
 
 impl Hash {
     pub(super) fn new(reach: &Reach) -> Self {
-        Hash { compute: reach.compute.clone(), device: Device::new(reach) }
+        Hash { reach: reach.clone(), device: Device::new(reach) }
     }
 
     /// The digest by a device, which computes many steps' at once.
@@ -80,7 +80,7 @@ impl Hash {
             Algorithm::Blake3 => gpu::Algorithm::Blake3,
             Algorithm::Sha512 => return Err(forbidden("algorithm", "sha256 or blake3 where resources.class is GPU")),
         };
-        let content = Bytes::from(task.source.whole(cx, gpu::limits::BUFFER_BYTES_MAX as u64).await?.into_owned());
+        let content = Bytes::from(task.source.whole(&self.reach, cx, gpu::limits::BUFFER_BYTES_MAX as u64).await?.into_owned());
         let size = content.len() as u64;
         let answer = self.device.compute(gpu::Work::Hash(gpu::Hash { algorithm, buffers: vec![content] })).await?;
         let gpu::Output::Digests(digests) = &answer.output else { unreachable!("a hash gives digests") };
@@ -102,7 +102,7 @@ impl Block for Hash {
                 return self.on_device(&cx, &task).await;
             }
             let hasher = Hasher::new(task.algorithm);
-            let (hasher, size) = task.source.fold(&cx, &self.compute, hasher, Hasher::update).await?;
+            let (hasher, size) = task.source.fold(&self.reach, &cx, hasher, Hasher::update).await?;
             let outputs = Outputs { algorithm: task.algorithm.name(), digest: hasher.finish(), size, computed_by: None };
             Ok(json(&outputs))
         })

@@ -31,6 +31,7 @@ use crate::net::payload::Payload;
 use crate::policy::{Auth, Connector};
 use crate::secrets::{Redaction, SecretRef};
 
+use super::inputs::forbidden;
 use super::{Ask, Checked, Reach};
 
 mod answer;
@@ -70,6 +71,11 @@ impl Http {
         let route = policy.route(&cx.tenant, request.connector.as_deref()).map_err(|refused| refused.fault())?;
         let target = request.target(&route)?;
         let effect = effect(request, route.connector.map(|(_, connector)| connector));
+        // What could not be kept is not asked for.
+        let keep = match &request.form {
+            Form::Blob { connector, .. } => self.reach.blobs(cx, connector.as_deref(), "response_blob_connector")?,
+            _ => cx.blobs.clone(),
+        };
         let (mut headers, mut private, mut redaction) = (request.headers.clone(), Vec::new(), Redaction::default());
         headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
         headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static(decode::ACCEPTED));
@@ -87,9 +93,10 @@ impl Http {
                 headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static(media_type));
                 Payload::Whole(bytes.clone())
             }
-            Content::Blob(path) => {
+            Content::Blob { path, connector } => {
+                let blobs = self.reach.blobs(cx, connector.as_deref(), "blob_connector")?;
                 headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/octet-stream"));
-                Payload::Blob(Rc::from(cx.blobs.open(&cx.tenant, path).await?) as Rc<dyn Blob>)
+                Payload::Blob(Rc::from(blobs.open(&cx.tenant, path).await?) as Rc<dyn Blob>)
             }
         };
         let order = Order {
@@ -115,7 +122,9 @@ impl Http {
         }
         let elapsed_us = || self.reach.client.now().mono_us.saturating_sub(begun_us);
         let done = match &request.form {
-            Form::Blob { path, overwrite } => answer::save(cx, answer, request, path, *overwrite, &redaction, elapsed_us).await,
+            Form::Blob { path, overwrite, .. } => {
+                answer::save((&*keep, &cx.tenant), answer, request, path, *overwrite, &redaction, elapsed_us).await
+            }
             Form::Stream => stream::tell(cx, answer, request, redaction, elapsed_us).await,
             form => answer::show(answer, request, *form.inline(), &redaction, elapsed_us).await,
         };
@@ -144,7 +153,24 @@ pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
         Err(fault) => return Err(fault),
         Ok(_) => None,
     };
+    let denied = denied.or(stores_denied(ask, &request)?);
     Ok(Checked { denied, ..Checked::as_sent(effect) })
+}
+
+/// What forbids the stores that the body comes from and the answer goes to.
+fn stores_denied(ask: &Ask<'_>, request: &Request<'_>) -> Result<Option<Fault>, Fault> {
+    let from = match &request.content {
+        Content::Blob { connector, .. } => ask.store_denied(connector.as_deref(), "blob_connector"),
+        _ => None,
+    };
+    let Form::Blob { connector: Some(name), overwrite, .. } = &request.form else { return Ok(from) };
+    match ask.policy.store(ask.tenant, name, "response_blob_connector") {
+        Ok(store) if !overwrite && !store.settings.if_absent => {
+            Err(forbidden("overwrite", "true: this store cannot refuse to replace what is there"))
+        }
+        Ok(_) => Ok(from),
+        Err(refused) => Ok(from.or_else(|| Some(refused.fault()))),
+    }
 }
 
 fn effect(request: &Request<'_>, connector: Option<&Connector>) -> EffectClass {

@@ -21,8 +21,7 @@ use super::device::Device;
 use super::inputs::{Inputs, fault, forbidden};
 use super::outputs::push_base64;
 use super::source::Source;
-use super::{Checked, Reach, path};
-use crate::compute::Compute;
+use super::{Ask, Checked, Reach, path};
 use codec::Encoding;
 use operations::Operations;
 
@@ -40,7 +39,7 @@ const INLINE_BYTES_MAX: usize = 8 << 20;
 
 /// `media.render`. Lives on its core.
 pub(super) struct Media {
-    compute: Compute,
+    reach: Reach,
     device: Device,
 }
 
@@ -51,7 +50,14 @@ struct Task<'a> {
     encoding: Option<Encoding>,
     quality: u8,
     /// Where the image goes; into the outputs where that is not said.
-    to: Option<(Cow<'a, str>, bool)>,
+    to: Option<Goal<'a>>,
+}
+
+/// The blob that an image becomes.
+struct Goal<'a> {
+    path: Cow<'a, str>,
+    connector: Option<Cow<'a, str>>,
+    overwrite: bool,
 }
 
 fn read(inputs: &[u8]) -> Result<Task<'_>, Fault> {
@@ -66,50 +72,62 @@ fn read(inputs: &[u8]) -> Result<Task<'_>, Fault> {
     let to = match inputs.text("to")? {
         Some(to) => {
             path::check(&to).map_err(|rule| forbidden("to", rule))?;
-            Some((to, overwrite.unwrap_or(false)))
+            Some(Goal { path: to, connector: inputs.text("to_connector")?, overwrite: overwrite.unwrap_or(false) })
         }
         None if overwrite.is_some() => return Err(forbidden("overwrite", "only where `to` is given")),
+        None if inputs.text("to_connector")?.is_some() => return Err(forbidden("to_connector", "only where `to` is given")),
         None => None,
     };
     let operations = Operations::read(inputs.json("operations").unwrap_or("[]"))?;
     Ok(Task { source: Source::read(&inputs)?, operations, encoding, quality, to })
 }
 
-pub(super) fn check(_name: &str, inputs: &[u8]) -> Result<Checked, Fault> {
-    let effect = match read(inputs)?.to {
+pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
+    let task = read(ask.inputs)?;
+    let mut denied = ask.store_denied(task.source.connector(), "connector");
+    for (pointer, source) in task.operations.overlays() {
+        denied = denied.or_else(|| ask.store_denied(source.connector(), &format!("{}/connector", &pointer[1..])));
+    }
+    let effect = match &task.to {
         None => EffectClass::Pure,
-        Some((_, true)) => EffectClass::Idempotent,
-        Some((_, false)) => EffectClass::Conditional,
+        Some(goal) => {
+            denied = denied.or_else(|| ask.store_denied(goal.connector.as_deref(), "to_connector"));
+            if !goal.overwrite && denied.is_none() && !ask.refuses_to_replace(goal.connector.as_deref(), "to_connector") {
+                return Err(forbidden("overwrite", "true: this store cannot refuse to replace what is there"));
+            }
+            if goal.overwrite { EffectClass::Idempotent } else { EffectClass::Conditional }
+        }
     };
-    Ok(Checked { lane: Lane::Cpu, memory_bytes: MEMORY_BYTES_DEFAULT, ..Checked::as_sent(effect) })
+    Ok(Checked { lane: Lane::Cpu, memory_bytes: MEMORY_BYTES_DEFAULT, denied, ..Checked::as_sent(effect) })
 }
 
 impl Media {
     pub(super) fn new(reach: &Reach) -> Self {
-        Media { compute: reach.compute.clone(), device: Device::new(reach) }
+        Media { reach: reach.clone(), device: Device::new(reach) }
     }
 
     async fn run(&self, cx: &BlockCx) -> Result<Bytes, Fault> {
         let task = read(&cx.inputs)?;
         let pixels_max = cx.needs.memory_bytes.max(PIXEL_MEMORY_BYTES) / PIXEL_MEMORY_BYTES;
-        let encoded = task.source.whole(cx, ENCODED_BYTES_MAX).await?.into_owned();
+        let encoded = task.source.whole(&self.reach, cx, ENCODED_BYTES_MAX).await?.into_owned();
         let (image, found) = self.decode("", encoded, pixels_max).await?;
         let mut overlays = Vec::new();
         for (pointer, source) in task.operations.overlays() {
-            let encoded = source.whole(cx, ENCODED_BYTES_MAX).await?.into_owned();
+            let encoded = source.whole(&self.reach, cx, ENCODED_BYTES_MAX).await?.into_owned();
             overlays.push(self.decode(&pointer, encoded, pixels_max).await?.0);
         }
         let encoding = task.encoding.unwrap_or(found);
         let operations = task.operations.over(&image, overlays, pixels_max)?;
         let (image, by) = self.render(cx, Render { image, operations }).await?;
         let (width, height, quality) = (image.width(), image.height(), task.quality);
-        let encoded = self.compute.run(move || encoding.encode(&image, quality)).await;
+        let encoded = self.reach.compute.run(move || encoding.encode(&image, quality)).await;
         let encoded = encoded.map_err(|cause| failed("The image cannot be encoded.", "/format", &cause))?;
         let head =
             json!({ "format": encoding.name(), "width": width, "height": height, "size": encoded.len(), "computed_by": by });
         match &task.to {
-            Some((path, overwrite)) => {
-                let stored = cx.blobs.put(&cx.tenant, path, Bytes::from(encoded), *overwrite).await?;
+            Some(Goal { path, connector, overwrite }) => {
+                let blobs = self.reach.blobs(cx, connector.as_deref(), "to_connector")?;
+                let stored = blobs.put(&cx.tenant, path, Bytes::from(encoded), *overwrite).await?;
                 Ok(with_blob(head, path, &stored))
             }
             None if encoded.len() > INLINE_BYTES_MAX => {
@@ -127,7 +145,7 @@ impl Media {
     }
 
     async fn decode(&self, pointer: &str, encoded: Vec<u8>, pixels_max: u64) -> Result<(Image, Encoding), Fault> {
-        let decoded = self.compute.run(move || codec::decode(&encoded, pixels_max)).await;
+        let decoded = self.reach.compute.run(move || codec::decode(&encoded, pixels_max)).await;
         decoded.map_err(|error| error.fault(pointer))
     }
 
@@ -141,7 +159,7 @@ impl Media {
         // Given up with the try: what is computed for nobody ends at the next operation.
         let given_up = GivenUp(Cancel::default());
         let cancel = given_up.0.clone();
-        let image = self.compute.run(move || gpu::render_here(render, &cancel)).await;
+        let image = self.reach.compute.run(move || gpu::render_here(render, &cancel)).await;
         let image = image.map_err(|cause| failed("The image cannot be made.", "/operations", &cause.to_string()))?;
         Ok((image, "cpu".to_owned()))
     }

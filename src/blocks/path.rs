@@ -11,7 +11,10 @@ const COMPONENTS_MAX: usize = 32;
 const OUTPUTS: &str = "$outputs/";
 
 /// The rule that `path` breaks, for a path that a tenant names. Components that begin with `$` are ours.
-pub(super) fn check(path: &str) -> Result<(), &'static str> {
+///
+/// # Errors
+/// The rule.
+pub fn check(path: &str) -> Result<(), &'static str> {
     if path.is_empty() {
         return Err("not empty");
     }

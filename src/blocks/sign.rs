@@ -5,7 +5,6 @@
 //! deterministic, so both blocks are pure.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -23,7 +22,6 @@ use super::outputs::json;
 use super::source::{HERE_BYTES, Source};
 use super::{Ask, Checked, Reach};
 use crate::compute::Compute;
-use crate::policy::Policy;
 use crate::policy::keys::{Algorithm, HmacSha256, KeyError, KeySettings, Material, PublicKey, forms, only_verifies};
 
 pub(super) static SIGN: BlockInfo = BlockInfo { name: "crypto.sign", aliases: &[], version: "1.0.0", effect: EffectClass::Pure };
@@ -35,14 +33,12 @@ const ED25519_BYTES_MAX: u64 = 8 << 20;
 
 /// `crypto.sign`. Lives on its core.
 pub(super) struct Sign {
-    policy: Arc<Policy>,
-    compute: Compute,
+    reach: Reach,
 }
 
 /// `crypto.verify`. Lives on its core.
 pub(super) struct Verify {
-    policy: Arc<Policy>,
-    compute: Compute,
+    reach: Reach,
 }
 
 /// What both take.
@@ -122,7 +118,10 @@ fn admit(ask: &Ask<'_>, task: &Task<'_>, signs: bool) -> Result<Checked, Fault> 
         Ok(key) if signs && matches!(key.material, Material::Ed25519Public(_)) => {
             Ok(Checked { denied: Some(only_verifies(&task.key).fault()), ..pure })
         }
-        Ok(key) => task.fits(key).map(|()| Checked { lane: task.source.lane(), ..pure }),
+        Ok(key) => {
+            let denied = ask.store_denied(task.source.connector(), "connector");
+            task.fits(key).map(|()| Checked { lane: task.source.lane(), denied, ..pure })
+        }
         Err(refused) => Ok(Checked { denied: Some(refused.fault()), ..pure }),
     }
 }
@@ -162,24 +161,28 @@ async fn over<T: Send + 'static>(compute: &Compute, message: Cow<'_, [u8]>, make
 
 impl Sign {
     pub(super) fn new(reach: &Reach) -> Self {
-        Sign { policy: reach.policy.clone(), compute: reach.compute.clone() }
+        Sign { reach: reach.clone() }
     }
 
     async fn run(&self, cx: &BlockCx) -> Result<Bytes, Fault> {
         let task = read(&Inputs::read(&cx.inputs)?)?;
-        let key = self.policy.key(&cx.tenant, &task.key).map_err(|refused| refused.fault())?;
+        let key = self.reach.policy.key(&cx.tenant, &task.key).map_err(|refused| refused.fault())?;
         task.fits(key)?;
         let (signature, size) = match &key.material {
             Material::Ed25519(seed) => {
-                let message = task.source.whole(cx, ED25519_BYTES_MAX).await?;
+                let message = task.source.whole(&self.reach, cx, ED25519_BYTES_MAX).await?;
                 // Read only now, and gone with the signature.
                 let secret = seed.signing_key().map_err(|error| unusable(&error))?;
                 let size = message.len() as u64;
-                (task.encoding.write(&over(&self.compute, message, move |message| secret.sign(message).to_bytes()).await), size)
+                (
+                    task.encoding
+                        .write(&over(&self.reach.compute, message, move |message| secret.sign(message).to_bytes()).await),
+                    size,
+                )
             }
             Material::HmacSha256(shared) => {
                 let mac = shared.keyed().map_err(|error| unusable(&error))?;
-                let (mac, size) = task.source.fold(cx, &self.compute, mac, HmacSha256::update).await?;
+                let (mac, size) = task.source.fold(&self.reach, cx, mac, HmacSha256::update).await?;
                 (task.encoding.write(&mac.finalize().into_bytes()), size)
             }
             Material::Ed25519Public(_) => return Err(only_verifies(&task.key).fault()),
@@ -190,17 +193,17 @@ impl Sign {
 
 impl Verify {
     pub(super) fn new(reach: &Reach) -> Self {
-        Verify { policy: reach.policy.clone(), compute: reach.compute.clone() }
+        Verify { reach: reach.clone() }
     }
 
     async fn holds(&self, cx: &BlockCx, task: &Task<'_>, public: PublicKey, signature: Vec<u8>) -> Result<bool, Fault> {
-        let message = task.source.whole(cx, ED25519_BYTES_MAX).await?;
-        Ok(over(&self.compute, message, move |message| public.holds(message, &signature)).await)
+        let message = task.source.whole(&self.reach, cx, ED25519_BYTES_MAX).await?;
+        Ok(over(&self.reach.compute, message, move |message| public.holds(message, &signature)).await)
     }
 
     async fn run(&self, cx: &BlockCx) -> Result<Bytes, Fault> {
         let Claim { task, signature, require } = read_claim(&Inputs::read(&cx.inputs)?)?;
-        let key = self.policy.key(&cx.tenant, &task.key).map_err(|refused| refused.fault())?;
+        let key = self.reach.policy.key(&cx.tenant, &task.key).map_err(|refused| refused.fault())?;
         task.fits(key)?;
         let valid = match &key.material {
             Material::Ed25519(seed) => {
@@ -210,7 +213,7 @@ impl Verify {
             Material::Ed25519Public(public) => self.holds(cx, &task, *public, signature).await?,
             Material::HmacSha256(shared) => {
                 let mac = shared.keyed().map_err(|error| unusable(&error))?;
-                let (mac, _) = task.source.fold(cx, &self.compute, mac, HmacSha256::update).await?;
+                let (mac, _) = task.source.fold(&self.reach, cx, mac, HmacSha256::update).await?;
                 // In a time that does not tell how much of it is right; a part of a signature is none.
                 mac.verify_slice(&signature).is_ok()
             }

@@ -1,5 +1,5 @@
-//! What a block computes over: a text, bytes in base64 or a blob, exactly one of them. What is short is computed over here; what
-//! is longer, on compute threads, piece by piece.
+//! What a block computes over: a text, bytes in base64 or a blob (the worker's own or in a store), exactly one of them. What is short
+//! is computed over here; what is longer, on compute threads, piece by piece.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use shards::step::Lane;
 use crate::compute::Compute;
 
 use super::inputs::{Inputs, forbidden};
-use super::path;
+use super::{Reach, path};
 
 /// Computed over on the shard, in bytes: a fraction of a millisecond with every algorithm that we have, and not more than handing
 /// it to another thread costs.
@@ -23,13 +23,21 @@ const READ_BYTES: usize = 256 << 10;
 pub(super) enum Source<'a> {
     Text(Cow<'a, str>),
     Bytes(Vec<u8>),
-    Blob(Cow<'a, str>),
+    /// In the store of this name, or the worker's own.
+    Blob {
+        path: Cow<'a, str>,
+        connector: Option<Cow<'a, str>>,
+    },
 }
 
 impl<'a> Source<'a> {
     /// The one of `text`, `bytes` and `path` that is there.
     pub(super) fn read(inputs: &Inputs<'a>) -> Result<Self, Fault> {
         inputs.exactly_one(&["text", "bytes", "path"])?;
+        let connector = inputs.text("connector")?;
+        if connector.is_some() && inputs.json("path").is_none() {
+            return Err(forbidden("connector", "only beside path"));
+        }
         if let Some(text) = inputs.text("text")? {
             return Ok(Source::Text(text));
         }
@@ -38,7 +46,15 @@ impl<'a> Source<'a> {
         }
         let blob = inputs.text_needed("path")?;
         path::check(&blob).map_err(|rule| forbidden("path", rule))?;
-        Ok(Source::Blob(blob))
+        Ok(Source::Blob { path: blob, connector })
+    }
+
+    /// The store that it is read from, if it is.
+    pub(super) fn connector(&self) -> Option<&str> {
+        match self {
+            Source::Blob { connector, .. } => connector.as_deref(),
+            Source::Text(_) | Source::Bytes(_) => None,
+        }
     }
 
     /// The field that it stands in and its size in bytes, where the inputs hold it themselves.
@@ -46,18 +62,18 @@ impl<'a> Source<'a> {
         match self {
             Source::Text(text) => Some(("text", text.len() as u64)),
             Source::Bytes(bytes) => Some(("bytes", bytes.len() as u64)),
-            Source::Blob(_) => None,
+            Source::Blob { .. } => None,
         }
     }
 
     /// All of it in one piece; a blob of more than `bytes_max` is not read.
-    pub(super) async fn whole(&self, cx: &BlockCx, bytes_max: u64) -> Result<Cow<'_, [u8]>, Fault> {
+    pub(super) async fn whole(&self, reach: &Reach, cx: &BlockCx, bytes_max: u64) -> Result<Cow<'_, [u8]>, Fault> {
         let path = match self {
             Source::Text(text) => return Ok(Cow::Borrowed(text.as_bytes())),
             Source::Bytes(bytes) => return Ok(Cow::Borrowed(bytes)),
-            Source::Blob(path) => path,
+            Source::Blob { path, .. } => path,
         };
-        let blob = cx.blobs.open(&cx.tenant, path).await?;
+        let blob = reach.blobs(cx, self.connector(), "connector")?.open(&cx.tenant, path).await?;
         if blob.size() > bytes_max {
             let (size, sentence) = (blob.size(), "The blob is larger than one step may take in one piece.");
             let details = format!(r#"{{"pointer":"/path","size":{size},"size_max":{bytes_max}}}"#);
@@ -77,17 +93,17 @@ impl<'a> Source<'a> {
     /// Takes all of it into `state`, in order; gives that and the size in bytes.
     pub(super) async fn fold<S: Send + 'static>(
         &self,
+        reach: &Reach,
         cx: &BlockCx,
-        compute: &Compute,
         mut state: S,
         take: fn(&mut S, &[u8]),
     ) -> Result<(S, u64), Fault> {
         let bytes = match self {
             Source::Text(text) => text.as_bytes(),
             Source::Bytes(bytes) => bytes,
-            Source::Blob(path) => {
-                let blob = cx.blobs.open(&cx.tenant, path).await?;
-                return fold_blob(&*blob, compute, state, take).await;
+            Source::Blob { path, .. } => {
+                let blob = reach.blobs(cx, self.connector(), "connector")?.open(&cx.tenant, path).await?;
+                return fold_blob(&*blob, &reach.compute, state, take).await;
             }
         };
         let size = bytes.len() as u64;
@@ -96,7 +112,7 @@ impl<'a> Source<'a> {
             return Ok((state, size));
         }
         for piece in bytes.chunks(READ_BYTES) {
-            state = taken(compute, state, Bytes::copy_from_slice(piece), take).await;
+            state = taken(&reach.compute, state, Bytes::copy_from_slice(piece), take).await;
         }
         Ok((state, size))
     }
@@ -111,11 +127,14 @@ async fn fold_blob<S: Send + 'static>(
 ) -> Result<(S, u64), Fault> {
     let mut piece = blob.read(0, READ_BYTES).await?;
     let mut size = piece.len() as u64;
-    if blob.size() <= HERE_BYTES as u64 {
-        take(&mut state, &piece);
-        return Ok((state, size));
-    }
+    let here = blob.size() <= HERE_BYTES as u64;
     while !piece.is_empty() {
+        if here {
+            take(&mut state, &piece);
+            piece = blob.read(size, READ_BYTES).await?;
+            size += piece.len() as u64;
+            continue;
+        }
         let (next, state_then) = futures_util::join!(blob.read(size, READ_BYTES), taken(compute, state, piece, take));
         (piece, state) = (next?, state_then);
         size += piece.len() as u64;
@@ -131,12 +150,26 @@ async fn taken<S: Send + 'static>(compute: &Compute, mut state: S, piece: Bytes,
     compute.run(take_in).await
 }
 
+/// Hands all of `bytes` to `take`, stride by stride, between which others run.
+pub(super) async fn strides(bytes: &[u8], take: &mut impl FnMut(&[u8])) {
+    for stride in bytes.chunks(HERE_BYTES) {
+        take(stride);
+        glommio::yield_if_needed().await;
+    }
+}
+
 /// All of a blob. One that grows meanwhile (nobody here does that) is read up to the size it had.
 pub(super) async fn read_whole(blob: &dyn Blob) -> Result<Vec<u8>, Fault> {
-    let size = blob.size() as usize;
+    read_part(blob, 0, blob.size()).await
+}
+
+/// The bytes from `start` to `end`, which fit in memory.
+pub(super) async fn read_part(blob: &dyn Blob, start: u64, end: u64) -> Result<Vec<u8>, Fault> {
+    let size = end.saturating_sub(start) as usize;
     let mut content = Vec::with_capacity(size);
+    blob.until(end);
     while content.len() < size {
-        let chunk = blob.read(content.len() as u64, READ_BYTES.min(size - content.len())).await?;
+        let chunk = blob.read(start + content.len() as u64, READ_BYTES.min(size - content.len())).await?;
         if chunk.is_empty() {
             break;
         }

@@ -21,10 +21,11 @@ use shards::runtime::rt::Clock;
 use shards::step::{EffectClass, Needs};
 
 use super::local::{LocalBlobs, folder_of};
-use super::{Ask, Checked, Entry, Reach, TABLE, build_all, find};
+use super::{Ask, Checked, Entry, Reach, Shelf, TABLE, build_all, find};
 use crate::compute::{Compute, ComputeSeat};
 use crate::net::client::Client;
 use crate::offload::Offload;
+use crate::offload::stores::Stores;
 use crate::policy::Policy;
 
 pub(super) mod checks;
@@ -99,9 +100,10 @@ pub(super) fn shut() -> Reach {
 /// What blocks reach under this policy.
 pub(super) fn reach(policy: Policy) -> Reach {
     let offload = Offload::new(policy.dns().to_vec());
+    let stores = Rc::new(Shelf::new(Stores::new(offload.clone())));
     let compute = Compute::new(ComputeSeat::all(None, &[], &Layout::allowed()));
     let client = Rc::new(Client::new(offload, compute.clone(), Clock::start()));
-    Reach { policy: Arc::new(policy), client, compute, device: None }
+    Reach { policy: Arc::new(policy), client, compute, device: None, stores }
 }
 
 /// As [`run_as`], with this reach.

@@ -166,7 +166,7 @@ mod tests {
         let table = listed(false, Form::Table);
         assert_eq!(table.lines().count(), some.lines().count());
         let row = table.lines().find(|row| row.starts_with("fs.blob_put ")).expect("there");
-        assert!(row.contains("1.0.0") && row.contains("conditional") && row.contains("Stores one"), "{row}");
+        assert!(row.contains("1.1.0") && row.contains("conditional") && row.contains("Stores one"), "{row}");
     }
 
     #[test]

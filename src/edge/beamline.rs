@@ -12,8 +12,7 @@ use crate::edge::fingerprint::Content;
 use crate::edge::json::{self, Value, fields};
 use crate::edge::needs::Asked;
 use crate::edge::reading::{
-    Ask, Faults, Mail, Notes, Reading, Unreadable, effect_class, is_assignment, missing, moment, twice, unsupported, wrong_form,
-    wrong_value,
+    Ask, Faults, Mail, Notes, Reading, Unreadable, effect_class, is_assignment, missing, moment, twice, wrong_form, wrong_value,
 };
 
 /// Tries where the sender names none.
@@ -136,11 +135,12 @@ pub(super) fn read<'a>(mail: &mut Mail<'a>) -> Result<Reading<'a>, Unreadable> {
     let ask = match (faults.0, job) {
         (Some(fault), _) => Err(fault),
         (None, None) => Err(missing("/job")),
-        (None, Some((content, payload))) => {
+        (None, Some(Carried { content, inputs, reference })) => {
             let options = options(top.options(), mail.limits);
             Ok(Ask {
                 content,
-                inputs: Some(payload),
+                inputs,
+                reference,
                 priority: options.priority,
                 budget_ms: options.budget_ms,
                 not_after_ms,
@@ -176,8 +176,15 @@ fn provider(mail: &Mail<'_>, executor: Option<Value<'_>>) -> Result<Text, Fault>
     mail.required(Executor::read(Some(executor)).provider_id(), "/executor/provider_id")
 }
 
-/// The job's type, and its content with its payload unless something is wrong with them.
-fn job<'a>(mail: &Mail<'_>, value: Option<Value<'a>>, faults: &mut Faults) -> (Text, Option<(Content<'a>, &'a str)>) {
+/// What a job carries: its content, and of it the inputs or where they are.
+struct Carried<'a> {
+    content: Content<'a>,
+    inputs: Option<&'a str>,
+    reference: Option<&'a str>,
+}
+
+/// The job's type, and what it carries unless something is wrong with it.
+fn job<'a>(mail: &Mail<'_>, value: Option<Value<'a>>, faults: &mut Faults) -> (Text, Option<Carried<'a>>) {
     let Some(value) = value else {
         faults.add(missing("/job"));
         return (Text::new(), None);
@@ -191,14 +198,12 @@ fn job<'a>(mail: &Mail<'_>, value: Option<Value<'a>>, faults: &mut Faults) -> (T
     if let Some(key) = job.picked.twice {
         faults.add(twice(&format!("/job/{key}")));
     }
-    if job.payload_ref().is_some() {
-        // It would win over a payload; nothing here can fetch it.
-        faults.add(unsupported("/job/payload_ref"));
-    }
-    if job.payload().is_none() {
+    let (inputs, reference) = (job.payload().map(Value::raw), job.payload_ref().map(Value::raw));
+    if inputs.is_none() && reference.is_none() {
         faults.add(missing("/job/payload"));
+        return (name, None);
     }
-    (name, job.payload().map(|payload| (Content::Job(value.raw()), payload.raw())))
+    (name, Some(Carried { content: Content::Job(value.raw()), inputs, reference }))
 }
 
 /// A run, flow or step id: the message's own, else the first usable one of `places`.

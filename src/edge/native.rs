@@ -214,9 +214,6 @@ fn ask<'a>(mail: &Mail<'_>, step: &Step<'a>, context: &Context<'_>, faults: &mut
             faults.add(wrong_form(pointer));
         }
     }
-    if step.payload_ref().is_some() {
-        faults.add(unsupported("/payload_ref"));
-    }
     if step.version_req().is_some_and(|value| !matches!(value.raw(), "\"\"" | "\"*\"")) {
         faults.add(unsupported("/version_req"));
     }
@@ -251,6 +248,7 @@ fn ask<'a>(mail: &Mail<'_>, step: &Step<'a>, context: &Context<'_>, faults: &mut
     Ask {
         content: Content::Inputs(inputs.unwrap_or("{}")),
         inputs,
+        reference: step.payload_ref().map(Value::raw),
         priority: priority as u8,
         budget_ms: tries_ms.map_or(budget_ms, |tries_ms| tries_ms.min(budget_ms)),
         not_after_ms: not_after_ms.and_then(|moment| faults.take(moment)),

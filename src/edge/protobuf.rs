@@ -13,6 +13,8 @@ mod event;
 mod request;
 mod shown;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use prost::{DecodeError, Message};
 use prost_types::value::Kind;
@@ -156,6 +158,11 @@ impl Form {
         if let Some(there) = &request.payload_ref {
             self.name("payload_ref").open();
             self.word("uri", Some(&there.uri));
+            let digest = there.sha256.as_ref().map(|bytes| BASE64.encode(bytes));
+            self.word("sha256", digest.as_ref());
+            if let Some(bytes) = there.size_bytes {
+                self.name("size_bytes").pen.int(bytes);
+            }
             self.close();
         }
         self.word("assignment_id", request.assignment_id.as_ref());

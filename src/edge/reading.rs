@@ -65,6 +65,8 @@ pub(super) struct Ask<'a> {
     pub(super) content: Content<'a>,
     /// The block's inputs, a part of the body; absent: an empty object.
     pub(super) inputs: Option<&'a str>,
+    /// Where the inputs are instead, a part of the body; it wins over them.
+    pub(super) reference: Option<&'a str>,
     pub(super) priority: u8,
     pub(super) budget_ms: u64,
     pub(super) not_after_ms: Option<u64>,

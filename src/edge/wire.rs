@@ -24,7 +24,7 @@ use crate::edge::fingerprint::{Canon, field};
 use crate::edge::json::Tape;
 use crate::edge::native::Encoding;
 use crate::edge::needs::Offer;
-use crate::edge::reading::{Ask, Heads, Mail, Reading, Unreadable, is_assignment};
+use crate::edge::reading::{Ask, Heads, Mail, Reading, Unreadable, is_assignment, unsupported};
 use crate::edge::roll::Roll;
 use crate::edge::{answer, beamline, event, native, notice, protobuf};
 use crate::policy::Policy;
@@ -88,6 +88,8 @@ pub struct WireSettings {
     pub device: bool,
     /// The block table.
     pub blocks: Lookup,
+    /// The same for inputs by reference, which is looked at in their place.
+    pub references: Lookup,
     /// What tenants may do.
     pub policy: Arc<Policy>,
 }
@@ -108,6 +110,7 @@ impl WireSettings {
             dev: false,
             device: false,
             blocks,
+            references: |_, _, _, _, _| Err(unsupported("/payload_ref")),
             policy: Arc::new(Policy::shut()),
         }
     }
@@ -267,11 +270,12 @@ impl EdgeWire {
     }
 
     fn work(&self, body: &Text, tenant: &str, name: &str, ask: Ask<'_>, since_ms: u64) -> Result<(Fingerprint, Work), Fault> {
-        let inputs = match ask.inputs {
+        let inputs = match ask.reference.or(ask.inputs) {
             Some(text) => body.as_bytes().slice_ref(text.as_bytes()),
             None => Bytes::from_static(b"{}"),
         };
-        let found = (self.settings.blocks)(&self.settings.policy, tenant, name, &inputs, self.settings.dev)?;
+        let look = if ask.reference.is_some() { self.settings.references } else { self.settings.blocks };
+        let found = look(&self.settings.policy, tenant, name, &inputs, self.settings.dev)?;
         if ask.effect_ceiling.is_some_and(|ceiling| found.effect > ceiling) {
             let fault = Fault::new(Code::PermissionDenied, "the block may do more than the sender allows");
             return Err(fault.with_details(field("/effect_ceiling")));

@@ -28,7 +28,17 @@ const ALL: &str = "*";
 /// Whether the key of this name takes a reference to a secret.
 pub(super) fn holds_reference(key: &str) -> bool {
     let ends: &[&str] = match key.split_once('.') {
-        Some(("connectors", _)) => &[".bearer", ".password", ".value"],
+        Some(("connectors", _)) => &[
+            ".bearer",
+            ".password",
+            ".value",
+            ".access_key",
+            ".secret_key",
+            ".session_token",
+            ".credential",
+            ".account_key",
+            ".sas_token",
+        ],
         Some(("keys", _)) => &[".secret"],
         Some(("net", "proxy_password")) => return true,
         _ => &[],
@@ -51,6 +61,12 @@ impl Desk {
             policy.grants.insert(tenant, scopes);
         }
         for name in self.section(|written| &written.connectors) {
+            if self.is_store(&name) {
+                if let Some(settled) = self.store(&name, policy.proxy.is_some()) {
+                    policy.stores.insert(name, settled);
+                }
+                continue;
+            }
             let settled = self.connector(&name);
             policy.connectors.insert(name, settled);
         }
@@ -94,7 +110,7 @@ impl Desk {
         self.take_from(name, |written| written.tenants.get(tenant).map(leaf), default, rule)
     }
 
-    fn of_connector<T>(
+    pub(super) fn of_connector<T>(
         &mut self,
         connector: &str,
         field: &str,
@@ -102,7 +118,12 @@ impl Desk {
         rule: impl Fn(&Value) -> Rule<T>,
     ) -> T {
         let name = Cow::Owned(format!("connectors.{connector}.{field}"));
-        let default = if matches!(field, "idempotency_key" | "direct") { "false" } else { "" };
+        let default = match field {
+            "idempotency_key" | "direct" => "false",
+            "if_absent" => "true",
+            "stall" => "30s",
+            _ => "",
+        };
         self.take_from(name, |written| written.connectors.get(connector).map(leaf), default, rule)
     }
 
@@ -111,6 +132,15 @@ impl Desk {
         if !is_name(name, NAME_BYTES_MAX) {
             let rule = format!("must stand under a name of 1 to {NAME_BYTES_MAX} characters out of A-Z, a-z, 0-9, _ and -");
             self.fault(first, rule);
+        }
+    }
+
+    /// Notes a key of two that is nothing without the other.
+    pub(super) fn both(&mut self, one: bool, name: &str, other: bool, beside: &str) {
+        match (one, other) {
+            (true, false) => self.fault(name, format!("needs {beside} beside it")),
+            (false, true) => self.fault(beside, format!("needs {name} beside it")),
+            _ => {}
         }
     }
 
@@ -140,11 +170,7 @@ impl Desk {
             (None, Some(_)) => self.fault(&key("value"), format!("needs {} beside it", key("header"))),
             _ => {}
         }
-        match (&cert, &tls_key) {
-            (Some(_), None) => self.fault(&key("cert"), format!("needs {} beside it", key("key"))),
-            (None, Some(_)) => self.fault(&key("key"), format!("needs {} beside it", key("cert"))),
-            _ => {}
-        }
+        self.both(cert.is_some(), &key("cert"), tls_key.is_some(), &key("key"));
         let ways = [bearer.is_some(), password.is_some(), value.is_some()];
         if ways.iter().filter(|way| **way).count() > 1 {
             let last = ["bearer", "password", "value"].iter().zip(ways).rfind(|(_, way)| *way).map_or("", |(field, _)| field);
@@ -163,6 +189,7 @@ impl Desk {
                 "must be set where the connector says who a request comes from: it goes nowhere else".to_owned(),
             );
         }
+        self.without(name, super::stores::ONLY_STORES, "only where the connector has a store");
         let tls = TlsFiles { ca, cert, key: tls_key };
         ConnectorSettings { tenants, url, allow, auth, idempotency_key, tls, direct }
     }
@@ -212,7 +239,7 @@ pub(super) fn tenants(value: &Value) -> Rule<Option<Vec<String>>> {
     list.iter().all(|tenant| is_name(tenant, TENANT_BYTES_MAX)).then_some(Some(list)).ok_or_else(rule)
 }
 
-fn target(value: &Value) -> Rule<Option<Target>> {
+pub(super) fn target(value: &Value) -> Rule<Option<Target>> {
     let text = text(value)?;
     if text.is_empty() {
         return Ok(None);
@@ -231,7 +258,7 @@ fn proxy(value: &Value) -> Rule<Option<Target>> {
     if target.as_ref().is_none_or(plain) { Ok(target) } else { Err(rule.to_owned()) }
 }
 
-fn allow(value: &Value) -> Rule<Vec<Allow>> {
+pub(super) fn allow(value: &Value) -> Rule<Vec<Allow>> {
     let rule = "must be a list of hosts, addresses and networks, such as [\"crm.internal\", \"10.1.2.0/24\", \"[fd00::1]:8443\"]";
     let list = words(value).ok_or(rule)?;
     list.iter().map(|text| Allow::parse(text).map_err(|why| format!("{rule}: {why}"))).collect()

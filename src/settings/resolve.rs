@@ -68,6 +68,7 @@ pub(super) fn settings(
     let storage_dir = desk.needed_path(key!(storage.dir), "./endstation-data");
     let blobs_dir = desk.take(key!(storage.blobs_dir), "", path).unwrap_or_else(|| storage_dir.join("blobs"));
     desk.derived("storage.blobs_dir", blobs_dir.display().to_string());
+    let outputs = desk.optional_text(key!(storage.outputs));
     let (limits, running_max_process) = desk.limits();
     let dlq_bytes_max = desk.dlq(&limits);
     let events = desk.take(key!(events.enabled), "true", flag);
@@ -90,6 +91,12 @@ pub(super) fn settings(
     let grace_ms = desk.take(key!(shutdown.grace), "10s", duration(0..=HOUR_MS));
     let log_level = desk.take(key!(log.level), "info", choice(LEVELS));
     let policy = desk.policy(&nats, ops_bind, grpc.as_ref());
+    if let Some(name) = &outputs
+        && policy.stores.get(name).is_none_or(|store| !store.if_absent)
+    {
+        let rule = format!("must be the name of a connector with a store and if_absent: [connectors.{name}] is none");
+        desk.fault("storage.outputs", rule);
+    }
 
     if !desk.faults.is_empty() {
         return Err(ConfigError { faults: desk.faults });
@@ -99,6 +106,7 @@ pub(super) fn settings(
         key_salt,
         storage_dir,
         blobs_dir,
+        outputs,
         nats,
         limits,
         cores,

@@ -31,5 +31,6 @@ mod rehearsal;
 mod reshard;
 mod stall;
 mod storage;
+mod stores;
 #[cfg(feature = "failpoints")]
 mod upgrade;

@@ -312,6 +312,7 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>, sealer: &Seal
         perform: Perform::new(
             furniture.blocks,
             furniture.blobs,
+            furniture.outputs,
             seat.clock,
             local.clone(),
             page,

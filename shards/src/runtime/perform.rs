@@ -17,10 +17,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use crate::block::{Blobs, Block, BlockCx, Observers};
+use crate::block::{Blobs, Block, BlockCx, Observers, Outputs};
 use crate::event::{Chunk, Event, Hold, Verdict};
 use crate::ids::{Ticket, hex};
-use crate::outcome::Fault;
+use crate::outcome::{Effected, Fault};
 use crate::step::{Arrival, EffectClass};
 
 use super::local::{Local, News};
@@ -39,6 +39,7 @@ const LEASE_LOOK: Duration = Duration::from_millis(10);
 pub struct Perform {
     blocks: Vec<Rc<dyn Block>>,
     blobs: Rc<dyn Blobs>,
+    outputs: Rc<dyn Outputs>,
     clock: Clock,
     local: Local,
     page: Page,
@@ -76,6 +77,7 @@ impl Perform {
     pub fn new(
         blocks: Vec<Rc<dyn Block>>,
         blobs: Rc<dyn Blobs>,
+        outputs: Rc<dyn Outputs>,
         clock: Clock,
         local: Local,
         page: Page,
@@ -83,7 +85,7 @@ impl Perform {
         inline_bytes_max: u64,
         events: bool,
     ) -> Self {
-        Perform { blocks, blobs, clock, local, page, lease, stops: Vec::new(), inline_bytes_max, events }
+        Perform { blocks, blobs, outputs, clock, local, page, lease, stops: Vec::new(), inline_bytes_max, events }
     }
 
     /// Starts a try. Its end comes as news, or is returned here if it came at once.
@@ -124,7 +126,8 @@ impl Perform {
             }
             None => None,
         };
-        let (blobs, tenant, inline_bytes_max) = (self.blobs.clone(), arrival.tenant.clone(), self.inline_bytes_max);
+        let (kept, tenant, inline_bytes_max) = (self.outputs.clone(), arrival.tenant.clone(), self.inline_bytes_max);
+        let pure = work.effect == EffectClass::Pure;
         let stop = Stop::default();
         let slot = ticket.slot as usize;
         if slot >= self.stops.len() {
@@ -148,7 +151,9 @@ impl Perform {
                 if outputs.len() as u64 <= inline_bytes_max {
                     return Ok(Verdict::Done(outputs));
                 }
-                spill(&*blobs, &tenant, outputs).await
+                // The block has done what it does: what fails from here on does not undo that.
+                let spilled = spill(&*kept, &tenant, outputs).await;
+                spilled.map_err(|fault| if pure { fault } else { fault.with_effect(Effected::Applied) })
             };
             let mut work = stop.race(caught(work));
             let ended = poll_fn(|cx| {
@@ -185,11 +190,12 @@ impl Perform {
 
 /// Stores outputs that no message should carry, by their own hash, and gives the reference to them. A step that is run again
 /// finds them there.
-async fn spill(blobs: &dyn Blobs, tenant: &str, outputs: Bytes) -> Result<Verdict, Fault> {
+async fn spill(kept: &dyn Outputs, tenant: &str, outputs: Bytes) -> Result<Verdict, Fault> {
     let digest = hex(&Sha256::digest(&outputs));
+    let (blobs, begin) = kept.of(tenant);
     let stored = blobs.put(tenant, &format!("$outputs/{digest}"), outputs, false).await?;
     let size = stored.size;
-    let reference = format!("{{\"uri\":\"blob:$outputs/{digest}\",\"sha256\":\"{digest}\",\"size\":{size}}}");
+    let reference = format!("{{\"uri\":\"{begin}$outputs/{digest}\",\"sha256\":\"{digest}\",\"size\":{size}}}");
     Ok(Verdict::Spilled(reference.into()))
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::block::{Blobs, Block};
+use crate::block::{Blobs, Block, Outputs};
 use crate::envelope::Envelope;
 use crate::ids::{Salt, Text};
 use crate::limits::Limits;
@@ -76,4 +76,6 @@ pub struct Furniture<W> {
     pub blocks: Vec<Rc<dyn Block>>,
     /// The tenants' blobs.
     pub blobs: Rc<dyn Blobs>,
+    /// Where outputs go that are too large for a message.
+    pub outputs: Rc<dyn Outputs>,
 }

@@ -8,7 +8,7 @@ use futures_util::future::select;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING};
 use hyper::{Method, Version};
 use serde_json::json;
-use shards::block::BlockCx;
+use shards::block::Blobs;
 use shards::ids::hex;
 use shards::outcome::{Code, Effected, Fault};
 use shards::runtime::rt;
@@ -70,9 +70,9 @@ pub(super) async fn show(
     Ok(Bytes::from(out))
 }
 
-/// An answer that goes into a blob, piece by piece.
+/// An answer that goes into one of the tenant's blobs, piece by piece.
 pub(super) async fn save(
-    cx: &BlockCx,
+    (blobs, tenant): (&dyn Blobs, &str),
     mut answer: Answer,
     request: &Request<'_>,
     path: &str,
@@ -80,7 +80,7 @@ pub(super) async fn save(
     redaction: &Redaction,
     elapsed_us: impl Fn() -> u64,
 ) -> Result<Bytes, Fault> {
-    let mut blob = cx.blobs.create(&cx.tenant, path, overwrite).await?;
+    let mut blob = blobs.create(tenant, path, overwrite).await?;
     let mut decoder = decoder(&answer, request.bytes_max).map_err(|error| fault::of(&error.into()))?;
     while let Some(piece) = answer.piece().await.map_err(|error| fault::of(&error))? {
         let piece = decoder.push(piece).await.map_err(|error| fault::of(&error.into()))?;

@@ -68,8 +68,11 @@ pub(super) enum Content<'a> {
     None,
     /// With its media type where the headers name none.
     Bytes(Bytes, &'static str),
-    /// A blob of the tenant's.
-    Blob(Words<'a>),
+    /// A blob of the tenant's, in the store of this name or the worker's own.
+    Blob {
+        path: Words<'a>,
+        connector: Option<Words<'a>>,
+    },
 }
 
 /// What an answer becomes.
@@ -79,6 +82,8 @@ pub(super) enum Form<'a> {
     Blob {
         path: Words<'a>,
         overwrite: bool,
+        /// The store of this name, or the worker's own.
+        connector: Option<Words<'a>>,
     },
     /// As progress, in pieces; the result says how much there was.
     Stream,
@@ -271,6 +276,9 @@ fn headers(inputs: &Inputs<'_>) -> Result<HeaderMap, Fault> {
 }
 
 fn content<'a>(inputs: &Inputs<'a>) -> Result<Content<'a>, Fault> {
+    if inputs.text("blob_connector")?.is_some() && inputs.json("blob").is_none() {
+        return Err(forbidden("blob_connector", "only beside blob"));
+    }
     Ok(match inputs.at_most_one(&BODIES)? {
         None => Content::None,
         Some("json") => Content::Bytes(raw(inputs, "json"), "application/json"),
@@ -283,7 +291,7 @@ fn content<'a>(inputs: &Inputs<'a>) -> Result<Content<'a>, Fault> {
         Some("blob") => {
             let blob = inputs.text_needed("blob")?;
             path::check(&blob).map_err(|rule| forbidden("blob", rule))?;
-            Content::Blob(blob)
+            Content::Blob { path: blob, connector: inputs.text("blob_connector")? }
         }
         // The platform's older workers: a text goes as it is, anything else as JSON.
         Some(name) => match inputs.json(name).and_then(text_of) {
@@ -301,6 +309,10 @@ fn form<'a>(inputs: &Inputs<'a>, method: &Method) -> Result<Form<'a>, Fault> {
     let name = inputs.text("response")?;
     let overwrite = inputs.flag("overwrite")?;
     let path = inputs.text("response_blob")?;
+    let connector = inputs.text("response_blob_connector")?;
+    if connector.is_some() && path.is_none() {
+        return Err(forbidden("response_blob_connector", "only beside response_blob"));
+    }
     let inline = match name.as_deref() {
         None if path.is_some() => None,
         Some("blob") => None,
@@ -326,7 +338,7 @@ fn form<'a>(inputs: &Inputs<'a>, method: &Method) -> Result<Form<'a>, Fault> {
         (None, Some(_)) if *method == Method::HEAD => Err(forbidden("response_blob", "not with HEAD, which has no body")),
         (None, Some(path)) => {
             path::check(&path).map_err(|rule| forbidden("response_blob", rule))?;
-            Ok(Form::Blob { path, overwrite: overwrite.unwrap_or(false) })
+            Ok(Form::Blob { path, overwrite: overwrite.unwrap_or(false), connector })
         }
     }
 }

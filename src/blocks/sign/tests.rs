@@ -10,6 +10,7 @@ use super::super::local::{LocalBlobs, folder_of};
 use super::super::tests::{assert_presentable, on_a_shard, pointer, reach, run_with};
 use super::super::{build_all, find};
 use super::*;
+use crate::policy::Policy;
 use crate::policy::PolicySettings;
 use crate::policy::keys::{PublicKey, Seed, Shared};
 use crate::secrets::SecretRef;

@@ -103,8 +103,20 @@ fn goods() -> Vec<Case> {
         r#"{"path":"..a/...","content":"x","bytes":null,"overwrite":null}"#,
         r#"{"path":"a b:c*?","content":"x"}"#,
         r#"{"\u0070ath":"a","content":"\u0000"}"#,
+        r#"{"path":"a","blob":"b/c","blob_connector":null,"content":null}"#,
+        r#"{"content":"","address":"sha256"}"#,
+        r#"{"path":"a","blob":"b","address":"sha256","overwrite":false}"#,
+        r#"{"path":null,"content":"","address":"sha256","connector":null}"#,
+        r#"{"path":"a","content":"x","sha256":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852B855"}"#,
     ] {
         cases.push(good("fs.blob_put", inputs));
+    }
+    for inputs in [
+        r#"{"path":"a","offset":0}"#,
+        r#"{"path":"a","offset":9007199254740992,"length":8388608}"#,
+        r#"{"path":"a","offset":null,"length":0,"sha256":null,"connector":null}"#,
+    ] {
+        cases.push(good("fs.blob_get", inputs));
     }
     cases.extend([
         good("fs.blob_get", json!({ "path": format!("{}/b", "x".repeat(255)) })),
@@ -162,6 +174,23 @@ fn bads() -> Vec<Case> {
         bad("fs.blob_put", r#"{"path":["a"],"content":"x"}"#, INVALID, "/path"),
         bad("fs.blob_get", "{}", MISSING, "/path"),
         bad("fs_blob_get", r#"{"path":1}"#, INVALID, "/path"),
+        bad("fs.blob_put", r#"{"content":"x"}"#, MISSING, "/path"),
+        bad("fs.blob_put", r#"{"path":"a","content":"x","blob":"b"}"#, INVALID, "/blob"),
+        bad("fs.blob_put", r#"{"path":"a","content":"x","blob_connector":"s"}"#, INVALID, "/blob_connector"),
+        bad("fs.blob_put", r#"{"path":"a","blob":1}"#, INVALID, "/blob"),
+        bad("fs.blob_put", r#"{"path":"a","content":"x","address":"md5"}"#, INVALID, "/address"),
+        bad("fs.blob_put", r#"{"content":"x","address":"sha256","overwrite":true}"#, INVALID, "/overwrite"),
+        bad("fs.blob_put", r#"{"path":"a","content":"x","sha256":"e3b0"}"#, INVALID, "/sha256"),
+        bad("fs.blob_put", json!({ "path": "a", "content": "x", "sha256": "g".repeat(64) }), INVALID, "/sha256"),
+        bad("fs.blob_put", r#"{"path":"a","content":"x","connector":1}"#, INVALID, "/connector"),
+        bad("fs.blob_get", r#"{"path":"a","offset":-1}"#, INVALID, "/offset"),
+        bad("fs.blob_get", r#"{"path":"a","offset":"1"}"#, INVALID, "/offset"),
+        bad("fs.blob_get", r#"{"path":"a","length":8388609}"#, INVALID, "/length"),
+        bad("fs.blob_get", r#"{"path":"a","length":1.5}"#, INVALID, "/length"),
+        bad("fs.blob_get", r#"{"path":"a","sha256":"x"}"#, INVALID, "/sha256"),
+        bad("fs.blob_get", r#"{"path":"a","connector":[]}"#, INVALID, "/connector"),
+        bad("crypto.hash", r#"{"text":"a","connector":"s"}"#, INVALID, "/connector"),
+        bad("crypto.hash", r#"{"path":"a","connector":true}"#, INVALID, "/connector"),
     ]);
 
     cases.extend([
@@ -185,10 +214,24 @@ fn bads() -> Vec<Case> {
 
 fn paths() -> Vec<Case> {
     let mut cases = Vec::new();
+    for path in bad_paths() {
+        let inputs = json!({ "path": path, "content": "x" }).to_string();
+        for name in ["fs.blob_put", "fs_blob_put", "fs.put", "fs.blob_get"] {
+            cases.push(bad(name, &inputs, INVALID, "/path"));
+        }
+        cases.push(bad("crypto.hash", json!({ "path": path }), INVALID, "/path"));
+        cases.push(bad("fs.put", json!({ "path": "a", "blob": path }), INVALID, "/blob"));
+        cases.push(bad("fs.put", json!({ "address": "sha256", "path": path, "content": "" }), INVALID, "/path"));
+    }
+    cases
+}
+
+/// Paths that could leave the folder or are ours.
+pub(in crate::blocks) fn bad_paths() -> Vec<String> {
     let long = "x".repeat(256);
     let longer = vec!["x".repeat(200); 6].join("/");
     let deep = vec!["d"; 33].join("/");
-    for path in [
+    let paths = [
         "",
         "/",
         "/etc/passwd",
@@ -217,14 +260,8 @@ fn paths() -> Vec<Case> {
         &long,
         &longer,
         &deep,
-    ] {
-        let inputs = json!({ "path": path, "content": "x" }).to_string();
-        for name in ["fs.blob_put", "fs_blob_put", "fs.put", "fs.blob_get"] {
-            cases.push(bad(name, &inputs, INVALID, "/path"));
-        }
-        cases.push(bad("crypto.hash", json!({ "path": path }), INVALID, "/path"));
-    }
-    cases
+    ];
+    paths.map(str::to_owned).to_vec()
 }
 
 fn signatures() -> Vec<Case> {

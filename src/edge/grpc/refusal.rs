@@ -39,7 +39,7 @@ const RULES: &[(&str, &str)] = &[
     ("/priority", "0 to 100"),
     ("/not_after", "a time from 1970 on"),
     ("/effect_ceiling", "a known effect class, and not below what the block may do"),
-    ("/payload_ref", "absent: this worker takes inputs with the message alone"),
+    ("/payload_ref", "a uri of the form blob:PATH or blob://CONNECTOR/PATH, with sha256 and size where they are known"),
     ("/assignment_id", "1 to 256 visible ASCII characters; required where context names no flow_id, step_id and attempt"),
     ("/request_id", "at most 256 bytes"),
     ("/actor", "at most 256 bytes"),

@@ -136,7 +136,7 @@ fn what_can_be_answered_is_refused_with_the_field_named() {
         (("/job/type", json!("no.such")), "UNKNOWN_JOB_TYPE", "/job/type"),
         (("/job/type", json!("crash")), "UNKNOWN_JOB_TYPE", "/job/type"),
         (("/job/payload", json!(null)), "MISSING_REQUIRED_FIELD", "/job/payload"),
-        (("/job/payload_ref", json!("s3://there")), "INVALID_INPUT", "/job/payload_ref"),
+        (("/job/payload_ref", json!("s3://there")), "INVALID_INPUT", "/payload_ref"),
         (("/run_id", json!(1)), "INVALID_FORMAT", "/run_id"),
         (("/flow_id", json!("x".repeat(257))), "INVALID_INPUT", "/flow_id"),
         (("/correlation/step_id", json!("x".repeat(257))), "INVALID_INPUT", "/step_id"),

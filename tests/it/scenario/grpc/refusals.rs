@@ -40,7 +40,7 @@ async fn bad_input_is_told_with_field_and_rule_kept_as_a_dead_letter_and_may_be_
         ),
         (of(|step| step.effect_ceiling = 9), "effect_ceiling", "effect class"),
         (of(|step| step.version_req = Some("^9".into())), "version_req", "one version"),
-        (of(|step| step.payload_ref = Some(v1::PayloadRef::default())), "payload_ref", "inputs"),
+        (of(|step| step.payload_ref = Some(v1::PayloadRef::default())), "payload_ref", "blob:PATH"),
         (of(|step| step.inputs = Some(Struct { fields: [("n".into(), number(f64::NAN))].into() })), "inputs.n", "form"),
         (of(|step| step.r#type = "fs.blob_put".into()), "inputs.path", "required"),
         (
