@@ -437,7 +437,13 @@ pub fn lookup(policy: &Policy, tenant: &str, name: &str, inputs: &[u8], dev: boo
 }
 
 /// The same for inputs that are elsewhere; `reference` says where.
-pub fn lookup_reference(policy: &Policy, tenant: &str, name: &str, reference: &[u8], dev: bool) -> Result<FoundBlock, shards::outcome::Fault> {
+pub fn lookup_reference(
+    policy: &Policy,
+    tenant: &str,
+    name: &str,
+    reference: &[u8],
+    dev: bool,
+) -> Result<FoundBlock, shards::outcome::Fault> {
     let Some((block, entry)) = blocks::find(name, dev) else {
         return Err(shards::outcome::Fault::new(shards::outcome::Code::UnknownJobType, "No block has this name."));
     };

@@ -296,7 +296,9 @@ impl From {
 async fn next(blob: &dyn Blob, offset: u64) -> Result<Bytes, Fault> {
     let chunk = blob.read(offset, COPY_BYTES).await?;
     if chunk.is_empty() {
-        return Err(Fault::new(Code::ResourceUnavailable, "The blob ended before its end.").with_details(r#"{"pointer":"/blob"}"#));
+        return Err(
+            Fault::new(Code::ResourceUnavailable, "The blob ended before its end.").with_details(r#"{"pointer":"/blob"}"#)
+        );
     }
     Ok(chunk)
 }

@@ -65,7 +65,8 @@ impl Reference {
             _ => return Err(wrong(RULE)),
         };
         let (connector, path) = locate(uri)?;
-        let sha256 = sha256.map(|value| digest(value).ok_or_else(|| wrong("sha256: 64 hexadecimal digits, or base64"))).transpose()?;
+        let sha256 =
+            sha256.map(|value| digest(value).ok_or_else(|| wrong("sha256: 64 hexadecimal digits, or base64"))).transpose()?;
         let count = |value: &Value| value.as_u64().or_else(|| value.as_str()?.parse().ok());
         let size = size.map(|value| count(value).ok_or_else(|| wrong("size: a whole number of bytes"))).transpose()?;
         Ok(Reference { connector, path, sha256, size })
@@ -181,12 +182,13 @@ impl Referred {
         let blob = blobs.open(&cx.tenant, &there.path).await?;
         if blob.size() > BYTES_MAX {
             let details = serde_json::json!({ "field": FIELD, "size": blob.size(), "size_max": BYTES_MAX });
-            return Err(Fault::new(Code::InvalidInput, "The inputs are larger than any may be.").with_details(details.to_string()));
+            return Err(
+                Fault::new(Code::InvalidInput, "The inputs are larger than any may be.").with_details(details.to_string())
+            );
         }
         let content = read_whole(&*blob).await?;
-        let unlike = |what: &str| {
-            at_reference(Code::ExecutionFailed, "The inputs are not the ones that the reference names.", what)
-        };
+        let unlike =
+            |what: &str| at_reference(Code::ExecutionFailed, "The inputs are not the ones that the reference names.", what);
         if there.size.is_some_and(|size| size != content.len() as u64) {
             return Err(unlike("of the size that it names"));
         }

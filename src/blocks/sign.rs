@@ -190,7 +190,9 @@ impl Verify {
                 let public = seed.public().map_err(|error| unusable(&error))?;
                 public.holds(&task.source.whole(&self.reach, cx, ED25519_BYTES_MAX).await?, &signature)
             }
-            Material::Ed25519Public(public) => public.holds(&task.source.whole(&self.reach, cx, ED25519_BYTES_MAX).await?, &signature),
+            Material::Ed25519Public(public) => {
+                public.holds(&task.source.whole(&self.reach, cx, ED25519_BYTES_MAX).await?, &signature)
+            }
             Material::HmacSha256(shared) => {
                 let mut mac = shared.keyed().map_err(|error| unusable(&error))?;
                 task.source.each(&self.reach, cx, |stride| mac.update(stride)).await?;

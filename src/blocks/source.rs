@@ -19,7 +19,10 @@ pub(super) enum Source<'a> {
     Text(Cow<'a, str>),
     Bytes(Vec<u8>),
     /// In the store of this name, or the worker's own.
-    Blob { path: Cow<'a, str>, connector: Option<Cow<'a, str>> },
+    Blob {
+        path: Cow<'a, str>,
+        connector: Option<Cow<'a, str>>,
+    },
 }
 
 impl<'a> Source<'a> {

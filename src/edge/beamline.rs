@@ -11,8 +11,8 @@ use shards::step::{Profile, RetryPolicy};
 use crate::edge::fingerprint::Content;
 use crate::edge::json::{self, Value, fields};
 use crate::edge::reading::{
-    Ask, Faults, Mail, Notes, Reading, Unreadable, effect_class, is_assignment, missing, moment, resources, twice,
-    wrong_form, wrong_value,
+    Ask, Faults, Mail, Notes, Reading, Unreadable, effect_class, is_assignment, missing, moment, resources, twice, wrong_form,
+    wrong_value,
 };
 
 /// Tries where the sender names none.

@@ -217,7 +217,9 @@ async fn serve(asked: flume::Receiver<Order>, offload: Offload, load: Arc<Load>)
 
 fn take(desk: &mut Desk, order: Order) {
     let place = match &order {
-        Order::Look { place, .. } | Order::Measure { place, .. } | Order::Read { place, .. } | Order::Write { place, .. } => place,
+        Order::Look { place, .. } | Order::Measure { place, .. } | Order::Read { place, .. } | Order::Write { place, .. } => {
+            place
+        }
     };
     let patience = Duration::from_millis(place.store.settings.stall_ms);
     let service = match desk.service(&place.store) {

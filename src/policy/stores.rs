@@ -101,7 +101,12 @@ impl Store {
     ///
     /// # Errors
     /// A file that cannot be used.
-    pub(super) fn new(name: String, settings: StoreSettings, more: Vec<Allow>, own: &[std::net::SocketAddr]) -> Result<Arc<Store>, PolicyError> {
+    pub(super) fn new(
+        name: String,
+        settings: StoreSettings,
+        more: Vec<Allow>,
+        own: &[std::net::SocketAddr],
+    ) -> Result<Arc<Store>, PolicyError> {
         let trust = match settings.tls.is_plain() {
             true => None,
             false => {

@@ -76,18 +76,9 @@ fn useless(kind: Kind) -> &'static [Named] {
         Kind::S3 => &[CREDENTIAL, ACCOUNT, ACCOUNT_KEY, SAS_TOKEN],
         Kind::Gcs => &[REGION, ACCESS_KEY, SECRET_KEY, SESSION_TOKEN, ACCOUNT, ACCOUNT_KEY, SAS_TOKEN],
         Kind::Azblob => &[REGION, ACCESS_KEY, SECRET_KEY, SESSION_TOKEN, CREDENTIAL],
-        Kind::Memory => &[
-            ENDPOINT,
-            BUCKET,
-            REGION,
-            ACCESS_KEY,
-            SECRET_KEY,
-            SESSION_TOKEN,
-            CREDENTIAL,
-            ACCOUNT,
-            ACCOUNT_KEY,
-            SAS_TOKEN,
-        ],
+        Kind::Memory => {
+            &[ENDPOINT, BUCKET, REGION, ACCESS_KEY, SECRET_KEY, SESSION_TOKEN, CREDENTIAL, ACCOUNT, ACCOUNT_KEY, SAS_TOKEN]
+        }
     }
 }
 

@@ -69,7 +69,10 @@ pub(super) enum Content<'a> {
     /// With its media type where the headers name none.
     Bytes(Bytes, &'static str),
     /// A blob of the tenant's, in the store of this name or the worker's own.
-    Blob { path: Words<'a>, connector: Option<Words<'a>> },
+    Blob {
+        path: Words<'a>,
+        connector: Option<Words<'a>>,
+    },
 }
 
 /// What an answer becomes.

@@ -31,7 +31,15 @@ impl Accounts {
         if accounts.len() >= ACCOUNTS_MAX {
             accounts.retain(|_, account| Rc::strong_count(account) > 1);
         }
-        let new = || Rc::new(Account { bytes_max, used: Cell::new(None), reserved: Cell::new(0), open: Cell::new(0), measuring: Mutex::default() });
+        let new = || {
+            Rc::new(Account {
+                bytes_max,
+                used: Cell::new(None),
+                reserved: Cell::new(0),
+                open: Cell::new(0),
+                measuring: Mutex::default(),
+            })
+        };
         accounts.entry(tenant.to_owned()).or_insert_with(new).clone()
     }
 }

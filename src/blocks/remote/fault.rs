@@ -13,9 +13,13 @@ pub(super) fn touched(error: &StoreError) -> Effected {
     match error.trouble {
         _ if !error.sent => Effected::None,
         // The store says that it did not do it.
-        Trouble::Missing | Trouble::Setup | Trouble::Denied | Trouble::Taken | Trouble::Contended | Trouble::Busy | Trouble::Refused => {
-            Effected::None
-        }
+        Trouble::Missing
+        | Trouble::Setup
+        | Trouble::Denied
+        | Trouble::Taken
+        | Trouble::Contended
+        | Trouble::Busy
+        | Trouble::Refused => Effected::None,
         _ => Effected::Unknown,
     }
 }

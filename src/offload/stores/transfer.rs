@@ -213,7 +213,8 @@ impl Upload<'_> {
                         self.part_bytes += piece.len();
                         self.held.add(piece.len());
                         self.part.push(piece);
-                        if !whole && self.part_bytes == PART_BYTES
+                        if !whole
+                            && self.part_bytes == PART_BYTES
                             && let Err(error) = self.hand_over(answer).await?
                         {
                             return Some(Err(error));
@@ -275,4 +276,3 @@ impl Found {
         Found { size: metadata.content_length(), etag: metadata.etag().map(str::to_owned) }
     }
 }
-

@@ -4,8 +4,8 @@ use sha2::Digest as _;
 
 use super::super::super::local::folder_of;
 use super::super::super::tests::checks;
-use crate::offload::stores::UPLOAD_SHARE_BYTES;
 use super::*;
+use crate::offload::stores::UPLOAD_SHARE_BYTES;
 
 /// Runs `test` with a store in memory and with one on a server.
 fn on_each_store<F: Future<Output = ()>>(test: impl Fn(Reach, Rc<LocalBlobs>) -> F) {
@@ -35,7 +35,8 @@ fn what_was_put_is_got_and_lies_under_the_tenants_own_prefix() {
         // The worker's own disk has none of it.
         let local = run(&reach, &blobs, "fs.blob_get", json!({ "path": "a/ü b.txt" })).await.expect_err("not there");
         assert_eq!(local.code, Code::InvalidInput);
-        let missing = run(&reach, &blobs, "fs.get", json!({ "connector": "archive", "path": "none" })).await.expect_err("not there");
+        let missing =
+            run(&reach, &blobs, "fs.get", json!({ "connector": "archive", "path": "none" })).await.expect_err("not there");
         assert_eq!((missing.code, &details(&missing)["pointer"]), (Code::InvalidInput, &json!("/path")));
         let empty = json!({ "connector": "archive", "path": "empty", "content": "" });
         assert_eq!(run(&reach, &blobs, "fs.put", empty).await.expect("put")["size"], 0);
@@ -130,9 +131,14 @@ fn a_part_of_a_blob_is_got_where_ever_it_lies() {
                 inputs
             };
             run(&reach, &blobs, "fs.put", at(json!({ "content": content, "overwrite": true }))).await.expect("put");
-            for (offset, length, expected) in
-                [(0, Some(3), "abc"), (23, None, "xyz"), (23, Some(99), "xyz"), (5, Some(0), ""), (26, None, ""), (1, Some(1), "b")]
-            {
+            for (offset, length, expected) in [
+                (0, Some(3), "abc"),
+                (23, None, "xyz"),
+                (23, Some(99), "xyz"),
+                (5, Some(0), ""),
+                (26, None, ""),
+                (1, Some(1), "b"),
+            ] {
                 let got = run(&reach, &blobs, "fs.get", at(json!({ "offset": offset, "length": length }))).await.expect("got");
                 assert_eq!((&got["content"], &got["size"]), (&json!(expected), &json!(expected.len())));
                 assert_eq!((&got["offset"], &got["total"]), (&json!(offset), &json!(26)));
@@ -148,14 +154,16 @@ fn a_digest_is_compared_with_what_came() {
     on_each_store(|reach, blobs| async move {
         let right = hex(&Sha256::digest("content"));
         let wrong = hex(&Sha256::digest("other"));
-        let put = |path: &str, sha256: &str| json!({ "connector": "archive", "path": path, "content": "content", "sha256": sha256 });
+        let put =
+            |path: &str, sha256: &str| json!({ "connector": "archive", "path": path, "content": "content", "sha256": sha256 });
         run(&reach, &blobs, "fs.put", put("right", &right)).await.expect("put");
         let fault = run(&reach, &blobs, "fs.put", put("wrong", &wrong)).await.expect_err("another content");
         assert_eq!((fault.code, &details(&fault)["pointer"]), (Code::ExecutionFailed, &json!("/sha256")));
         let get = |sha256: &str| json!({ "connector": "archive", "path": "right", "sha256": sha256 });
         run(&reach, &blobs, "fs.get", get(&right.to_uppercase())).await.expect("got");
         assert_eq!(run(&reach, &blobs, "fs.get", get(&wrong)).await.expect_err("another").code, Code::ExecutionFailed);
-        let copy = json!({ "connector": "archive", "path": "copy", "blob": "right", "blob_connector": "archive", "sha256": wrong });
+        let copy =
+            json!({ "connector": "archive", "path": "copy", "blob": "right", "blob_connector": "archive", "sha256": wrong });
         assert_eq!(run(&reach, &blobs, "fs.put", copy).await.expect_err("another").code, Code::ExecutionFailed);
         for path in ["wrong", "copy"] {
             let get = json!({ "connector": "archive", "path": path });

@@ -190,7 +190,8 @@ fn a_download_that_stands_still_is_given_up_in_time() {
         seeded(&reach, &blobs, 8 << 20).await;
         valve.narrow_down(3 << 20, false);
         let started = Instant::now();
-        let fault = run(&reach, &blobs, "crypto.hash", json!({ "connector": "archive", "path": "large" })).await.expect_err("still");
+        let fault =
+            run(&reach, &blobs, "crypto.hash", json!({ "connector": "archive", "path": "large" })).await.expect_err("still");
         assert_eq!((fault.code, &details(&fault)["phase"]), (Code::ResourceUnavailable, &json!("stall")), "{fault:?}");
         assert!(started.elapsed() < LATE, "{:?}", started.elapsed());
         // One that never answers at all.
@@ -200,7 +201,8 @@ fn a_download_that_stands_still_is_given_up_in_time() {
         // One that is cut short is not taken for the whole.
         valve.open();
         valve.narrow_down(3 << 20, true);
-        let fault = run(&reach, &blobs, "crypto.hash", json!({ "connector": "archive", "path": "large" })).await.expect_err("cut");
+        let fault =
+            run(&reach, &blobs, "crypto.hash", json!({ "connector": "archive", "path": "large" })).await.expect_err("cut");
         assert_eq!(fault.code, Code::NetworkError, "{fault:?}");
     });
 }
