@@ -16,10 +16,11 @@ use sha2::{Digest as _, Sha256};
 use shards::block::{Blobs, Block, BlockCx, BlockInfo, Local, Outputs};
 use shards::ids::{BlockId, Text, hex};
 use shards::outcome::{Code, Fault};
+use shards::step::Lane;
 
 use super::outputs::json;
 use super::source::{read_whole, strides};
-use super::{Ask, Checked, Entry, Reach, TABLE, path};
+use super::{Ask, Checked, Entry, Reach, TABLE, media, path};
 
 /// The largest inputs that are read, in bytes.
 const BYTES_MAX: u64 = 8 << 20;

@@ -105,10 +105,8 @@ impl Remote {
         if bytes.is_some_and(|bytes| bytes > OBJECT_BYTES_MAX) {
             return Err(fault::too_large());
         }
-        let mut reservation = match inner.account(tenant) {
-            Some(account) => Some(Reservation::open(account, inner.stores.clone(), inner.home(tenant), inner.store.name.clone())),
-            None => None,
-        };
+        let open = |account| Reservation::open(account, inner.stores.clone(), inner.home(tenant), inner.store.name.clone());
+        let mut reservation = inner.account(tenant).map(open);
         if let (Some(reservation), Some(bytes)) = (&mut reservation, bytes) {
             reservation.grow(bytes).await?;
         }

@@ -441,9 +441,8 @@ fn shown(key: &str, value: &Value) -> String {
         _ if super::keys::holds_public(key) => super::keys::shown_public(&plain).unwrap_or_else(|| HIDDEN.to_owned()),
         // What is a reference may be seen; what is not may be the secret itself.
         _ if super::reach::holds_reference(key) && SecretRef::parse(&plain).is_err() => HIDDEN.to_owned(),
-        _ if matches!(key, "nats.url" | "net.proxy") || (key.starts_with("connectors.") && key.ends_with(".url")) => {
-            hide_logins(&plain)
-        }
+        "nats.url" | "net.proxy" => hide_logins(&plain),
+        _ if key.starts_with("connectors.") && (key.ends_with(".url") || key.ends_with(".endpoint")) => hide_logins(&plain),
         _ => plain,
     }
 }
