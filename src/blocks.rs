@@ -18,6 +18,7 @@ use crate::policy::Policy;
 use manifest::Manifest;
 
 mod abort;
+mod ai;
 mod eat;
 mod echo;
 #[cfg(feature = "failpoints")]
@@ -65,6 +66,8 @@ pub struct Ask<'a> {
     pub name: &'a str,
     /// JSON text; empty or `null` counts as `{}`.
     pub inputs: &'a [u8],
+    /// What the platform's executor is called by the sender; empty where there is none.
+    pub provider: &'a str,
 }
 
 /// All that blocks reach beyond their step: what they may, and how. A block that is built with another one of these reaches
@@ -151,6 +154,13 @@ pub static TABLE: &[Entry] = &[
         manifest: include_str!("blocks/manifests/http.request.json"),
         check: Check::Policy(http::check),
         build: |reach| Rc::new(http::Http::new(reach)),
+    },
+    Entry {
+        info: &ai::INFO,
+        dev: false,
+        manifest: include_str!("blocks/manifests/ai.generate.json"),
+        check: Check::Policy(ai::check),
+        build: |reach| Rc::new(ai::Generate::new(reach)),
     },
     Entry {
         info: &fail::INFO,

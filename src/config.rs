@@ -228,6 +228,11 @@ pub(crate) struct Connector {
     pub(crate) cert: Leaf,
     pub(crate) key: Leaf,
     pub(crate) direct: Leaf,
+    pub(crate) provider: Leaf,
+    pub(crate) models: Leaf,
+    pub(crate) price_in: Leaf,
+    pub(crate) price_out: Leaf,
+    pub(crate) currency: Leaf,
 }
 
 /// `[keys.<name>]`: what steps sign and verify with.

@@ -18,8 +18,10 @@ use crate::net::tls::{self, TlsFiles, Trust};
 use crate::secrets::SecretRef;
 
 pub mod keys;
+pub mod providers;
 
 use keys::KeySettings;
+use providers::ProviderSettings;
 
 /// The tenant's name that stands for all that have no section of their own.
 pub const DEFAULT: &str = "default";
@@ -80,6 +82,8 @@ pub struct ConnectorSettings {
     pub tls: TlsFiles,
     /// Whether its requests go straight there, whatever proxy there is.
     pub direct: bool,
+    /// What generates there, if something does.
+    pub provider: Option<ProviderSettings>,
 }
 
 /// Who a request says it comes from. Shared, never changes.

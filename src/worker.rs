@@ -420,11 +420,18 @@ fn unowned(message: &Message, shards: u16) -> u16 {
 }
 
 /// The block table, as the wire looks things up in it.
-pub fn lookup(policy: &Policy, tenant: &str, name: &str, inputs: &[u8], dev: bool) -> Result<FoundBlock, shards::outcome::Fault> {
+pub fn lookup(
+    policy: &Policy,
+    tenant: &str,
+    name: &str,
+    inputs: &[u8],
+    provider: &str,
+    dev: bool,
+) -> Result<FoundBlock, shards::outcome::Fault> {
     let Some((block, entry)) = blocks::find(name, dev) else {
         return Err(shards::outcome::Fault::new(shards::outcome::Code::UnknownJobType, "No block has this name."));
     };
-    let checked = entry.check(&Ask { policy, tenant, name, inputs })?;
+    let checked = entry.check(&Ask { policy, tenant, name, inputs, provider })?;
     let Checked { effect, inputs, denied } = checked;
     Ok(FoundBlock { block, canonical: entry.info.name, effect, inputs, denied })
 }

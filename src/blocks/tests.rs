@@ -86,7 +86,7 @@ pub(super) async fn run_as(
 
 /// The check of a step that may reach nothing.
 pub(super) fn check(entry: &Entry, name: &str, inputs: &str) -> Result<Checked, Fault> {
-    entry.check(&Ask { policy: &Policy::shut(), tenant: "acme", name, inputs: inputs.as_bytes() })
+    entry.check(&Ask { policy: &Policy::shut(), tenant: "acme", name, inputs: inputs.as_bytes(), provider: "" })
 }
 
 /// What blocks reach where nobody lets them out.
@@ -110,7 +110,7 @@ pub(super) async fn run_with(
     try_number: u32,
 ) -> Result<Value, Fault> {
     let (id, entry) = find(name, true).expect("a known block");
-    let checked = entry.check(&Ask { policy: &reach.policy, tenant, name, inputs: inputs.as_bytes() })?;
+    let checked = entry.check(&Ask { policy: &reach.policy, tenant, name, inputs: inputs.as_bytes(), provider: "" })?;
     if let Some(denied) = checked.denied {
         return Err(denied);
     }

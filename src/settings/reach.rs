@@ -94,7 +94,7 @@ impl Desk {
         self.take_from(name, |written| written.tenants.get(tenant).map(leaf), default, rule)
     }
 
-    fn of_connector<T>(
+    pub(super) fn of_connector<T>(
         &mut self,
         connector: &str,
         field: &str,
@@ -102,7 +102,11 @@ impl Desk {
         rule: impl Fn(&Value) -> Rule<T>,
     ) -> T {
         let name = Cow::Owned(format!("connectors.{connector}.{field}"));
-        let default = if matches!(field, "idempotency_key" | "direct") { "false" } else { "" };
+        let default = match field {
+            "idempotency_key" | "direct" => "false",
+            "currency" => "USD",
+            _ => "",
+        };
         self.take_from(name, |written| written.connectors.get(connector).map(leaf), default, rule)
     }
 
@@ -130,6 +134,7 @@ impl Desk {
         let cert = self.of_connector(name, "cert", |one| &one.cert, path);
         let tls_key = self.of_connector(name, "key", |one| &one.key, path);
         let direct = self.of_connector(name, "direct", |one| &one.direct, flag);
+        let provider = self.provider_of(name, url.is_some());
         match (user.is_empty(), &password) {
             (false, None) => self.fault(&key("user"), format!("needs {} beside it", key("password"))),
             (true, Some(_)) => self.fault(&key("password"), format!("needs {} beside it", key("user"))),
@@ -164,7 +169,7 @@ impl Desk {
             );
         }
         let tls = TlsFiles { ca, cert, key: tls_key };
-        ConnectorSettings { tenants, url, allow, auth, idempotency_key, tls, direct }
+        ConnectorSettings { tenants, url, allow, auth, idempotency_key, tls, direct, provider }
     }
 }
 
@@ -194,6 +199,11 @@ fn own(nats: &NatsSettings, ops: SocketAddr, grpc: Option<&GrpcSettings>) -> Vec
 
 fn is_name(name: &str, bytes_max: usize) -> bool {
     (1..=bytes_max).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+/// Whether it is a text of visible characters, and not too long.
+pub(super) fn is_text(text: &str, bytes_max: usize) -> bool {
+    (1..=bytes_max).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
 fn scopes(value: &Value) -> Rule<Vec<Scope>> {
