@@ -101,8 +101,7 @@ pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
 }
 
 fn plan<'p>(policy: &'p Policy, tenant: &str, wish: &Wish<'_>) -> Result<Plan<'p>, Unplanned> {
-    let served =
-        policy.provider(tenant, wish.connector.as_deref(), wish.provider_id.as_deref()).map_err(Unplanned::Denied)?;
+    let served = policy.provider(tenant, wish.connector.as_deref(), wish.provider_id.as_deref()).map_err(Unplanned::Denied)?;
     let Served { route, connector, provider } = served;
     let model = match (&wish.model, provider.models.first()) {
         (Some(model), _) => model.to_string(),

@@ -190,6 +190,11 @@ fn every_name_of_the_contract_finds_its_block() {
         ("fs_blob_get", "fs.blob_get"),
         ("fs.get", "fs.blob_get"),
         ("http", "http.request"),
+        ("ai.generate", "ai.generate"),
+        ("text.generate", "ai.generate"),
+        ("chat", "ai.generate"),
+        ("completion", "ai.generate"),
+        ("embedding", "ai.generate"),
     ] {
         let (id, entry) = find(name, false).expect(name);
         assert_eq!(entry.info.name, canonical);

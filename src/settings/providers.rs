@@ -105,7 +105,10 @@ mod tests {
         .expect("a configuration");
         let of = |name: &str| settings.policy.connectors[name].provider.clone();
         let llm = of("llm").expect("a provider");
-        assert_eq!((llm.kind, llm.currency.as_str(), llm.models), (Kind::OpenAi, "EUR", vec!["small-1".into(), "large-1".into()]));
+        assert_eq!(
+            (llm.kind, llm.currency.as_str(), llm.models),
+            (Kind::OpenAi, "EUR", vec!["small-1".into(), "large-1".into()])
+        );
         let prices = llm.prices.expect("prices");
         assert_eq!(prices, Prices { input: 150_000, output: 600_000 });
         assert_eq!(prices.cost(1_000, 2_000), 0.00135);

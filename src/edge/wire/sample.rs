@@ -8,7 +8,14 @@ use super::*;
 pub(super) const NOW_MS: u64 = 1_767_225_600_000;
 
 /// A block table: `echo` (pure), `put` (conditional; another default under its old name `old_put`), `plain` (unsafe).
-pub(super) fn lookup(_policy: &Policy, _tenant: &str, name: &str, inputs: &[u8], _provider: &str, dev: bool) -> Result<Found, Fault> {
+pub(super) fn lookup(
+    _policy: &Policy,
+    _tenant: &str,
+    name: &str,
+    inputs: &[u8],
+    _provider: &str,
+    dev: bool,
+) -> Result<Found, Fault> {
     let found = |block, canonical, effect| Found { block: BlockId(block), canonical, effect, inputs: None, denied: None };
     match name {
         "echo" => Ok(found(1, "echo", EffectClass::Pure)),
