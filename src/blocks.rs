@@ -245,6 +245,11 @@ pub fn find(name: &str, dev: bool) -> Option<(BlockId, &'static Entry)> {
     Some((BlockId(index as u16), &TABLE[index]))
 }
 
+/// Whether outputs of the block that goes by `name` say what they cost.
+pub fn is_paid_for(name: &str) -> bool {
+    ai::INFO.name == name || ai::INFO.aliases.contains(&name)
+}
+
 /// One of each block, in the order of [`TABLE`]: what a shard runs steps with.
 pub fn build_all(reach: &Reach) -> Vec<Rc<dyn Block>> {
     TABLE.iter().map(|entry| (entry.build)(reach)).collect()

@@ -26,7 +26,7 @@ use crate::offload::Offload;
 use crate::policy::Policy;
 
 pub(super) mod checks;
-mod manifests;
+pub(super) mod manifests;
 mod runs;
 
 /// Runs `test` on a core of its own, with a root for blobs.

@@ -94,7 +94,7 @@ async fn ask_as(reach: &Reach, blobs: &Rc<LocalBlobs>, name: &str, inputs: Value
     let outputs = build_all(reach)[usize::from(id.0)].execute(cx).await;
     let outputs = outputs.map(|outputs| serde_json::from_slice(&outputs).expect("JSON"));
     if let Ok(outputs) = &outputs {
-        super::super::tests::assert_described(entry, outputs);
+        super::super::tests::manifests::assert_described(entry, outputs);
     }
     let told = heard.0.borrow().clone();
     (outputs, told)

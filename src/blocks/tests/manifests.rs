@@ -22,7 +22,7 @@ fn validator(schema: &str) -> Validator {
 }
 
 /// Outputs are as the block's manifest says, in every test that runs one.
-pub(super) fn assert_described(entry: &Entry, outputs: &Value) {
+pub(in crate::blocks) fn assert_described(entry: &Entry, outputs: &Value) {
     thread_local! {
         static SCHEMAS: RefCell<BTreeMap<&'static str, Rc<Validator>>> = const { RefCell::new(BTreeMap::new()) };
     }
