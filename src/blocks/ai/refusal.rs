@@ -28,6 +28,8 @@ pub(super) struct Said {
     /// Its own code, such as `rate_limit_exceeded`.
     code: Option<String>,
     message: Option<String>,
+    /// The message is a beginning, and may end in the middle of anything.
+    cut: bool,
 }
 
 impl Said {
@@ -44,7 +46,7 @@ impl Said {
         };
         match error.as_str() {
             Some(message) => Said { message: Some(message.to_owned()), ..Said::default() },
-            None => Said { kind: text(&error["type"]), code: text(&error["code"]), message: text(&error["message"]) },
+            None => Said { kind: text(&error["type"]), code: text(&error["code"]), message: text(&error["message"]), cut: false },
         }
     }
 
@@ -53,7 +55,7 @@ impl Said {
         match serde_json::from_slice::<Value>(body) {
             Ok(value) if value.is_object() => Said::of(&value),
             _ if body.is_empty() => Said::default(),
-            _ => Said { message: Some(String::from_utf8_lossy(body).into_owned()), ..Said::default() },
+            _ => Said { message: Some(String::from_utf8_lossy(body).into_owned()), cut: true, ..Said::default() },
         }
     }
 
@@ -75,8 +77,9 @@ impl Said {
         for (name, said, most) in parts {
             let Some(said) = said.as_ref().filter(|said| !said.is_empty()) else { continue };
             let clean = redaction.apply(said.as_bytes()).unwrap_or_else(|| said.clone().into_bytes());
-            // What was cut off before may have left the beginning of a secret.
-            let whole = String::from_utf8_lossy(&clean[..clean.len() - redaction.begun(&clean)]).into_owned();
+            // What was cut off may have left the beginning of a secret.
+            let begun = if self.cut { redaction.begun(&clean) } else { 0 };
+            let whole = String::from_utf8_lossy(&clean[..clean.len() - begun]).into_owned();
             details[name] = json!(whole[..whole.floor_char_boundary(most)]);
         }
     }
