@@ -23,6 +23,7 @@ pub use reference::Kept;
 pub use remote::Shelf;
 
 mod abort;
+mod ai;
 mod device;
 mod eat;
 mod echo;
@@ -89,6 +90,8 @@ pub struct Ask<'a> {
     pub name: &'a str,
     /// JSON text; empty or `null` counts as `{}`.
     pub inputs: &'a [u8],
+    /// What the platform's executor is called by the sender; empty where there is none.
+    pub provider: &'a str,
 }
 
 /// All that blocks reach beyond their step: what they may, and how. A block that is built with another one of these reaches
@@ -212,6 +215,14 @@ pub static TABLE: &[Entry] = &[
         build: |reach| Rc::new(media::Media::new(reach)),
     },
     Entry {
+        info: &ai::INFO,
+        dev: false,
+        device: false,
+        manifest: include_str!("blocks/manifests/ai.generate.json"),
+        check: Check::Policy(ai::check),
+        build: |reach| Rc::new(ai::Generate::new(reach)),
+    },
+    Entry {
         info: &fail::INFO,
         dev: true,
         device: false,
@@ -302,6 +313,11 @@ pub static TABLE: &[Entry] = &[
 pub fn find(name: &str, dev: bool) -> Option<(BlockId, &'static Entry)> {
     let index = TABLE.iter().position(|entry| (dev || !entry.dev) && entry.goes_by(name))?;
     Some((BlockId(index as u16), &TABLE[index]))
+}
+
+/// Whether outputs of the block that goes by `name` say what they cost.
+pub fn is_paid_for(name: &str) -> bool {
+    ai::INFO.name == name || ai::INFO.aliases.contains(&name)
 }
 
 /// One of each block, in the order of [`TABLE`], and behind them the same for inputs by reference: what a shard runs steps with.

@@ -260,6 +260,11 @@ pub(crate) struct Connector {
     pub(crate) bytes_max: Leaf,
     pub(crate) stall: Leaf,
     pub(crate) if_absent: Leaf,
+    pub(crate) provider: Leaf,
+    pub(crate) models: Leaf,
+    pub(crate) price_in: Leaf,
+    pub(crate) price_out: Leaf,
+    pub(crate) currency: Leaf,
 }
 
 /// `[keys.<name>]`: what steps sign and verify with.

@@ -19,9 +19,11 @@ use crate::net::tls::{self, TlsFiles, Trust};
 use crate::secrets::SecretRef;
 
 pub mod keys;
+pub mod providers;
 pub mod stores;
 
 use keys::KeySettings;
+use providers::ProviderSettings;
 use stores::{Store, StoreSettings};
 
 /// The tenant's name that stands for all that have no section of their own.
@@ -85,6 +87,8 @@ pub struct ConnectorSettings {
     pub tls: TlsFiles,
     /// Whether its requests go straight there, whatever proxy there is.
     pub direct: bool,
+    /// What generates there, if something does.
+    pub provider: Option<ProviderSettings>,
 }
 
 /// Who a request says it comes from. Shared, never changes.

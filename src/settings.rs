@@ -5,6 +5,7 @@
 
 mod keys;
 mod memory;
+mod providers;
 mod reach;
 mod resolve;
 mod stores;

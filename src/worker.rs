@@ -436,11 +436,18 @@ fn unowned(message: &Message, shards: u16) -> u16 {
 }
 
 /// The block table, as the wire looks things up in it.
-pub fn lookup(policy: &Policy, tenant: &str, name: &str, inputs: &[u8], dev: bool) -> Result<FoundBlock, shards::outcome::Fault> {
+pub fn lookup(
+    policy: &Policy,
+    tenant: &str,
+    name: &str,
+    inputs: &[u8],
+    provider: &str,
+    dev: bool,
+) -> Result<FoundBlock, shards::outcome::Fault> {
     let Some((block, entry)) = blocks::find(name, dev) else {
         return Err(shards::outcome::Fault::new(shards::outcome::Code::UnknownJobType, "No block has this name."));
     };
-    Ok(found(block, entry, entry.check(&Ask { policy, tenant, name, inputs })?))
+    Ok(found(block, entry, entry.check(&Ask { policy, tenant, name, inputs, provider })?))
 }
 
 fn found(block: BlockId, entry: &blocks::Entry, checked: Checked) -> FoundBlock {
@@ -455,12 +462,13 @@ pub fn lookup_reference(
     tenant: &str,
     name: &str,
     reference: &[u8],
+    provider: &str,
     dev: bool,
 ) -> Result<FoundBlock, shards::outcome::Fault> {
     let Some((block, entry)) = blocks::find(name, dev) else {
         return Err(shards::outcome::Fault::new(shards::outcome::Code::UnknownJobType, "No block has this name."));
     };
-    let checked = blocks::reference::check(entry, &Ask { policy, tenant, name, inputs: reference })?;
+    let checked = blocks::reference::check(entry, &Ask { policy, tenant, name, inputs: reference, provider })?;
     Ok(found(blocks::reference::id_of(block), entry, checked))
 }
 

@@ -34,10 +34,10 @@ use crate::secrets::{Redaction, SecretRef};
 use super::inputs::forbidden;
 use super::{Ask, Checked, Reach};
 
-mod answer;
-mod fault;
+pub(super) mod answer;
+pub(super) mod fault;
 mod request;
-mod sse;
+pub(super) mod sse;
 mod stream;
 #[cfg(test)]
 pub(super) mod tests;
@@ -48,8 +48,10 @@ use request::{Content, Form, Request};
 pub(super) static INFO: BlockInfo =
     BlockInfo { name: "http.request", aliases: &["http"], version: "1.0.0", effect: EffectClass::Unsafe };
 
-const AGENT: &str = concat!("endstation/", env!("CARGO_PKG_VERSION"));
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Who says it.
+pub(super) const AGENT: &str = concat!("endstation/", env!("CARGO_PKG_VERSION"));
+/// By which the other side tells a request that comes twice.
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// See the module. Lives on its core.
 pub(super) struct Http {
@@ -189,7 +191,12 @@ fn effect(request: &Request<'_>, connector: Option<&Connector>) -> EffectClass {
 }
 
 /// Says who the request comes from.
-fn sign(auth: &Auth, headers: &mut HeaderMap, private: &mut Vec<HeaderName>, redaction: &mut Redaction) -> Result<(), NetError> {
+pub(super) fn sign(
+    auth: &Auth,
+    headers: &mut HeaderMap,
+    private: &mut Vec<HeaderName>,
+    redaction: &mut Redaction,
+) -> Result<(), NetError> {
     let read = |secret: &SecretRef| secret.read().map_err(|error| NetError::Secret(error.to_string()));
     let (name, value) = match auth {
         Auth::None => return Ok(()),

@@ -79,7 +79,6 @@ impl<'a> Inputs<'a> {
     }
 
     /// All members, in the order in which they came.
-    #[cfg(test)]
     pub(super) fn members(self) -> Vec<(Cow<'a, str>, &'a str)> {
         self.fields.into_iter().map(|(name, value)| (name, value.get())).collect()
     }

@@ -117,9 +117,9 @@ pub fn check(entry: &Entry, ask: &Ask<'_>) -> Result<Checked, Fault> {
         Some(connector) => format!("{SCHEME}//{connector}/{}", there.path),
         None => format!("{SCHEME}{}", there.path),
     };
-    // The name that it came under decides about defaults, and is asked again once the inputs are there.
+    // The names that it came under decide about defaults, and are asked again once the inputs are there.
     let inputs = serde_json::json!({
-        "name": ask.name, "uri": uri, "sha256": there.sha256.map(|digest| hex(&digest)), "size": there.size,
+        "name": ask.name, "provider": ask.provider, "uri": uri, "sha256": there.sha256.map(|digest| hex(&digest)), "size": there.size,
     });
     // How much there is to compute is not known yet: a block that may compute for long is taken to.
     let lane = if entry.device { Lane::Cpu } else { Lane::Io };
@@ -165,10 +165,11 @@ impl Referred {
     }
 
     async fn run(&self, mut cx: BlockCx) -> Result<Bytes, Fault> {
-        let name = serde_json::from_slice::<Value>(&cx.inputs).ok();
-        let name = name.as_ref().and_then(|value| value["name"].as_str()).unwrap_or(self.entry.info.name);
+        let referred: Value = serde_json::from_slice(&cx.inputs).unwrap_or_default();
+        let name = referred["name"].as_str().unwrap_or(self.entry.info.name);
+        let provider = referred["provider"].as_str().unwrap_or_default();
         let inputs = Bytes::from(self.fetch(&cx).await?);
-        let ask = Ask { policy: &self.reach.policy, tenant: &cx.tenant, name, inputs: &inputs };
+        let ask = Ask { policy: &self.reach.policy, tenant: &cx.tenant, name, inputs: &inputs, provider };
         let checked = self.entry.check(&ask)?;
         if let Some(denied) = checked.denied {
             return Err(denied);
@@ -233,7 +234,7 @@ mod tests {
     fn look(name: &str, reference: &Value) -> Result<Checked, Fault> {
         let (_, entry) = find(name, false).expect("known");
         let reach = shut();
-        check(entry, &Ask { policy: &reach.policy, tenant: "acme", name, inputs: reference.to_string().as_bytes() })
+        check(entry, &Ask { policy: &reach.policy, tenant: "acme", name, inputs: reference.to_string().as_bytes(), provider: "" })
     }
 
     #[test]

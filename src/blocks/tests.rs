@@ -29,7 +29,7 @@ use crate::offload::stores::Stores;
 use crate::policy::Policy;
 
 pub(super) mod checks;
-mod manifests;
+pub(super) mod manifests;
 mod runs;
 
 /// Runs `test` on a core of its own, with a root for blobs.
@@ -89,7 +89,7 @@ pub(super) async fn run_as(
 
 /// The check of a step that may reach nothing.
 pub(super) fn check(entry: &Entry, name: &str, inputs: &str) -> Result<Checked, Fault> {
-    entry.check(&Ask { policy: &Policy::shut(), tenant: "acme", name, inputs: inputs.as_bytes() })
+    entry.check(&Ask { policy: &Policy::shut(), tenant: "acme", name, inputs: inputs.as_bytes(), provider: "" })
 }
 
 /// What blocks reach where nobody lets them out.
@@ -116,7 +116,7 @@ pub(super) async fn run_with(
     try_number: u32,
 ) -> Result<Value, Fault> {
     let (id, entry) = find(name, true).expect("a known block");
-    let checked = entry.check(&Ask { policy: &reach.policy, tenant, name, inputs: inputs.as_bytes() })?;
+    let checked = entry.check(&Ask { policy: &reach.policy, tenant, name, inputs: inputs.as_bytes(), provider: "" })?;
     if let Some(denied) = checked.denied {
         return Err(denied);
     }
@@ -198,6 +198,11 @@ fn every_name_of_the_contract_finds_its_block() {
         ("fs_blob_get", "fs.blob_get"),
         ("fs.get", "fs.blob_get"),
         ("http", "http.request"),
+        ("ai.generate", "ai.generate"),
+        ("text.generate", "ai.generate"),
+        ("chat", "ai.generate"),
+        ("completion", "ai.generate"),
+        ("embedding", "ai.generate"),
     ] {
         let (id, entry) = find(name, false).expect(name);
         assert_eq!(entry.info.name, canonical);

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use shards::event::Overload;
@@ -15,6 +16,7 @@ use shards::ids::{Text, hex};
 use shards::outcome::{Code, Fault, Outcome, Status, Tried};
 use shards::step::{Arrival, Asker};
 
+use crate::blocks::is_paid_for;
 use crate::edge::fingerprint::fits_double;
 use crate::edge::json;
 use crate::edge::pen::Pen;
@@ -192,7 +194,7 @@ fn result_fields(pen: &mut Pen, settings: &WireSettings, arrival: &Arrival, aske
         pen.raw(",\"job\":{\"type\":").text(read_or_unread(&asker.job_type)).raw("}");
     }
     pen.raw(",\"latency_ms\":").int(outcome.ended_ms.saturating_sub(outcome.received_ms));
-    pen.raw(",\"cost\":0");
+    pen.raw(",\"cost\":").raw(&cost(asker, outcome));
     if !arrival.tenant.is_empty() {
         pen.raw(",\"tenant_id\":").text(&arrival.tenant);
     }
@@ -218,6 +220,18 @@ fn result_fields(pen: &mut Pen, settings: &WireSettings, arrival: &Arrival, aske
         pen.raw(",\"started_ms\":").int(outcome.started_ms);
     }
     pen.raw(",\"ended_ms\":").int(outcome.ended_ms).raw(",\"ran_us\":").int(outcome.ran_us).raw("}");
+}
+
+/// What a block that is paid for says that it cost, in the unit of its connector's prices; of any other block outputs are its
+/// senders' own words. Outputs that lie in a blob say it there.
+fn cost(asker: Option<&Asker>, outcome: &Outcome) -> String {
+    #[derive(Deserialize)]
+    struct Paid {
+        cost: Option<serde_json::Number>,
+    }
+    let paid = outcome.status == Status::Ok && !outcome.spilled && asker.is_some_and(|asker| is_paid_for(&asker.job_type));
+    let told = paid.then(|| serde_json::from_slice::<Paid>(&outcome.outputs).ok()?.cost).flatten();
+    told.map_or_else(|| "0".to_owned(), |cost| cost.to_string())
 }
 
 /// run, flow and step id: all three where the router takes them, otherwise what there is, under `context`.

@@ -38,7 +38,7 @@ const LINE_FLOW: &str = "$line";
 const NO_TENANT: &str = "$quarantine";
 
 /// Finds a block by one of its names and looks at its inputs, and at what this tenant may do with it.
-pub type Lookup = fn(policy: &Policy, tenant: &str, name: &str, inputs: &[u8], dev: bool) -> Result<Found, Fault>;
+pub type Lookup = fn(policy: &Policy, tenant: &str, name: &str, inputs: &[u8], provider: &str, dev: bool) -> Result<Found, Fault>;
 
 /// What [`Lookup`] finds.
 #[derive(Clone, Debug)]
@@ -110,7 +110,7 @@ impl WireSettings {
             dev: false,
             device: false,
             blocks,
-            references: |_, _, _, _, _| Err(unsupported("/payload_ref")),
+            references: |_, _, _, _, _, _| Err(unsupported("/payload_ref")),
             policy: Arc::new(Policy::shut()),
         }
     }
@@ -229,7 +229,7 @@ impl EdgeWire {
         let assignment_id = std::mem::take(&mut reading.assignment_id);
         let assignment_id = if assignment_id.is_empty() { self.derived_id(delivery, &reading) } else { assignment_id };
         let work = match std::mem::replace(&mut reading.ask, Err(Fault::new(Code::InternalError, ""))) {
-            Ok(ask) => self.work(body, &reading.tenant, &reading.job_type, ask, since_ms),
+            Ok(ask) => self.work(body, &reading, ask, since_ms),
             Err(fault) => Err(fault),
         };
         let (key, fingerprint, content) = match work {
@@ -269,13 +269,14 @@ impl EdgeWire {
         }
     }
 
-    fn work(&self, body: &Text, tenant: &str, name: &str, ask: Ask<'_>, since_ms: u64) -> Result<(Fingerprint, Work), Fault> {
+    fn work(&self, body: &Text, reading: &Reading<'_>, ask: Ask<'_>, since_ms: u64) -> Result<(Fingerprint, Work), Fault> {
+        let (tenant, name, provider) = (&reading.tenant, &reading.job_type, &reading.provider_id);
         let inputs = match ask.reference.or(ask.inputs) {
             Some(text) => body.as_bytes().slice_ref(text.as_bytes()),
             None => Bytes::from_static(b"{}"),
         };
         let look = if ask.reference.is_some() { self.settings.references } else { self.settings.blocks };
-        let found = look(&self.settings.policy, tenant, name, &inputs, self.settings.dev)?;
+        let found = look(&self.settings.policy, tenant, name, &inputs, provider, self.settings.dev)?;
         if ask.effect_ceiling.is_some_and(|ceiling| found.effect > ceiling) {
             let fault = Fault::new(Code::PermissionDenied, "the block may do more than the sender allows");
             return Err(fault.with_details(field("/effect_ceiling")));

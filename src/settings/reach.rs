@@ -122,6 +122,7 @@ impl Desk {
             "idempotency_key" | "direct" => "false",
             "if_absent" => "true",
             "stall" => "30s",
+            "currency" => "USD",
             _ => "",
         };
         self.take_from(name, |written| written.connectors.get(connector).map(leaf), default, rule)
@@ -160,6 +161,7 @@ impl Desk {
         let cert = self.of_connector(name, "cert", |one| &one.cert, path);
         let tls_key = self.of_connector(name, "key", |one| &one.key, path);
         let direct = self.of_connector(name, "direct", |one| &one.direct, flag);
+        let provider = self.provider_of(name, url.is_some());
         match (user.is_empty(), &password) {
             (false, None) => self.fault(&key("user"), format!("needs {} beside it", key("password"))),
             (true, Some(_)) => self.fault(&key("password"), format!("needs {} beside it", key("user"))),
@@ -191,7 +193,7 @@ impl Desk {
         }
         self.without(name, super::stores::ONLY_STORES, "only where the connector has a store");
         let tls = TlsFiles { ca, cert, key: tls_key };
-        ConnectorSettings { tenants, url, allow, auth, idempotency_key, tls, direct }
+        ConnectorSettings { tenants, url, allow, auth, idempotency_key, tls, direct, provider }
     }
 }
 
@@ -221,6 +223,11 @@ fn own(nats: &NatsSettings, ops: SocketAddr, grpc: Option<&GrpcSettings>) -> Vec
 
 fn is_name(name: &str, bytes_max: usize) -> bool {
     (1..=bytes_max).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+/// Whether it is a text of visible characters, and not too long.
+pub(super) fn is_text(text: &str, bytes_max: usize) -> bool {
+    (1..=bytes_max).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
 fn scopes(value: &Value) -> Rule<Vec<Scope>> {

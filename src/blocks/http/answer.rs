@@ -30,7 +30,7 @@ const EXCERPT_WAIT: Duration = Duration::from_millis(200);
 /// Reserved at once for a body that a result carries, in bytes.
 const INLINE_RESERVE: u64 = 256 << 10;
 /// The longest that another side's wish to be left alone is passed on, in milliseconds.
-const RETRY_AFTER_MS_MAX: u64 = 24 * 3_600_000;
+pub(in crate::blocks) const RETRY_AFTER_MS_MAX: u64 = 24 * 3_600_000;
 /// Statuses by which a server says that it has not done what was asked.
 const NOT_DONE: [u16; 16] = [400, 401, 403, 404, 405, 406, 411, 413, 414, 415, 417, 421, 425, 426, 428, 429];
 
@@ -140,7 +140,7 @@ pub(super) async fn unexpected(
 }
 
 /// The whole body, decoded; at most `bytes_max`.
-async fn body(answer: &mut Answer, bytes_max: u64) -> Result<Bytes, NetError> {
+pub(in crate::blocks) async fn body(answer: &mut Answer, bytes_max: u64) -> Result<Bytes, NetError> {
     let mut decoder = decoder(answer, bytes_max)?;
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
@@ -165,7 +165,8 @@ async fn body(answer: &mut Answer, bytes_max: u64) -> Result<Bytes, NetError> {
     Ok(all.freeze())
 }
 
-pub(super) fn decoder(answer: &Answer, bytes_max: u64) -> Result<Decoder, DecodeError> {
+/// What undoes the answer's encoding, at most `bytes_max` of it.
+pub(in crate::blocks) fn decoder(answer: &Answer, bytes_max: u64) -> Result<Decoder, DecodeError> {
     // The library undoes `chunked` and nothing else, and takes whatever else is named for none.
     for coding in answer.headers.get_all(TRANSFER_ENCODING) {
         if !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
@@ -185,7 +186,7 @@ pub(super) fn decoder(answer: &Answer, bytes_max: u64) -> Result<Decoder, Decode
 }
 
 /// The beginning of a body, as far as it comes soon and can be read: what went wrong is told in any case.
-async fn excerpt(answer: &mut Answer) -> Vec<u8> {
+pub(in crate::blocks) async fn excerpt(answer: &mut Answer) -> Vec<u8> {
     let Ok(mut decoder) = decoder(answer, 4 * EXCERPT_BYTES as u64) else { return Vec::new() };
     let mut excerpt = Vec::new();
     let reading = async {
@@ -285,7 +286,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// The media type without its parameters, in lower case; empty where none can be read.
-pub(super) fn media_type(headers: &HeaderMap) -> String {
+pub(in crate::blocks) fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
@@ -296,7 +297,7 @@ fn unlike(what: &str) -> Fault {
 }
 
 /// `Retry-After` in milliseconds from now: seconds, or a date.
-pub(super) fn retry_after_ms(value: &str, wall_ms: u64) -> Option<u64> {
+pub(in crate::blocks) fn retry_after_ms(value: &str, wall_ms: u64) -> Option<u64> {
     let ms = match value.trim().parse::<u64>() {
         Ok(seconds) => seconds.saturating_mul(1_000),
         Err(_) => {

@@ -44,7 +44,7 @@ fn touched(effect: EffectClass, method: &Method, sent: bool) -> Effected {
 }
 
 /// The fault of an error; its sentence is fixed, what was said stands in the details.
-pub(super) fn of(error: &NetError) -> Fault {
+pub(in crate::blocks) fn of(error: &NetError) -> Fault {
     let (code, sentence) = match error {
         NetError::Denied(denial) => return Refused::of(denial, "/url").fault(),
         NetError::NoSuchName => (Code::ConnectionError, "The host's name has no address."),

@@ -6,18 +6,18 @@ const EVENT_BYTES_MAX: usize = 1 << 20;
 
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Event {
+pub(in crate::blocks) struct Event {
     /// Its type; `message` where the server names none.
-    pub(super) kind: String,
+    pub(in crate::blocks) kind: String,
     /// Its data, lines with LF between them.
-    pub(super) data: String,
+    pub(in crate::blocks) data: String,
     /// The last id that the server named.
-    pub(super) id: Option<String>,
+    pub(in crate::blocks) id: Option<String>,
 }
 
 /// Takes the text apart. Lives on its core.
 #[derive(Default)]
-pub(super) struct Splitter {
+pub(in crate::blocks) struct Splitter {
     line: Vec<u8>,
     begun: bool,
     /// The last byte was a CR: a LF after it belongs to the same end.
@@ -29,11 +29,11 @@ pub(super) struct Splitter {
 
 /// An event that is larger than any should be.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooLarge;
+pub(in crate::blocks) struct TooLarge;
 
 impl Splitter {
     /// The events that end in this piece.
-    pub(super) fn push(&mut self, piece: &[u8]) -> Result<Vec<Event>, TooLarge> {
+    pub(in crate::blocks) fn push(&mut self, piece: &[u8]) -> Result<Vec<Event>, TooLarge> {
         let mut events = Vec::new();
         for &byte in piece {
             let after_cr = std::mem::replace(&mut self.after_cr, byte == b'\r');

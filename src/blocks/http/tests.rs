@@ -18,7 +18,7 @@ mod connectors;
 mod exchanges;
 mod hostile;
 mod names;
-mod server;
+pub(in crate::blocks) mod server;
 
 use server::{Act, Server};
 

@@ -52,7 +52,7 @@ async fn render(blobs: &Rc<LocalBlobs>, inputs: Value) -> Result<Value, Fault> {
 async fn needing(reach: &Reach, blobs: &Rc<LocalBlobs>, name: &str, needs: Needs, inputs: &Value) -> Result<Value, Fault> {
     let (id, entry) = find(name, false).expect("there");
     let text = inputs.to_string();
-    entry.check(&Ask { policy: &reach.policy, tenant: "acme", name, inputs: text.as_bytes() })?;
+    entry.check(&Ask { policy: &reach.policy, tenant: "acme", name, inputs: text.as_bytes(), provider: "" })?;
     let (tenant, key, inputs) = (Text::from_static("acme"), Key([0; 16]), Bytes::from(text));
     let cx = BlockCx { tenant, key, try_number: 1, needs, inputs, blobs: blobs.clone(), observers: None };
     let outputs = build_all(reach)[usize::from(id.0)].execute(cx).await?;

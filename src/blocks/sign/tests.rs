@@ -276,7 +276,7 @@ fn who_a_key_does_not_list_is_denied_twice_and_not_told_whether_it_is_there() {
                 }
                 let inputs = json!({ "key": key, "text": "x", "signature": "" }).to_string();
                 let (id, entry) = find(name, false).expect("a known block");
-                let ask = Ask { policy: &reach.policy, tenant, name, inputs: inputs.as_bytes() };
+                let ask = Ask { policy: &reach.policy, tenant, name, inputs: inputs.as_bytes(), provider: "" };
                 let before = entry.check(&ask).expect("good inputs").denied.expect("denied before acceptance");
                 let cx = BlockCx {
                     tenant: tenant.into(),

@@ -96,6 +96,27 @@ fn a_result_is_what_the_router_checks() {
 }
 
 #[test]
+fn a_result_costs_what_a_block_that_is_paid_for_says_and_nothing_else_does() {
+    let spoken = Bytes::from_static(br#"{"text":"x","cost":0.25}"#);
+    let cost = |name: &str, outcome: Outcome| {
+        let letter = Letter::Result { outcome: Rc::new(outcome), replayed: false, under: UNDER };
+        let parcel = sent(assignment(&[("/job/type", json!(name))]), letter);
+        serde_json::from_str::<Value>(text(&parcel)).expect("JSON")["cost"].clone()
+    };
+    let done = Outcome { outputs: spoken.clone(), ..outcome(Status::Ok, None) };
+    for (name, wanted) in [("ai.generate", json!(0.25)), ("chat", json!(0.25)), ("echo", json!(0)), ("chat.x", json!(0))] {
+        assert_eq!(cost(name, done.clone()), wanted, "{name}");
+    }
+    // Where it lies in a blob, where there is none, and where it is no number.
+    assert_eq!(cost("chat", Outcome { spilled: true, ..done.clone() }), json!(0));
+    for outputs in [&br#"{"text":"x"}"#[..], br#"{"cost":"much"}"#, br#"{"cost":null}"#] {
+        assert_eq!(cost("chat", Outcome { outputs: Bytes::from_static(outputs), ..done.clone() }), json!(0));
+    }
+    let failed = Outcome { outputs: spoken, ..outcome(Status::Error, Some(Fault::new(Code::NetworkError, "no"))) };
+    assert_eq!(cost("chat", failed), json!(0));
+}
+
+#[test]
 fn a_failed_result_says_why_in_words_that_blame_nobody_else() {
     let fault = Fault::new(Code::HttpError, "status 405 from the server").with_details("{\"status\":405}");
     let fault = Fault { retry_after_ms: Some(900), effect: Effected::Unknown, ..fault };

@@ -8,7 +8,14 @@ use super::*;
 pub(super) const NOW_MS: u64 = 1_767_225_600_000;
 
 /// A block table: `echo` (pure), `put` (conditional; another default under its old name `old_put`), `plain` (unsafe).
-pub(super) fn lookup(_policy: &Policy, _tenant: &str, name: &str, inputs: &[u8], dev: bool) -> Result<Found, Fault> {
+pub(super) fn lookup(
+    _policy: &Policy,
+    _tenant: &str,
+    name: &str,
+    inputs: &[u8],
+    _provider: &str,
+    dev: bool,
+) -> Result<Found, Fault> {
     let found = |block, canonical, effect| {
         let (lane, block) = (Lane::Io, BlockId(block));
         Found { block, canonical, effect, inputs: None, lane, memory_bytes: 0, device_form: false, denied: None }

@@ -13,6 +13,7 @@ fn connector(server: &Server, path: &str) -> ConnectorSettings {
         allow: vec![Allow::parse("127.0.0.0/8").expect("a network")],
         auth: Auth::None,
         idempotency_key: false,
+        provider: None,
         tls: Default::default(),
         direct: false,
     }
@@ -171,7 +172,7 @@ fn a_post_is_idempotent_where_the_other_side_honours_its_key() {
         settings.connectors.insert("crm".to_owned(), ConnectorSettings { idempotency_key, ..connector(&server, "/") });
         let policy = Arc::new(Policy::new(settings, false).expect("nothing to read"));
         let inputs = br#"{"connector":"crm","json":{}}"#;
-        let checked = entry.check(&Ask { policy: &policy, tenant: "acme", name: "http", inputs }).expect("good");
+        let checked = entry.check(&Ask { policy: &policy, tenant: "acme", name: "http", inputs, provider: "" }).expect("good");
         assert_eq!((checked.effect, checked.denied), (class, None));
     }
 }

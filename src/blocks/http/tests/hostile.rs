@@ -267,6 +267,7 @@ impl Field {
             allow: vec![crate::net::egress::Allow::parse(allow).expect("a network")],
             auth: Auth::None,
             idempotency_key: false,
+            provider: None,
             tls,
             direct: true,
         };

@@ -116,6 +116,7 @@ fn every_address_of_a_name_is_checked_and_nothing_else_is_connected_to() {
             allow: vec![Allow::parse("127.0.0.0/8").expect("a network")],
             auth: Auth::None,
             idempotency_key: false,
+            provider: None,
             tls: Default::default(),
             direct: false,
         };

@@ -11,7 +11,7 @@ const FLOOD_MAX: Duration = Duration::from_secs(4);
 
 /// One thing to do with a connection.
 #[derive(Clone, Debug)]
-pub(super) enum Act {
+pub(in crate::blocks) enum Act {
     /// Read the head of a request and, where it names a length, its body.
     Hear,
     /// Read the head of a request and leave its body where it is.
@@ -42,12 +42,12 @@ pub(super) enum Act {
 
 impl Act {
     /// Say a text.
-    pub(super) fn say(text: impl AsRef<[u8]>) -> Act {
+    pub(in crate::blocks) fn say(text: impl AsRef<[u8]>) -> Act {
         Act::Say(text.as_ref().to_vec())
     }
 
     /// A whole answer of HTTP/1.1 with this body.
-    pub(super) fn answer(status: &str, headers: &str, body: impl AsRef<[u8]>) -> Act {
+    pub(in crate::blocks) fn answer(status: &str, headers: &str, body: impl AsRef<[u8]>) -> Act {
         let body = body.as_ref();
         let mut text = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}\r\n", body.len()).into_bytes();
         text.extend_from_slice(body);
@@ -56,9 +56,9 @@ impl Act {
 }
 
 /// See the module. Ends with its value.
-pub(super) struct Server {
+pub(in crate::blocks) struct Server {
     /// Where it listens.
-    pub(super) address: SocketAddr,
+    pub(in crate::blocks) address: SocketAddr,
     scheme: &'static str,
     heard: Arc<Mutex<Vec<String>>>,
     connections: Arc<Mutex<usize>>,
@@ -67,12 +67,12 @@ pub(super) struct Server {
 
 impl Server {
     /// One connection for each script, in turn; further ones get the last.
-    pub(super) fn start(scripts: Vec<Vec<Act>>) -> Server {
+    pub(in crate::blocks) fn start(scripts: Vec<Vec<Act>>) -> Server {
         Server::within("http", scripts, Some)
     }
 
     /// The same with something around each connection, such as TLS; where that comes to nothing, the connection is closed.
-    pub(super) fn within<S: Read + Write + Cut>(
+    pub(in crate::blocks) fn within<S: Read + Write + Cut>(
         scheme: &'static str,
         scripts: Vec<Vec<Act>>,
         wrap: impl Fn(TcpStream) -> Option<S> + Send + Sync + 'static,
@@ -106,34 +106,34 @@ impl Server {
     }
 
     /// A server that gives each request of each connection this answer.
-    pub(super) fn always(answer: Act) -> Server {
+    pub(in crate::blocks) fn always(answer: Act) -> Server {
         let script: Vec<Act> = std::iter::repeat_n([Act::Hear, answer], 64).flatten().chain([Act::Last]).collect();
         Server::start(vec![script])
     }
 
     /// The URL of a path on it.
-    pub(super) fn url(&self, path: &str) -> String {
+    pub(in crate::blocks) fn url(&self, path: &str) -> String {
         format!("{}://{}{path}", self.scheme, self.address)
     }
 
     /// The requests so far, head and body as they came.
-    pub(super) fn heard(&self) -> Vec<String> {
+    pub(in crate::blocks) fn heard(&self) -> Vec<String> {
         self.heard.lock().expect("no panic holds it").clone()
     }
 
     /// How many connections it has taken.
-    pub(super) fn connections(&self) -> usize {
+    pub(in crate::blocks) fn connections(&self) -> usize {
         *self.connections.lock().expect("no panic holds it")
     }
 
     /// How many of them are still open, as far as its scripts know.
-    pub(super) fn open(&self) -> usize {
+    pub(in crate::blocks) fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 }
 
 /// Does what a script says with a stream, and then closes it.
-pub(super) fn play(mut stream: impl Read + Write + Cut, script: &[Act], heard: &Mutex<Vec<String>>) {
+pub(in crate::blocks) fn play(mut stream: impl Read + Write + Cut, script: &[Act], heard: &Mutex<Vec<String>>) {
     let (mut last, mut prefaced) = (String::new(), false);
     for act in script {
         let done = match act {
@@ -204,7 +204,7 @@ fn drain(stream: &mut (impl Read + Cut)) {
 }
 
 /// A connection, with or without something around it.
-pub(super) trait Cut {
+pub(in crate::blocks) trait Cut {
     /// The connection itself.
     fn wire(&mut self) -> &mut TcpStream;
 
