@@ -160,7 +160,7 @@ mod tests {
             assert_eq!(row["dev"], name.starts_with("test."), "{line}");
             assert_eq!(some.contains(line), !name.starts_with("test."), "{line}");
             assert!(row["summary"].is_string() && row["effect"].is_string(), "{line}");
-            let lane = if name.starts_with("crypto.") { "cpu" } else { "io" };
+            let lane = if name.starts_with("crypto.") || name == "media.render" { "cpu" } else { "io" };
             assert_eq!(row["lane"], lane, "{line}");
         }
         let table = listed(false, Form::Table);

@@ -124,6 +124,8 @@ impl Form {
         if let Some(resources) = &request.resources {
             self.name("resources").open();
             self.code("class", resources.class);
+            self.count("memory_mb", resources.memory_mb);
+            self.count("concurrency", resources.concurrency);
             self.close();
         }
         self.count("timeout_ms", request.timeout_ms);

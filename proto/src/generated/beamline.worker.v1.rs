@@ -33,10 +33,10 @@ pub struct Resources {
     /// Default: the block's own.
     #[prost(enumeration = "resources::Class", tag = "1")]
     pub class: i32,
-    /// Memory it may hold, in MiB; absent or 0: the block's default.
+    /// Memory that is kept for it while it runs, in MiB; absent or 0: the block's default.
     #[prost(uint32, optional, tag = "2")]
     pub memory_mb: ::core::option::Option<u32>,
-    /// Parts of one step that may run at once; absent or 0: the block's default.
+    /// It begins only while fewer of its tenant's steps of its block run than this; absent or 0: however many do.
     #[prost(uint32, optional, tag = "3")]
     pub concurrency: ::core::option::Option<u32>,
 }

@@ -238,7 +238,13 @@ fn who_is_not_listed_is_told_no_more_than_that() {
             (json!({ "path": "a", "blob": "b", "blob_connector": "archive" }), "/blob_connector"),
         ] {
             let text = inputs.to_string();
-            let checked = entry.check(&Ask { policy: &reach.policy, tenant: "acme", name: "fs.put", inputs: text.as_bytes(), provider: "" });
+            let checked = entry.check(&Ask {
+                policy: &reach.policy,
+                tenant: "acme",
+                name: "fs.put",
+                inputs: text.as_bytes(),
+                provider: "",
+            });
             let denied = checked.expect("good inputs").denied.expect("denied");
             assert_eq!((denied.code, &details(&denied)["pointer"]), (Code::PermissionDenied, &json!(pointer)));
             assert_eq!(run(&reach, &blobs, "fs.put", inputs).await.expect_err("denied").code, Code::PermissionDenied);
