@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use shards::block::{Blobs, Block, BlockCx, BlockInfo};
+use shards::block::{Blobs, Block, BlockCx, BlockInfo, Demand};
 use shards::ids::{BlockId, Text};
 use shards::outcome::Fault;
 use shards::step::{EffectClass, Lane};
@@ -53,8 +53,10 @@ pub struct Entry {
     pub info: &'static BlockInfo,
     /// Only known where the worker runs for development.
     pub dev: bool,
-    /// It has a form that runs on a device.
-    pub device: bool,
+    /// Names of it under which what its inputs leave out is something else.
+    telling: &'static [&'static str],
+    /// What a step of it needs whose inputs nobody has seen yet.
+    pub unread: Demand,
     manifest: &'static str,
     check: Check,
     build: fn(&Reach) -> Rc<dyn Block>,
@@ -126,26 +128,30 @@ pub struct Checked {
     pub effect: EffectClass,
     /// The inputs to run with where they are not the ones as sent: the name as sent changed a default.
     pub inputs: Option<Bytes>,
-    /// Where it waits unless the step names another lane.
-    pub lane: Lane,
-    /// Memory that is kept for it unless the step names another figure, in bytes.
-    pub memory_bytes: u64,
+    /// What it needs of the machine.
+    pub needs: Demand,
     /// A policy forbids it, whatever else is true of it.
     pub denied: Option<Fault>,
 }
 
 impl Checked {
     fn as_sent(effect: EffectClass) -> Self {
-        Checked { effect, inputs: None, lane: Lane::Io, memory_bytes: 0, denied: None }
+        Checked { effect, inputs: None, needs: IO, denied: None }
     }
 }
+
+/// Nothing but a slot among the steps that wait for others.
+const IO: Demand = Demand { lane: Lane::Io, memory_bytes: 0, device_form: false, memory_on_device_bytes: 0 };
+/// A compute thread.
+const CPU: Demand = Demand { lane: Lane::Cpu, ..IO };
 
 /// All blocks; a [`BlockId`] is a position here.
 pub static TABLE: &[Entry] = &[
     Entry {
         info: &echo::INFO,
         dev: false,
-        device: false,
+        telling: &[],
+        unread: IO,
         manifest: include_str!("blocks/manifests/echo.json"),
         check: Check::Inputs(echo::check),
         build: |_| Rc::new(echo::Echo),
@@ -153,7 +159,8 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &sleep::INFO,
         dev: false,
-        device: false,
+        telling: &[],
+        unread: IO,
         manifest: include_str!("blocks/manifests/sleep.json"),
         check: Check::Inputs(sleep::check),
         build: |_| Rc::new(sleep::Sleep),
@@ -161,7 +168,8 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &hash::INFO,
         dev: false,
-        device: true,
+        telling: &[],
+        unread: hash::DEMAND,
         manifest: include_str!("blocks/manifests/crypto.hash.json"),
         check: Check::Policy(hash::check),
         build: |reach| Rc::new(hash::Hash::new(reach)),
@@ -169,7 +177,8 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &sign::SIGN,
         dev: false,
-        device: false,
+        telling: &[],
+        unread: CPU,
         manifest: include_str!("blocks/manifests/crypto.sign.json"),
         check: Check::Policy(sign::check_sign),
         build: |reach| Rc::new(sign::Sign::new(reach)),
@@ -177,7 +186,8 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &sign::VERIFY,
         dev: false,
-        device: false,
+        telling: &[],
+        unread: CPU,
         manifest: include_str!("blocks/manifests/crypto.verify.json"),
         check: Check::Policy(sign::check_verify),
         build: |reach| Rc::new(sign::Verify::new(reach)),
@@ -185,7 +195,8 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &fs::PUT,
         dev: false,
-        device: false,
+        telling: &[fs::LEGACY_PUT],
+        unread: IO,
         manifest: include_str!("blocks/manifests/fs.blob_put.json"),
         check: Check::Policy(fs::check_put),
         build: |reach| Rc::new(fs::Put::new(reach)),
@@ -193,7 +204,8 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &fs::GET,
         dev: false,
-        device: false,
+        telling: &[],
+        unread: IO,
         manifest: include_str!("blocks/manifests/fs.blob_get.json"),
         check: Check::Policy(fs::check_get),
         build: |reach| Rc::new(fs::Get::new(reach)),
@@ -201,7 +213,8 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &http::INFO,
         dev: false,
-        device: false,
+        telling: &[],
+        unread: IO,
         manifest: include_str!("blocks/manifests/http.request.json"),
         check: Check::Policy(http::check),
         build: |reach| Rc::new(http::Http::new(reach)),
@@ -209,7 +222,8 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &media::INFO,
         dev: false,
-        device: true,
+        telling: &[],
+        unread: media::DEMAND,
         manifest: include_str!("blocks/manifests/media.render.json"),
         check: Check::Policy(media::check),
         build: |reach| Rc::new(media::Media::new(reach)),
@@ -217,7 +231,8 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &ai::INFO,
         dev: false,
-        device: false,
+        telling: ai::TELLING,
+        unread: IO,
         manifest: include_str!("blocks/manifests/ai.generate.json"),
         check: Check::Policy(ai::check),
         build: |reach| Rc::new(ai::Generate::new(reach)),
@@ -225,7 +240,8 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &fail::INFO,
         dev: true,
-        device: false,
+        telling: &[],
+        unread: IO,
         manifest: include_str!("blocks/manifests/test.fail.json"),
         check: Check::Inputs(fail::check),
         build: |_| Rc::new(fail::Fail),
@@ -233,15 +249,17 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &abort::INFO,
         dev: true,
-        device: false,
+        telling: &[],
+        unread: IO,
         manifest: include_str!("blocks/manifests/test.abort.json"),
         check: Check::Inputs(abort::check),
-        build: |_| Rc::new(abort::Abort),
+        build: |reach| Rc::new(abort::Abort::new(reach)),
     },
     Entry {
         info: &hang::INFO,
         dev: true,
-        device: false,
+        telling: &[],
+        unread: IO,
         manifest: include_str!("blocks/manifests/test.hang.json"),
         check: Check::Inputs(hang::check),
         build: |_| Rc::new(hang::Hang),
@@ -249,7 +267,8 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &panic::INFO,
         dev: true,
-        device: false,
+        telling: &[],
+        unread: IO,
         manifest: include_str!("blocks/manifests/test.panic.json"),
         check: Check::Inputs(panic::check),
         build: |_| Rc::new(panic::Panic),
@@ -257,7 +276,8 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &eat::INFO,
         dev: true,
-        device: false,
+        telling: &[],
+        unread: IO,
         manifest: include_str!("blocks/manifests/test.eat.json"),
         check: Check::Inputs(eat::check),
         build: |_| Rc::new(eat::Eat),
@@ -266,7 +286,8 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &effect::PURE,
         dev: true,
-        device: false,
+        telling: &[],
+        unread: IO,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_pure),
         build: |_| Rc::new(effect::Doing(&effect::PURE)),
@@ -275,7 +296,8 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &effect::IDEMPOTENT,
         dev: true,
-        device: false,
+        telling: &[],
+        unread: IO,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_idempotent),
         build: |_| Rc::new(effect::Doing(&effect::IDEMPOTENT)),
@@ -284,7 +306,8 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &effect::TRANSACTIONAL,
         dev: true,
-        device: false,
+        telling: &[],
+        unread: IO,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_transactional),
         build: |_| Rc::new(effect::Doing(&effect::TRANSACTIONAL)),
@@ -293,7 +316,8 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &effect::CONDITIONAL,
         dev: true,
-        device: false,
+        telling: &[],
+        unread: IO,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_conditional),
         build: |_| Rc::new(effect::Doing(&effect::CONDITIONAL)),
@@ -302,7 +326,8 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &effect::UNSAFE,
         dev: true,
-        device: false,
+        telling: &[],
+        unread: IO,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_unsafe),
         build: |_| Rc::new(effect::Doing(&effect::UNSAFE)),

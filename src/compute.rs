@@ -3,21 +3,24 @@
 //!
 //! A shard hands over a piece of work with what it needs and gets it back with its result; a piece is short (a stride of a body, a
 //! megabyte of a blob, one image), so that pieces of many steps take turns. Threads start with the first piece: most workers need
-//! none. A piece cannot be interrupted: whoever asked for it may go, and what it made is dropped.
+//! none. A piece cannot be interrupted: whoever asked for it may go, and what it made is dropped. While a thread is at one, the page
+//! of the shard that brought it names the step: should the process die of it, the step gets its strike.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, OnceLock};
 
 use rustix::thread::{CpuSet, sched_setaffinity};
+use shards::limits::COMPUTE_THREADS_MAX;
+use shards::runtime::page::Deputy;
 
 /// Pieces that wait for a thread; who brings more waits for room.
 const QUEUE_MAX: usize = 1_024;
 /// How much a thread yields to the shard or edge whose core it shares (a nice level; 19 is the most).
 const NICE: i32 = 10;
 
-/// One piece, with whoever waits for it.
-type Piece = Box<dyn FnOnce() + Send>;
+/// One piece, with whoever waits for it; done by the thread of this number.
+type Piece = Box<dyn FnOnce(usize) + Send>;
 
 /// The way to the threads. Crosses cores; cloned for each that asks.
 #[derive(Clone)]
@@ -38,9 +41,9 @@ pub struct ComputeSeat {
 }
 
 impl Compute {
-    /// One thread for each of `seats`, of which there is one at least.
+    /// One thread for each of `seats`, of which there are 1 to [`COMPUTE_THREADS_MAX`].
     pub fn new(seats: Vec<ComputeSeat>) -> Compute {
-        debug_assert!(!seats.is_empty(), "nobody would ever compute");
+        debug_assert!((1..=COMPUTE_THREADS_MAX).contains(&seats.len()), "somebody computes, and the page has room for all");
         Compute(Arc::new(State { seats, pieces: OnceLock::new() }))
     }
 
@@ -55,7 +58,9 @@ impl Compute {
     /// As `piece` does: the panic goes on where it was asked for. Also where the system has no thread for us.
     pub async fn run<T: Send + 'static>(&self, piece: impl FnOnce() -> T + Send + 'static) -> T {
         let (answer, waiting) = flume::bounded::<Result<T, Box<dyn Any + Send>>>(1);
-        let piece: Piece = Box::new(move || {
+        let deputy = Deputy::here();
+        let piece: Piece = Box::new(move |thread| {
+            let _named = deputy.map(|deputy| deputy.name(thread));
             // Nobody may be waiting any more.
             let _ = answer.send(catch_unwind(AssertUnwindSafe(piece)));
         });
@@ -75,7 +80,7 @@ impl Compute {
                 let started = std::thread::Builder::new().name(format!("compute-{index}")).spawn(move || {
                     seat.take();
                     for piece in taken {
-                        piece();
+                        piece(index);
                     }
                 });
                 if let Err(error) = started {
@@ -93,6 +98,7 @@ impl ComputeSeat {
     pub fn all(named: Option<&[usize]>, taken: &[usize], allowed: &[usize]) -> Vec<ComputeSeat> {
         let free: Vec<usize> = allowed.iter().copied().filter(|core| !taken.contains(core)).collect();
         let cores = named.unwrap_or(&free);
+        let cores = &cores[..cores.len().min(COMPUTE_THREADS_MAX)];
         if cores.is_empty() {
             return vec![ComputeSeat { cores: allowed.to_vec(), shared: true }];
         }

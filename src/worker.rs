@@ -447,13 +447,12 @@ pub fn lookup(
     let Some((block, entry)) = blocks::find(name, dev) else {
         return Err(shards::outcome::Fault::new(shards::outcome::Code::UnknownJobType, "No block has this name."));
     };
-    Ok(found(block, entry, entry.check(&Ask { policy, tenant, name, inputs, provider })?))
+    Ok(found(block, block, entry, entry.check(&Ask { policy, tenant, name, inputs, provider })?))
 }
 
-fn found(block: BlockId, entry: &blocks::Entry, checked: Checked) -> FoundBlock {
-    let Checked { effect, inputs, lane, memory_bytes, denied } = checked;
-    let (canonical, device_form) = (entry.info.name, entry.device);
-    FoundBlock { block, canonical, effect, inputs, lane, memory_bytes, device_form, denied }
+fn found(block: BlockId, kind: BlockId, entry: &blocks::Entry, checked: Checked) -> FoundBlock {
+    let Checked { effect, inputs, needs: demand, denied } = checked;
+    FoundBlock { block, kind, canonical: entry.info.name, effect, inputs, demand, denied }
 }
 
 /// The same for inputs that are elsewhere; `reference` says where.
@@ -469,7 +468,7 @@ pub fn lookup_reference(
         return Err(shards::outcome::Fault::new(shards::outcome::Code::UnknownJobType, "No block has this name."));
     };
     let checked = blocks::reference::check(entry, &Ask { policy, tenant, name, inputs: reference, provider })?;
-    Ok(found(blocks::reference::id_of(block), entry, checked))
+    Ok(found(blocks::reference::id_of(block), block, entry, checked))
 }
 
 /// A name that nothing else has: 32 hexadecimal digits.

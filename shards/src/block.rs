@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::ids::{Key, Text};
 use crate::outcome::Fault;
-use crate::step::{EffectClass, Needs};
+use crate::step::{EffectClass, Lane, Needs};
 
 /// A future that stays on its core.
 pub type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -27,6 +27,19 @@ pub struct BlockInfo {
     pub version: &'static str,
     /// What running it twice may do, unless its inputs say otherwise.
     pub effect: EffectClass,
+}
+
+/// What a block needs of the machine for a step that says nothing else. Lives on its core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// Where the step waits.
+    pub lane: Lane,
+    /// Memory that is kept for it, in bytes.
+    pub memory_bytes: u64,
+    /// The block has a form that runs on a device.
+    pub device_form: bool,
+    /// The memory where the step waits for one, in bytes.
+    pub memory_on_device_bytes: u64,
 }
 
 /// A kind of step. Lives on its core; there is one of each per shard.

@@ -265,8 +265,11 @@ pub enum Effect {
     },
     /// Put finished keys into a key file, and keep the snapshot that stands on it; answer with [`Event::Sealed`].
     Seal(Box<Seal>),
-    /// Wipe what an earlier life left on the page: the journal has it by now, or it does not count.
-    WipePage,
+    /// Wipe what an earlier life left of this key on the page: the journal has it by now, or it does not count.
+    WipePage {
+        /// The key.
+        key: Key,
+    },
     /// Forget the segments that hold only frames below this one. Their watermark is durable.
     Prune {
         /// The oldest frame that must stay.

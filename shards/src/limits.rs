@@ -49,6 +49,8 @@ pub const TRIED_MESSAGE_BYTES_MAX: usize = 256;
 
 /// A step that was being run at this many deaths of the process is not run again.
 pub const STRIKES_MAX: u32 = 3;
+/// Compute threads that a worker has at most: each has its line on every shard's page.
+pub const COMPUTE_THREADS_MAX: usize = 255;
 /// A step with a strike lets all others start before it for so long, in milliseconds.
 pub const COURTESY_MS: u64 = 1_000;
 /// A step with a strike may keep all others from starting for so long before it starts, and again after, in milliseconds.

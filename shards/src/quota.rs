@@ -23,15 +23,15 @@ pub struct Account {
     pub memory_bytes: u64,
     /// Most of it.
     pub memory_bytes_max: u64,
-    /// Running steps by block: few kinds, so a list.
+    /// Running steps by kind: few, so a list.
     running_of: Vec<(BlockId, u32)>,
 }
 
 /// What a running step has taken beside its slot. Lives on its core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// Which block it runs.
-    pub block: BlockId,
+    /// What it counts as.
+    pub kind: BlockId,
     /// What was asked for.
     pub needs: Needs,
 }
@@ -111,9 +111,9 @@ impl Account {
         self.memory_bytes == 0 || self.memory_bytes.saturating_add(bytes) <= self.memory_bytes_max
     }
 
-    /// How many steps of a block run.
-    pub fn running_of(&self, block: BlockId) -> u32 {
-        self.running_of.iter().find(|(of, _)| *of == block).map_or(0, |(_, count)| *count)
+    /// How many steps of a kind run.
+    pub fn running_of(&self, kind: BlockId) -> u32 {
+        self.running_of.iter().find(|(of, _)| *of == kind).map_or(0, |(_, count)| *count)
     }
 
     /// Turns a place in the queue into a running slot; the caller has asked [`Account::may_run`].
@@ -122,9 +122,9 @@ impl Account {
         self.queued -= 1;
         self.running += 1;
         self.memory_bytes += taken.needs.memory_bytes;
-        match self.running_of.iter_mut().find(|(of, _)| *of == taken.block) {
+        match self.running_of.iter_mut().find(|(of, _)| *of == taken.kind) {
             Some((_, count)) => *count += 1,
-            None => self.running_of.push((taken.block, 1)),
+            None => self.running_of.push((taken.kind, 1)),
         }
         charge.stage = Stage::Running(taken);
     }
@@ -149,7 +149,7 @@ impl Account {
     fn stopped(&mut self, taken: Taken) {
         self.running -= 1;
         self.memory_bytes -= taken.needs.memory_bytes;
-        if let Some((_, count)) = self.running_of.iter_mut().find(|(of, _)| *of == taken.block) {
+        if let Some((_, count)) = self.running_of.iter_mut().find(|(of, _)| *of == taken.kind) {
             *count -= 1;
         }
     }
@@ -165,12 +165,12 @@ mod tests {
         let mut first = account.charge().expect("empty");
         assert_eq!(account.charge(), Err(Refusal::QueueFull { limit: 1 }));
         let needs = Needs { memory_bytes: 1 << 30, ..Needs::default() };
-        account.start(&mut first, Taken { block: BlockId(3), needs });
+        account.start(&mut first, Taken { kind: BlockId(3), needs });
         assert!(!account.may_run());
         assert_eq!((account.memory_bytes, account.running_of(BlockId(3)), account.running_of(BlockId(4))), (1 << 30, 1, 0));
         assert!(!account.has_memory(1));
         let second = account.charge().expect("the queue is free again");
-        assert_eq!(account.pause(&mut first), Some(Taken { block: BlockId(3), needs }));
+        assert_eq!(account.pause(&mut first), Some(Taken { kind: BlockId(3), needs }));
         assert_eq!((account.queued, account.running, account.memory_bytes, account.running_of(BlockId(3))), (2, 0, 0, 0));
         assert!(account.has_memory(u64::MAX), "what was accepted under another limit runs alone");
         account.refund(first);

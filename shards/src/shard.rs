@@ -242,8 +242,8 @@ enum Held {
     Reply(Rc<Arrival>, Reply),
     /// Drop segments.
     Prune(Lsn),
-    /// Wipe the page whose strike it is.
-    Strike,
+    /// Wipe from the page what the strike of this key came from.
+    Strike(Key),
     /// Let what all frames up to here came to be kept.
     Seal(Box<crate::snapshot::Seal>),
 }

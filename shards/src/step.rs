@@ -148,6 +148,8 @@ pub enum Notice {
 pub struct Work {
     /// Which block.
     pub block: BlockId,
+    /// What it counts as among the tenant's steps: one block may have several forms, for inputs that come by other ways.
+    pub kind: BlockId,
     /// What may happen if it runs twice.
     pub effect: EffectClass,
     /// The block's inputs: JSON text.
@@ -177,7 +179,7 @@ pub struct Needs {
     pub lane: Lane,
     /// Memory that is kept for it, in bytes; 0 where it names none.
     pub memory_bytes: u64,
-    /// It begins only while fewer of its tenant's steps of its own block run than this; 0: however many do.
+    /// It begins only while fewer of its tenant's steps of its own kind run than this; 0: however many do.
     pub concurrency: u32,
 }
 

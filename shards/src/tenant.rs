@@ -11,7 +11,7 @@ use crate::quota::Account;
 use crate::step::Arrival;
 
 /// A tenant's index on its shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantIndex(pub u32);
 
 /// One tenant. Lives on its core.

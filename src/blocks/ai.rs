@@ -30,6 +30,7 @@ use super::http::answer;
 use super::http::{AGENT, IDEMPOTENCY_KEY, sign};
 use super::inputs::missing;
 use super::outputs::{json as json_text, push_text};
+use super::source::HERE_BYTES;
 use super::{Ask, Checked, Reach};
 
 mod body;
@@ -51,6 +52,9 @@ pub(super) static INFO: BlockInfo = BlockInfo {
     version: "1.0.0",
     effect: EffectClass::Pure,
 };
+
+/// Its names that say which operation is meant.
+pub(super) const TELLING: &[&str] = &["chat", "completion", "embedding"];
 
 /// Which form of its interface Anthropic is to answer in.
 const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
@@ -92,11 +96,8 @@ impl Unplanned {
 pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
     let inputs = wish::spelled_out(ask.name, ask.provider, ask.inputs)?;
     let wish = Wish::read(inputs.as_deref().map_or(ask.inputs, str::as_bytes))?;
-    let denied = match plan(ask.policy, ask.tenant, &wish) {
-        Ok(_) => None,
-        Err(Unplanned::Denied(refused)) => Some(refused.fault()),
-        Err(Unplanned::Wrong(fault)) => return Err(fault),
-    };
+    // What a provider does not take is a matter of how the connector is set up, too.
+    let denied = plan(ask.policy, ask.tenant, &wish).err().map(Unplanned::fault);
     Ok(Checked { inputs: inputs.map(Bytes::from), denied, ..Checked::as_sent(EffectClass::Pure) })
 }
 
@@ -174,15 +175,17 @@ impl Generate {
         let whole = !wish.stream || (provider.kind != Kind::Ollama && answer::media_type(&answer.headers) == "application/json");
         if whole {
             let body = answer::body(&mut answer, ANSWER_BYTES_MAX).await.map_err(|error| asked.network(&error))?;
+            let kind = provider.kind;
             match &wish.matter {
                 Matter::Texts(texts) => {
-                    let vectors = Vectors::read(provider.kind, &body, texts.len()).await.map_err(wrong)?;
+                    let texts = texts.len();
+                    let vectors = self.read_out(body, move |body| Vectors::read(kind, body, texts)).await.map_err(wrong)?;
                     out.head(&plan.model, &vectors.reply);
                     out.vectors(&vectors.list).await;
                     out.usage(&vectors.reply);
                 }
                 _ => {
-                    let reply = Reply::whole(provider.kind, &body).map_err(wrong)?;
+                    let reply = self.read_out(body, move |body| Reply::whole(kind, body)).await.map_err(wrong)?;
                     let told = if wish.stream { Some(stream::tell_whole(cx, &reply.text, &redaction).await) } else { None };
                     out.reply(&plan.model, &reply, told).await;
                 }
@@ -193,6 +196,16 @@ impl Generate {
         }
         let total_us = self.reach.client.now().mono_us.saturating_sub(begun_us);
         Ok(out.done(first_us, total_us))
+    }
+}
+
+impl Generate {
+    /// What a body comes to: one that is long is read on a compute thread.
+    async fn read_out<T: Send + 'static>(&self, body: Bytes, read: impl FnOnce(&Bytes) -> T + Send + 'static) -> T {
+        match body.len() {
+            ..=HERE_BYTES => read(&body),
+            _ => self.reach.compute.run(move || read(&body)).await,
+        }
     }
 }
 
@@ -281,13 +294,13 @@ impl<'a> Outputs<'a> {
         json!({ "id": self.clean(id), "name": self.clean(name), "arguments": self.clean(arguments) })
     }
 
-    async fn vectors(&mut self, list: &[&str]) {
+    async fn vectors(&mut self, list: &[Bytes]) {
         self.out.extend_from_slice(b",\"embeddings\":[");
         for (at, vector) in list.iter().enumerate() {
             if at > 0 {
                 self.out.push(b',');
             }
-            self.out.extend_from_slice(vector.as_bytes());
+            self.out.extend_from_slice(vector);
             glommio::yield_if_needed().await;
         }
         self.out.push(b']');

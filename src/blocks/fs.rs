@@ -30,7 +30,7 @@ pub(super) static GET: BlockInfo =
     BlockInfo { name: "fs.blob_get", aliases: &["fs_blob_get", "fs.get"], version: "1.1.0", effect: EffectClass::Pure };
 
 /// Under this name `overwrite` is true unless told: so it was in the platform's older worker.
-const LEGACY_PUT: &str = "fs_blob_put";
+pub(super) const LEGACY_PUT: &str = "fs_blob_put";
 /// Largest blob that one step returns, in bytes: as text and as base64 it stays below what the journal takes.
 pub(super) const GET_BYTES_MAX: u64 = 8 << 20;
 const _: () = assert!(GET_BYTES_MAX * (6 + 2) <= shards::limits::MESSAGE_BYTES_MAX as u64);
@@ -153,7 +153,7 @@ pub(super) fn check_put(ask: &Ask<'_>) -> Result<Checked, Fault> {
     let by_name = named && ask.name == LEGACY_PUT && task.overwrite.is_none();
     let overwrite = task.overwrite.unwrap_or(by_name);
     if named && !overwrite && denied.is_none() && !ask.refuses_to_replace(task.connector.as_deref(), "connector") {
-        return Err(forbidden("overwrite", "true: this store cannot refuse to replace what is there"));
+        denied = Some(forbidden("overwrite", "true: this store cannot refuse to replace what is there"));
     }
     let effect = if overwrite { EffectClass::Idempotent } else { EffectClass::Conditional };
     let inputs = by_name.then(|| spelled_out(&task));

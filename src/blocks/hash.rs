@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256, Sha512};
-use shards::block::{Block, BlockCx, BlockInfo, Local};
+use shards::block::{Block, BlockCx, BlockInfo, Demand, Local};
 use shards::ids::hex;
 use shards::outcome::Fault;
 use shards::step::{EffectClass, Lane};
@@ -15,6 +15,10 @@ use super::source::Source;
 use super::{Ask, Checked, Reach};
 
 pub(super) static INFO: BlockInfo = BlockInfo { name: "crypto.hash", aliases: &[], version: "1.0.0", effect: EffectClass::Pure };
+
+/// What it needs where what is hashed is of any size.
+pub(super) const DEMAND: Demand =
+    Demand { lane: Lane::Cpu, memory_bytes: 0, device_form: true, memory_on_device_bytes: gpu::limits::BUFFER_BYTES_MAX as u64 };
 
 /// See the module. Lives on its core.
 pub(super) struct Hash {
@@ -65,7 +69,10 @@ fn read(inputs: &[u8]) -> Result<Task<'_>, Fault> {
 pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
     let task = read(ask.inputs)?;
     let denied = ask.store_denied(task.source.connector(), "connector");
-    Ok(Checked { lane: task.source.lane(), denied, ..Checked::as_sent(EffectClass::Pure) })
+    // A device takes the whole of it.
+    let whole_bytes = task.source.inline().map_or(DEMAND.memory_on_device_bytes, |(_, size)| size);
+    let needs = Demand { lane: task.source.lane(), memory_on_device_bytes: whole_bytes, ..DEMAND };
+    Ok(Checked { needs, denied, ..Checked::as_sent(EffectClass::Pure) })
 }
 
 impl Hash {
@@ -80,7 +87,8 @@ impl Hash {
             Algorithm::Blake3 => gpu::Algorithm::Blake3,
             Algorithm::Sha512 => return Err(forbidden("algorithm", "sha256 or blake3 where resources.class is GPU")),
         };
-        let content = Bytes::from(task.source.whole(&self.reach, cx, gpu::limits::BUFFER_BYTES_MAX as u64).await?.into_owned());
+        let bytes_max = DEMAND.memory_on_device_bytes.min(cx.needs.memory_bytes);
+        let content = Bytes::from(task.source.whole(&self.reach, cx, bytes_max).await?.into_owned());
         let size = content.len() as u64;
         let answer = self.device.compute(gpu::Work::Hash(gpu::Hash { algorithm, buffers: vec![content] })).await?;
         let gpu::Output::Digests(digests) = &answer.output else { unreachable!("a hash gives digests") };

@@ -155,23 +155,23 @@ pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
         Err(fault) => return Err(fault),
         Ok(_) => None,
     };
-    let denied = denied.or(stores_denied(ask, &request)?);
+    let denied = denied.or_else(|| stores_denied(ask, &request));
     Ok(Checked { denied, ..Checked::as_sent(effect) })
 }
 
 /// What forbids the stores that the body comes from and the answer goes to.
-fn stores_denied(ask: &Ask<'_>, request: &Request<'_>) -> Result<Option<Fault>, Fault> {
+fn stores_denied(ask: &Ask<'_>, request: &Request<'_>) -> Option<Fault> {
     let from = match &request.content {
         Content::Blob { connector, .. } => ask.store_denied(connector.as_deref(), "blob_connector"),
         _ => None,
     };
-    let Form::Blob { connector: Some(name), overwrite, .. } = &request.form else { return Ok(from) };
+    let Form::Blob { connector: Some(name), overwrite, .. } = &request.form else { return from };
     match ask.policy.store(ask.tenant, name, "response_blob_connector") {
         Ok(store) if !overwrite && !store.settings.if_absent => {
-            Err(forbidden("overwrite", "true: this store cannot refuse to replace what is there"))
+            Some(forbidden("overwrite", "true: this store cannot refuse to replace what is there"))
         }
-        Ok(_) => Ok(from),
-        Err(refused) => Ok(from.or_else(|| Some(refused.fault()))),
+        Ok(_) => from,
+        Err(refused) => from.or_else(|| Some(refused.fault())),
     }
 }
 

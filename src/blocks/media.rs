@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use gpu::{Cancel, Image, Output, Render, Work};
 use serde_json::json;
-use shards::block::{Block, BlockCx, BlockInfo, Local, Stored};
+use shards::block::{Block, BlockCx, BlockInfo, Demand, Local, Stored};
 use shards::ids::hex;
 use shards::outcome::{Code, Fault};
 use shards::step::{EffectClass, Lane};
@@ -28,10 +28,18 @@ use operations::Operations;
 pub(super) static INFO: BlockInfo =
     BlockInfo { name: "media.render", aliases: &["image.render"], version: "1.0.0", effect: EffectClass::Conditional };
 
-/// Kept for a step that names no memory, in bytes: enough for 16 million pixels.
-pub(super) const MEMORY_BYTES_DEFAULT: u64 = 256 << 20;
-/// Memory that a pixel may take: decoded, worked on, made, and encoded again, four bytes each.
-const PIXEL_MEMORY_BYTES: u64 = 16;
+/// Kept for a step that names no memory, in bytes: enough for 11 million pixels.
+const MEMORY_BYTES_DEFAULT: u64 = 256 << 20;
+/// What every step of it needs.
+pub(super) const DEMAND: Demand = Demand {
+    lane: Lane::Cpu,
+    memory_bytes: MEMORY_BYTES_DEFAULT,
+    device_form: true,
+    memory_on_device_bytes: MEMORY_BYTES_DEFAULT,
+};
+/// Memory that a pixel of all images read may take: twice eight bytes while a decoder works on sixteen bits a channel, and
+/// four as what it leaves; later four each of the image, of what is made of it on the way, and of the file.
+const PIXEL_MEMORY_BYTES: u64 = 24;
 /// Largest encoded image that is read, in bytes.
 const ENCODED_BYTES_MAX: u64 = 32 << 20;
 /// Largest encoded image that outputs hold, in bytes.
@@ -93,12 +101,12 @@ pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
         Some(goal) => {
             denied = denied.or_else(|| ask.store_denied(goal.connector.as_deref(), "to_connector"));
             if !goal.overwrite && denied.is_none() && !ask.refuses_to_replace(goal.connector.as_deref(), "to_connector") {
-                return Err(forbidden("overwrite", "true: this store cannot refuse to replace what is there"));
+                denied = Some(forbidden("overwrite", "true: this store cannot refuse to replace what is there"));
             }
             if goal.overwrite { EffectClass::Idempotent } else { EffectClass::Conditional }
         }
     };
-    Ok(Checked { lane: Lane::Cpu, memory_bytes: MEMORY_BYTES_DEFAULT, denied, ..Checked::as_sent(effect) })
+    Ok(Checked { needs: DEMAND, denied, ..Checked::as_sent(effect) })
 }
 
 impl Media {
@@ -109,12 +117,13 @@ impl Media {
     async fn run(&self, cx: &BlockCx) -> Result<Bytes, Fault> {
         let task = read(&cx.inputs)?;
         let pixels_max = cx.needs.memory_bytes.max(PIXEL_MEMORY_BYTES) / PIXEL_MEMORY_BYTES;
+        let mut left = pixels_max;
         let encoded = task.source.whole(&self.reach, cx, ENCODED_BYTES_MAX).await?.into_owned();
-        let (image, found) = self.decode("", encoded, pixels_max).await?;
+        let (image, found) = self.decode("", encoded, &mut left).await?;
         let mut overlays = Vec::new();
         for (pointer, source) in task.operations.overlays() {
             let encoded = source.whole(&self.reach, cx, ENCODED_BYTES_MAX).await?.into_owned();
-            overlays.push(self.decode(&pointer, encoded, pixels_max).await?.0);
+            overlays.push(self.decode(&pointer, encoded, &mut left).await?.0);
         }
         let encoding = task.encoding.unwrap_or(found);
         let operations = task.operations.over(&image, overlays, pixels_max)?;
@@ -144,9 +153,13 @@ impl Media {
         }
     }
 
-    async fn decode(&self, pointer: &str, encoded: Vec<u8>, pixels_max: u64) -> Result<(Image, Encoding), Fault> {
+    /// Takes the image's pixels of those that are `left` to the step: all of its images are there at once.
+    async fn decode(&self, pointer: &str, encoded: Vec<u8>, left: &mut u64) -> Result<(Image, Encoding), Fault> {
+        let pixels_max = *left;
         let decoded = self.reach.compute.run(move || codec::decode(&encoded, pixels_max)).await;
-        decoded.map_err(|error| error.fault(pointer))
+        let (image, encoding) = decoded.map_err(|error| error.fault(pointer))?;
+        *left -= u64::from(image.width()) * u64::from(image.height());
+        Ok((image, encoding))
     }
 
     /// What the operations make of the image, and what computed it.

@@ -16,11 +16,10 @@ use sha2::{Digest as _, Sha256};
 use shards::block::{Blobs, Block, BlockCx, BlockInfo, Local, Outputs};
 use shards::ids::{BlockId, Text, hex};
 use shards::outcome::{Code, Fault};
-use shards::step::Lane;
 
 use super::outputs::json;
-use super::source::{read_whole, strides};
-use super::{Ask, Checked, Entry, Reach, TABLE, media, path};
+use super::source::{HERE_BYTES, read_whole, strides};
+use super::{Ask, Checked, Entry, Reach, TABLE, is_paid_for, path};
 
 /// The largest inputs that are read, in bytes.
 const BYTES_MAX: u64 = 8 << 20;
@@ -117,14 +116,15 @@ pub fn check(entry: &Entry, ask: &Ask<'_>) -> Result<Checked, Fault> {
         Some(connector) => format!("{SCHEME}//{connector}/{}", there.path),
         None => format!("{SCHEME}{}", there.path),
     };
-    // The names that it came under decide about defaults, and are asked again once the inputs are there.
-    let inputs = serde_json::json!({
-        "name": ask.name, "provider": ask.provider, "uri": uri, "sha256": there.sha256.map(|digest| hex(&digest)), "size": there.size,
-    });
-    // How much there is to compute is not known yet: a block that may compute for long is taken to.
-    let lane = if entry.device { Lane::Cpu } else { Lane::Io };
-    let memory_bytes = if std::ptr::eq(entry.info, &media::INFO) { media::MEMORY_BYTES_DEFAULT } else { 0 };
-    Ok(Checked { effect: entry.info.effect, inputs: Some(json(&inputs)), lane, memory_bytes, denied })
+    let mut inputs = serde_json::json!({ "uri": uri, "sha256": there.sha256.map(|digest| hex(&digest)), "size": there.size });
+    // What decides about defaults is asked again once the inputs are there; else the same step may come under any name.
+    if entry.telling.contains(&ask.name) {
+        inputs["name"] = ask.name.into();
+    }
+    if is_paid_for(entry.info.name) && !ask.provider.is_empty() {
+        inputs["provider"] = ask.provider.into();
+    }
+    Ok(Checked { effect: entry.info.effect, inputs: Some(json(&inputs)), needs: entry.unread, denied })
 }
 
 /// Where outputs are kept that are too large for a message: in a store for the tenants that it lists, else among the tenant's own
@@ -204,7 +204,12 @@ impl Referred {
                 return Err(unlike("of the SHA-256 that it names"));
             }
         }
-        if serde_json::from_slice::<serde::de::IgnoredAny>(&content).is_err() {
+        let look = |content: Vec<u8>| (serde_json::from_slice::<serde::de::IgnoredAny>(&content).is_ok(), content);
+        let (is_json, content) = match content.len() {
+            ..=HERE_BYTES => look(content),
+            _ => self.reach.compute.run(move || look(content)).await,
+        };
+        if !is_json {
             return Err(wrong("names inputs in JSON"));
         }
         Ok(content)
@@ -277,6 +282,12 @@ mod tests {
             assert_eq!((fault.code, &details["field"]), (Code::InvalidInput, &json!("/payload_ref")), "{bad}");
             assert!(details["rule"].is_string(), "{bad}");
         }
+        // Which name a step came by says nothing more of it, unless it changes what is left out.
+        let inputs = |name: &str| look(name, &json!("blob:a")).expect("good").inputs;
+        assert_eq!(inputs("fs.put"), inputs("fs.blob_put"));
+        assert_ne!(inputs("fs_blob_put"), inputs("fs.blob_put"));
+        assert_eq!(inputs("ai.generate"), inputs("text.generate"));
+        assert_ne!(inputs("ai.generate"), inputs("embedding"));
         let denied = look("echo", &json!("blob://archive/a")).expect("good").denied.expect("no such store");
         assert_eq!(denied.code, Code::PermissionDenied);
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use ed25519_dalek::Signer as _;
 use hmac::Mac as _;
 use serde::Serialize;
-use shards::block::{Block, BlockCx, BlockInfo, Local};
+use shards::block::{Block, BlockCx, BlockInfo, Demand, Local};
 use shards::ids::hex;
 use shards::outcome::{Code, Fault};
 use shards::step::EffectClass;
@@ -20,7 +20,7 @@ use shards::step::EffectClass;
 use super::inputs::{Inputs, fault, forbidden, missing};
 use super::outputs::json;
 use super::source::{HERE_BYTES, Source};
-use super::{Ask, Checked, Reach};
+use super::{Ask, Checked, IO, Reach};
 use crate::compute::Compute;
 use crate::policy::keys::{Algorithm, HmacSha256, KeyError, KeySettings, Material, PublicKey, forms, only_verifies};
 
@@ -120,7 +120,7 @@ fn admit(ask: &Ask<'_>, task: &Task<'_>, signs: bool) -> Result<Checked, Fault> 
         }
         Ok(key) => {
             let denied = ask.store_denied(task.source.connector(), "connector");
-            task.fits(key).map(|()| Checked { lane: task.source.lane(), denied, ..pure })
+            task.fits(key).map(|()| Checked { needs: Demand { lane: task.source.lane(), ..IO }, denied, ..pure })
         }
         Err(refused) => Ok(Checked { denied: Some(refused.fault()), ..pure }),
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use glommio::{LocalExecutorBuilder, Placement};
 use serde_json::{Value, json};
-use shards::block::BlockCx;
+use shards::block::{BlockCx, Demand};
 use shards::ids::{Key, Text};
 use shards::outcome::{Code, Effected, Fault};
 use shards::runtime::layout::Layout;
@@ -120,7 +120,8 @@ pub(super) async fn run_with(
     if let Some(denied) = checked.denied {
         return Err(denied);
     }
-    let needs = Needs { lane: checked.lane, memory_bytes: checked.memory_bytes, concurrency: 0 };
+    let Demand { lane, memory_bytes, .. } = checked.needs;
+    let needs = Needs { lane, memory_bytes, concurrency: 0 };
     let inputs = checked.inputs.unwrap_or_else(|| Bytes::copy_from_slice(inputs.as_bytes()));
     let (tenant, key) = (Text::from(tenant), Key([0; 16]));
     let cx = BlockCx { tenant, key, try_number, needs, inputs, blobs: blobs.clone(), observers: None };

@@ -98,7 +98,7 @@ fn ls(args: &LsArgs, form: Form, out: &mut impl Write) -> io::Result<u8> {
                 let capabilities: Vec<&str> = manifest.capabilities.iter().map(|one| one.as_str()).collect();
                 let row = json!({
                     "name": info.name, "aliases": info.aliases, "version": info.version, "summary": manifest.summary,
-                    "effect": info.effect.as_str(), "effect_rule": manifest.effect, "lane": manifest.lane.as_str(),
+                    "effect": info.effect.as_str(), "effect_rule": manifest.effect, "lane": manifest.lane.as_str(), "device": manifest.device,
                     "scopes": manifest.scopes, "capabilities": capabilities, "needs": manifest.needs, "dev": entry.dev,
                 });
                 writeln!(out, "{row}")?;

@@ -4,6 +4,7 @@
 //! while fewer steps of its tenant and block run. What this worker does not have forbids the step, and is no error of reading:
 //! one that was accepted before is still known.
 
+use shards::block::Demand;
 use shards::limits::Limits;
 use shards::outcome::{Code, Fault};
 use shards::step::{Lane, Needs};
@@ -28,19 +29,6 @@ pub(super) struct Asked {
     concurrency: u32,
 }
 
-/// What a block and its worker have for a step. Shared, never changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Offer {
-    /// The lane where the step names none.
-    pub(super) lane: Lane,
-    /// The memory where it names none, in bytes.
-    pub(super) memory_bytes: u64,
-    /// The block has a form for devices.
-    pub(super) device_form: bool,
-    /// The worker has a device.
-    pub(super) device: bool,
-}
-
 impl Asked {
     /// # Errors
     /// A field that is not as it must be.
@@ -54,10 +42,15 @@ impl Asked {
         Ok(Asked { class: class(resources.class())?, memory_mb, concurrency: concurrency as u32 })
     }
 
-    /// What the step needs, and why this worker cannot give it that, where it cannot.
-    pub(super) fn settle(self, offer: Offer, limits: &Limits) -> (Needs, Option<Fault>) {
-        let memory_bytes = if self.memory_mb > 0 { self.memory_mb << 20 } else { offer.memory_bytes };
-        let needs = Needs { lane: self.class.unwrap_or(offer.lane), memory_bytes, concurrency: self.concurrency };
+    /// What the step needs, and why this worker cannot give it that, where it cannot; `device` says whether it has one.
+    pub(super) fn settle(self, demand: Demand, device: bool, limits: &Limits) -> (Needs, Option<Fault>) {
+        let lane = self.class.unwrap_or(demand.lane);
+        let memory_bytes = match lane {
+            _ if self.memory_mb > 0 => self.memory_mb << 20,
+            Lane::Gpu => demand.memory_on_device_bytes,
+            Lane::Io | Lane::Cpu => demand.memory_bytes,
+        };
+        let needs = Needs { lane, memory_bytes, concurrency: self.concurrency };
         let lacks = |sentence: &'static str, details: Vec<u8>| {
             Some(Fault::new(Code::ResourceUnavailable, sentence).with_details(details))
         };
@@ -67,9 +60,9 @@ impl Asked {
             lacks("the step needs more memory than steps of one tenant may have here", details.into_bytes())
         } else if needs.lane != Lane::Gpu {
             None
-        } else if !offer.device_form {
+        } else if !demand.device_form {
             lacks("the block has no form that runs on a device", field("/resources/class"))
-        } else if !offer.device {
+        } else if !device {
             lacks("this worker has no device of the class that the step needs", field("/resources/class"))
         } else {
             None
@@ -103,36 +96,41 @@ fn class(value: Option<Value<'_>>) -> Result<Option<Lane>, Fault> {
 mod tests {
     use super::*;
 
-    const OFFER: Offer = Offer { lane: Lane::Cpu, memory_bytes: 0, device_form: true, device: true };
+    const DEMAND: Demand = Demand { lane: Lane::Cpu, memory_bytes: 0, device_form: true, memory_on_device_bytes: 5 << 20 };
 
-    fn settle(text: &str, offer: Offer) -> Result<(Needs, Option<String>), String> {
+    fn settle_on(device: bool, text: &str, demand: Demand) -> Result<(Needs, Option<String>), String> {
         let words = |fault: Fault| String::from_utf8_lossy(&fault.details).into_owned();
         let limits = Limits { tenant_memory_bytes_max: 64 << 20, ..Limits::default() };
         let mut tape = json::Tape::default();
         let doc = tape.read(text).ok_or("no JSON")?;
-        let (needs, lacking) = Asked::read(Some(doc.top())).map_err(words)?.settle(offer, &limits);
+        let (needs, lacking) = Asked::read(Some(doc.top())).map_err(words)?.settle(demand, device, &limits);
         Ok((needs, lacking.map(words)))
+    }
+
+    fn settle(text: &str, demand: Demand) -> Result<(Needs, Option<String>), String> {
+        settle_on(true, text, demand)
     }
 
     #[test]
     fn what_is_asked_for_is_what_is_needed() {
         let needs = |lane, memory_mb: u64, concurrency| Ok((Needs { lane, memory_bytes: memory_mb << 20, concurrency }, None));
-        assert_eq!(settle("{}", OFFER), needs(Lane::Cpu, 0, 0));
-        assert_eq!(settle(r#"{"class":"io","memory_mb":64,"concurrency":"2"}"#, OFFER), needs(Lane::Io, 64, 2));
-        assert_eq!(settle(r#"{"class":"CLASS_GPU","memoryMb":"1"}"#, OFFER), needs(Lane::Gpu, 1, 0));
-        assert_eq!(settle("{}", Offer { memory_bytes: 9 << 20, ..OFFER }), needs(Lane::Cpu, 9, 0));
-        assert_eq!(settle(r#"{"class":0,"memory_mb":0,"concurrency":0}"#, OFFER), needs(Lane::Cpu, 0, 0));
+        assert_eq!(settle("{}", DEMAND), needs(Lane::Cpu, 0, 0));
+        assert_eq!(settle(r#"{"class":"io","memory_mb":64,"concurrency":"2"}"#, DEMAND), needs(Lane::Io, 64, 2));
+        assert_eq!(settle(r#"{"class":"CLASS_GPU","memoryMb":"1"}"#, DEMAND), needs(Lane::Gpu, 1, 0));
+        assert_eq!(settle("{}", Demand { memory_bytes: 9 << 20, ..DEMAND }), needs(Lane::Cpu, 9, 0));
+        assert_eq!(settle(r#"{"class":"GPU"}"#, DEMAND), needs(Lane::Gpu, 5, 0), "what it needs there");
+        assert_eq!(settle(r#"{"class":0,"memory_mb":0,"concurrency":0}"#, DEMAND), needs(Lane::Cpu, 0, 0));
     }
 
     #[test]
     fn what_this_worker_does_not_have_is_named() {
-        let lacking = |text, offer| settle(text, offer).map(|(_, lacking)| lacking.unwrap_or_default());
+        let lacking = |device, text, demand| settle_on(device, text, demand).map(|(_, lacking)| lacking.unwrap_or_default());
         let class = Ok(r#"{"field":"/resources/class"}"#.to_owned());
-        assert_eq!(lacking(r#"{"class":"GPU"}"#, Offer { device: false, ..OFFER }), class);
-        assert_eq!(lacking(r#"{"class":2}"#, Offer { device_form: false, ..OFFER }), class);
+        assert_eq!(lacking(false, r#"{"class":"GPU"}"#, DEMAND), class);
+        assert_eq!(lacking(true, r#"{"class":2}"#, Demand { device_form: false, ..DEMAND }), class);
         let memory = r#"{"field":"/resources/memory_mb","memory_mb_max":64}"#;
-        assert_eq!(lacking(r#"{"memory_mb":65}"#, OFFER), Ok(memory.to_owned()));
-        assert_eq!(lacking(r#"{"memory_mb":4294967295}"#, OFFER), Ok(memory.to_owned()));
+        assert_eq!(lacking(true, r#"{"memory_mb":65}"#, DEMAND), Ok(memory.to_owned()));
+        assert_eq!(lacking(true, r#"{"memory_mb":4294967295}"#, DEMAND), Ok(memory.to_owned()));
     }
 
     #[test]
@@ -149,7 +147,7 @@ mod tests {
             (r#"{"concurrency":1.5}"#, "/resources/concurrency"),
             (r#"{"concurrency":[]}"#, "/resources/concurrency"),
         ] {
-            assert_eq!(settle(text, OFFER), Err(format!(r#"{{"field":"{field}"}}"#)), "{text}");
+            assert_eq!(settle(text, DEMAND), Err(format!(r#"{{"field":"{field}"}}"#)), "{text}");
         }
     }
 }

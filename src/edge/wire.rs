@@ -12,18 +12,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use shards::block::Demand;
 use shards::event::{Hold, Letter, Post, Reply};
 use shards::ids::{AskerId, BlockId, Fingerprint, Identity, Key, Now, Salt, Text};
 use shards::limits::Limits;
 use shards::map::partition;
 use shards::outcome::{Code, Fault, Outcome, Status};
 use shards::runtime::ports::{About, Outlet, Parcel, Wire};
-use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Headers, Lane, Origin, Profile, Source, Work};
+use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Headers, Origin, Profile, Source, Work};
 
 use crate::edge::fingerprint::{Canon, field};
 use crate::edge::json::Tape;
 use crate::edge::native::Encoding;
-use crate::edge::needs::Offer;
 use crate::edge::reading::{Ask, Heads, Mail, Reading, Unreadable, is_assignment, unsupported};
 use crate::edge::roll::Roll;
 use crate::edge::{answer, beamline, event, native, notice, protobuf};
@@ -45,18 +45,16 @@ pub type Lookup = fn(policy: &Policy, tenant: &str, name: &str, inputs: &[u8], p
 pub struct Found {
     /// The block.
     pub block: BlockId,
+    /// The block that it counts as.
+    pub kind: BlockId,
     /// Its canonical name.
     pub canonical: &'static str,
     /// What running it twice with these inputs may do.
     pub effect: EffectClass,
     /// The inputs to run it with, where they are not those that came.
     pub inputs: Option<Bytes>,
-    /// Where it waits, unless the step says otherwise.
-    pub lane: Lane,
-    /// Memory that is kept for it, unless the step says otherwise, in bytes.
-    pub memory_bytes: u64,
-    /// Whether it has a form that runs on a device.
-    pub device_form: bool,
+    /// What it needs of the machine.
+    pub demand: Demand,
     /// A policy forbids it.
     pub denied: Option<Fault>,
 }
@@ -283,11 +281,10 @@ impl EdgeWire {
         }
         let rewritten = found.inputs.as_deref().map(|inputs| std::str::from_utf8(inputs).unwrap_or_default());
         let fingerprint = self.canon.borrow_mut().fingerprint(found.canonical, ask.content, rewritten)?;
-        let Found { lane, memory_bytes, device_form, .. } = found;
-        let offer = Offer { lane, memory_bytes, device_form, device: self.settings.device };
-        let (needs, lacking) = ask.needs.settle(offer, &self.settings.limits);
+        let (needs, lacking) = ask.needs.settle(found.demand, self.settings.device, &self.settings.limits);
         let work = Work {
             block: found.block,
+            kind: found.kind,
             effect: found.effect,
             inputs: found.inputs.unwrap_or(inputs),
             priority: ask.priority,

@@ -119,9 +119,14 @@ impl Job {
         Needs { lane, memory_bytes, concurrency: self.concurrency() }
     }
 
-    /// Of some tenants all steps of some blocks agree on how many may run at once.
+    /// Two blocks each are forms of one.
+    fn kind_of_block(&self) -> BlockId {
+        BlockId((u16::from(self.class) - 1) & !1)
+    }
+
+    /// Of some tenants all steps of one kind agree on how many may run at once.
     fn concurrency(&self) -> u32 {
-        if self.tenant % 3 == 2 && self.class.is_multiple_of(2) { 2 } else { 0 }
+        if self.tenant % 3 == 2 && self.kind_of_block() == BlockId(2) { 2 } else { 0 }
     }
 
     pub fn tenant_name(&self) -> Text {
@@ -192,6 +197,7 @@ pub fn decode(delivery: Delivery, wall_ms: u64, horizon_ms: u64) -> Arrival {
     let not_after_ms = if job.not_after_ms > 0 { job.not_after_ms } else { arrival.since_ms() + horizon_ms };
     arrival.content = content.unwrap_or(Content::Work(Work {
         block: BlockId(u16::from(job.class) - 1),
+        kind: job.kind_of_block(),
         effect: job.class(),
         inputs: Bytes::new(),
         priority: job.priority,

@@ -232,12 +232,12 @@ pub fn i10_needs_are_kept<'a>(works: impl Iterator<Item = &'a AtWork>, limits: &
     let (mut by_lane, mut by_kind) = ([0; Lane::ALL.len()], BTreeMap::new());
     // How many steps have memory, and how much; by tenant, and all of them.
     let (mut memory, mut all) = (BTreeMap::new(), (0, 0));
-    for AtWork { tenant, block, needs, .. } in works {
+    for AtWork { tenant, kind, needs, .. } in works {
         by_lane[needs.lane as usize] += 1;
-        let kind: &mut u32 = by_kind.entry((tenant, block.0)).or_default();
-        *kind += 1;
-        if needs.concurrency > 0 && *kind > needs.concurrency {
-            return Err(format!("I10: {kind} steps of {tenant} of block {} run, {} may", block.0, needs.concurrency));
+        let alike: &mut u32 = by_kind.entry((tenant, kind.0)).or_default();
+        *alike += 1;
+        if needs.concurrency > 0 && *alike > needs.concurrency {
+            return Err(format!("I10: {alike} steps of {tenant} of kind {} run, {} may", kind.0, needs.concurrency));
         }
         if needs.memory_bytes > 0 {
             for (steps, bytes) in [memory.entry(tenant).or_insert((0, 0)), &mut all] {

@@ -383,7 +383,7 @@ impl World {
                 self.at(wait_us, Happening::Look { boot, shard, key: *key });
             }
             Effect::Seal(seal) => self.seal(shard, seal),
-            Effect::WipePage => self.pages[shard] = None,
+            Effect::WipePage { key } => _ = self.pages[shard].take_if(|(polled, _)| polled.key == *key),
             Effect::Prune { below } => {
                 self.count("prune");
                 self.note("prune", None, below.0);
@@ -445,8 +445,8 @@ impl World {
             End::Panicked => Verdict::Panicked,
         };
         let number = work_number(shard, ticket);
-        let (block, needs) = (work.block, work.needs);
-        self.works.insert(number, AtWork { shard, tenant: arrival.tenant.clone(), polled, block, needs });
+        let (kind, needs) = (work.kind, work.needs);
+        self.works.insert(number, AtWork { shard, tenant: arrival.tenant.clone(), polled, kind, needs });
         *self.at_work[shard].entry(arrival.tenant.clone()).or_default() += 1;
         if poison == Poison::Later {
             return self.at(script.lasts_us, Happening::Abort { boot, shard, work: number, polled });

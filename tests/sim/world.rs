@@ -92,7 +92,7 @@ pub struct AtWork {
     pub shard: usize,
     pub tenant: Text,
     pub polled: Polled,
-    pub block: BlockId,
+    pub kind: BlockId,
     pub needs: Needs,
 }
 

@@ -324,7 +324,7 @@ impl<W: Wire> Driver<W> {
                     self.at_once.push_back(Event::Sealed(Sealed { entries, files: None }));
                 }
             },
-            Effect::WipePage => self.perform.wipe_page(),
+            Effect::WipePage { key } => self.perform.wipe_page(key),
             Effect::Prune { below } => self.disk.prune(below),
         }
     }

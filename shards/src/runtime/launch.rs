@@ -296,8 +296,9 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>, sealer: &Seal
     };
     let (page, polled) = Page::open(&folder, opened.boot).unwrap_or_else(|error| {
         tracing::warn!(shard = seat.shard, folder = %folder.display(), %error, "no page for strikes: a step that ends the process is not known for it");
-        (Page::nowhere(opened.boot), None)
+        (Page::nowhere(opened.boot), Vec::new())
     });
+    page.settle();
     // Set once, here.
     let _ = seat.gauge.page.set(page);
     let mut shard = Shard::new(settings, opened.next_lsn);
@@ -342,7 +343,7 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>, sealer: &Seal
         sealer: sealer.clone(),
         files: Rc::new(RefCell::new(files)),
     };
-    if let Some(polled) = polled {
+    for polled in polled {
         strike(&mut driver, polled)?;
     }
     for one in unfinished {
@@ -411,8 +412,9 @@ fn strike<W: Wire>(driver: &mut Driver<W>, polled: Polled) -> Result<(), DiskErr
     if found.is_some() {
         driver.apply(driver.clock.now(), Event::Looked { key, found });
     }
+    let logged = driver.fx.log.frames;
     driver.apply(driver.clock.now(), Event::Died { polled: key, partition, boot });
-    if driver.fx.log.frames > 0 {
+    if driver.fx.log.frames > logged {
         tracing::warn!(shard = driver.index, %key, boot, "the process died in this step's own code: it gets a strike, and runs last and alone");
     }
     Ok(())

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::block::{Blobs, Block, BlockCx, Observers, Outputs};
 use crate::event::{Chunk, Event, Hold, Verdict};
-use crate::ids::{Ticket, hex};
+use crate::ids::{Key, Ticket, hex};
 use crate::outcome::{Effected, Fault};
 use crate::step::{Arrival, EffectClass};
 
@@ -173,9 +173,9 @@ impl Perform {
         None
     }
 
-    /// Forgets what an earlier life left on the page.
-    pub fn wipe_page(&self) {
-        self.page.wipe();
+    /// Forgets what an earlier life left of this key on the page.
+    pub fn wipe_page(&self, key: Key) {
+        self.page.wipe(key);
     }
 
     /// Asks a try to stop; it still ends with its own event.

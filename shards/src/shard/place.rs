@@ -3,6 +3,8 @@
 //!
 //! Memory goes in the order in which it was first lacked: who needs much is not overtaken for ever by who needs little.
 
+use std::collections::BTreeSet;
+
 use super::{Job, Shard, State};
 use crate::ids::Ticket;
 use crate::lane::Fit;
@@ -20,13 +22,23 @@ pub(super) struct InUse {
     /// Nothing else takes memory before this one.
     first: Option<(TenantIndex, Ticket)>,
     /// Left their ring because memory was lacking.
-    without: Vec<TenantIndex>,
+    without: BTreeSet<TenantIndex>,
+    /// Which lane is asked first for the next step to start: each in its turn, so that none takes all slots of the core.
+    turn: usize,
 }
 
 impl InUse {
     /// Running steps of a lane.
     pub(super) fn running(&self, lane: Lane) -> u32 {
         self.by_lane[lane as usize]
+    }
+
+    /// Who has gone, or waits for its own tenant only, holds up nobody else.
+    fn drop_idle_first(&mut self, jobs: &[Job], tenants: &Tenants) {
+        self.first = self.first.filter(|(tenant, first)| {
+            let work = jobs[first.slot as usize].arrival.work().filter(|_| waits(jobs, *first));
+            work.is_some_and(|work| fits_its_tenant(&tenants.peek(*tenant).account, work) == Fit::Take)
+        });
     }
 
     fn has_room(&self, lane: Lane, limits: &Limits) -> bool {
@@ -47,18 +59,47 @@ impl Shard {
 
     /// The next step to start, if any may.
     pub(super) fn next_to_start(&mut self) -> Option<u32> {
+        loop {
+            let next = self.next_in_lanes();
+            // Who was to have memory first may have it now, or have gone: then it is the turn of those who stood behind.
+            if next.is_some() || !self.memory_is_offered() {
+                return next;
+            }
+        }
+    }
+
+    fn next_in_lanes(&mut self) -> Option<u32> {
         let Shard { jobs, tenants, in_use, lanes, settings, running, .. } = self;
         let limits = &settings.limits;
-        for lane in Lane::ALL {
+        for offset in 0..Lane::ALL.len() {
+            let turn = (in_use.turn + offset) % Lane::ALL.len();
+            let lane = Lane::ALL[turn];
             while *running < limits.shard_running_max && in_use.has_room(lane, limits) {
                 let popped = lanes.of(lane).pop(|tenant, ticket| fit(jobs, tenants, in_use, limits, tenant, ticket));
                 let Some((_, ticket)) = popped else { break };
                 if waits(jobs, ticket) {
+                    in_use.turn = (turn + 1) % Lane::ALL.len();
                     return Some(ticket.slot);
                 }
             }
         }
         None
+    }
+
+    /// Puts those back into their rings that left for want of memory, unless another is before them; whether any are.
+    fn memory_is_offered(&mut self) -> bool {
+        let Shard { jobs, tenants, in_use, lanes, .. } = self;
+        if in_use.without.is_empty() {
+            return false;
+        }
+        in_use.drop_idle_first(jobs, tenants);
+        if in_use.first.is_some() {
+            return false;
+        }
+        for tenant in std::mem::take(&mut in_use.without) {
+            lanes.revive(tenant);
+        }
+        true
     }
 
     /// Whether a step that waits elsewhere than in its lane may start now.
@@ -76,7 +117,7 @@ impl Shard {
     pub(super) fn take_place(&mut self, slot: u32) -> bool {
         let job = &mut self.jobs[slot as usize];
         let (Some(charge), Some(work)) = (job.charge.as_mut(), job.arrival.work()) else { return false };
-        let taken = Taken { block: work.block, needs: work.needs };
+        let taken = Taken { kind: work.kind, needs: work.needs };
         self.tenants.get(job.tenant).account.start(charge, taken);
         if self.in_use.first.is_some_and(|(_, first)| first.slot == slot && first.generation == job.generation) {
             self.in_use.first = None;
@@ -94,10 +135,8 @@ impl Shard {
         self.in_use.by_lane[taken.needs.lane as usize] -= 1;
         self.in_use.memory_bytes -= taken.needs.memory_bytes;
         self.lanes.revive(tenant);
-        if !self.in_use.without.is_empty() {
-            for tenant in std::mem::take(&mut self.in_use.without) {
-                self.lanes.revive(tenant);
-            }
+        for tenant in std::mem::take(&mut self.in_use.without) {
+            self.lanes.revive(tenant);
         }
     }
 }
@@ -118,18 +157,14 @@ fn fit(jobs: &[Job], tenants: &Tenants, in_use: &mut InUse, limits: &Limits, ten
     if fits != Fit::Take || bytes == 0 || planted(Bug::IgnoreMemory) {
         return fits;
     }
-    // Who waits only for its own tenant holds up nobody else.
-    in_use.first = in_use.first.filter(|(tenant, first)| {
-        let work = jobs[first.slot as usize].arrival.work().filter(|_| waits(jobs, *first));
-        work.is_some_and(|work| fits_its_tenant(&tenants.peek(*tenant).account, work) == Fit::Take)
-    });
+    in_use.drop_idle_first(jobs, tenants);
     // What is larger than all there is (it was accepted under another limit) runs when nothing else has any.
     let there = in_use.memory_bytes == 0 || in_use.memory_bytes.saturating_add(bytes) <= limits.shard_memory_bytes_max;
     if there && in_use.first.is_none_or(|(_, first)| first == ticket) {
         return Fit::Take;
     }
     in_use.first.get_or_insert((tenant, ticket));
-    in_use.without.push(tenant);
+    in_use.without.insert(tenant);
     Fit::Leave
 }
 
@@ -140,7 +175,7 @@ fn fits_its_tenant(account: &Account, work: &Work) -> Fit {
     if !account.may_run() {
         return Fit::Leave;
     }
-    if concurrency > 0 && account.running_of(work.block) >= concurrency && !planted(Bug::IgnoreConcurrency) {
+    if concurrency > 0 && account.running_of(work.kind) >= concurrency && !planted(Bug::IgnoreConcurrency) {
         return Fit::Skip;
     }
     if memory_bytes > 0 && !account.has_memory(memory_bytes) && !planted(Bug::IgnoreMemory) {

@@ -107,7 +107,7 @@ impl Shard {
                 }
                 Held::Reply(notice, reply) => self.reply_to(notice, reply, fx),
                 Held::Seal(seal) => fx.list.push(Effect::Seal(seal)),
-                Held::Strike => fx.list.push(Effect::WipePage),
+                Held::Strike(key) => fx.list.push(Effect::WipePage { key }),
                 Held::Prune(below) => fx.list.push(Effect::Prune { below }),
             }
         }

@@ -44,7 +44,7 @@ impl Shard {
         let decided = self.known.get(&key).is_some();
         let counts = !decided && boot < self.settings.boot && !planted(Bug::NoStrike);
         if !counts || !self.strike(now, key, partition, boot, fx) {
-            fx.list.push(Effect::WipePage);
+            fx.list.push(Effect::WipePage { key });
         }
     }
 
@@ -52,7 +52,7 @@ impl Shard {
     pub(super) fn strike(&mut self, now: Now, key: Key, partition: Partition, boot: u32, fx: &mut Effects) -> bool {
         let Some(count) = self.strikes.add(key, boot, self.next_lsn) else { return false };
         self.struck.newest = self.log_struck(now, key, partition, count, boot, fx);
-        self.held.push_back((self.struck.newest, Held::Strike));
+        self.held.push_back((self.struck.newest, Held::Strike(key)));
         true
     }
 

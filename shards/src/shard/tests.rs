@@ -118,6 +118,7 @@ impl Step {
         let retry = RetryPolicy { tries_max: self.tries_max, backoff_ms: 100, backoff_ms_max: 1_000 };
         let work = Work {
             block: BlockId(0),
+            kind: BlockId(0),
             effect: self.effect,
             inputs: Bytes::new(),
             priority: 50,
@@ -266,8 +267,11 @@ impl Bench {
                         let found = outcome_of(&self.frame(lsn)).map(Rc::new);
                         self.apply(Event::Probed { key, found });
                     }
-                    Effect::Run { .. } | Effect::Claim { .. } | Effect::Stop { .. } | Effect::Prune { .. } | Effect::WipePage => {
-                    }
+                    Effect::Run { .. }
+                    | Effect::Claim { .. }
+                    | Effect::Stop { .. }
+                    | Effect::Prune { .. }
+                    | Effect::WipePage { .. } => {}
                     Effect::Look { .. } | Effect::Seal(_) => {}
                 }
             }

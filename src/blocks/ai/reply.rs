@@ -2,6 +2,7 @@
 //!
 //! Nothing of it is believed that is not of the form it should have: a figure that is none was not said.
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -102,8 +103,9 @@ pub(super) enum Step {
 
 /// Vectors, as they are written, with what else the answer says.
 #[derive(Debug)]
-pub(super) struct Vectors<'a> {
-    pub(super) list: Vec<&'a str>,
+pub(super) struct Vectors {
+    /// JSON text.
+    pub(super) list: Vec<Bytes>,
     pub(super) reply: Reply,
 }
 
@@ -338,10 +340,10 @@ struct EmbeddingsBody<'a> {
     prompt_eval_count: Value,
 }
 
-impl<'a> Vectors<'a> {
+impl Vectors {
     /// The answer to an embedding of so many texts; the vectors in the order of the texts.
-    pub(super) async fn read(kind: Kind, body: &'a [u8], texts: usize) -> Result<Vectors<'a>, Wrong> {
-        let read: EmbeddingsBody<'a> = serde_json::from_slice(body).map_err(|_| Wrong::Unlike("an object with embeddings"))?;
+    pub(super) fn read(kind: Kind, body: &Bytes, texts: usize) -> Result<Vectors, Wrong> {
+        let read: EmbeddingsBody<'_> = serde_json::from_slice(body).map_err(|_| Wrong::Unlike("an object with embeddings"))?;
         if read.error.is_some() {
             fail(&serde_json::from_slice(body).unwrap_or_default())?;
         }
@@ -362,11 +364,11 @@ impl<'a> Vectors<'a> {
             if numbers.is_empty() {
                 return Err(Wrong::Unlike("vectors of numbers"));
             }
-            glommio::yield_if_needed().await;
         }
         let input = tokens(&read.usage["prompt_tokens"]).or(tokens(&read.prompt_eval_count));
         let usage = Usage { input, output: input.map(|_| 0) };
         let model = read.model.as_deref().map(short);
+        let list = list.into_iter().map(|vector| body.slice_ref(vector.as_bytes())).collect();
         Ok(Vectors { list, reply: Reply { model, usage, ..Reply::default() } })
     }
 }

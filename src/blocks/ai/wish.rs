@@ -27,6 +27,7 @@ const FIRST_BYTE_MS: u64 = 300_000;
 const STALL_MS: u64 = 60_000;
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 /// What `extra` does not name: inputs of their own, and what they become on the way.
+/// However they are written: some providers tell no capitals.
 const OURS: [&str; 26] = [
     "connector",
     "provider_id",
@@ -369,7 +370,7 @@ fn tool_choice<'a>(inputs: &Inputs<'a>) -> Result<Option<&'a str>, Fault> {
 
 fn extra<'a>(inputs: &Inputs<'a>) -> Result<Vec<(Cow<'a, str>, &'a str)>, Fault> {
     let extra = inputs.object("extra")?;
-    match extra.iter().find(|(name, _)| OURS.contains(&&**name)) {
+    match extra.iter().find(|(name, _)| OURS.iter().any(|ours| ours.eq_ignore_ascii_case(name))) {
         Some((name, _)) => Err(forbidden(&format!("extra/{name}"), "not what the block itself says")),
         None => Ok(extra),
     }

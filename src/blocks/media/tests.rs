@@ -271,7 +271,7 @@ fn every_bit_of_a_small_image_may_be_wrong() {
 #[test]
 fn memory_bounds_what_is_read_and_what_is_made() {
     on_a_shard(|blobs, _| async move {
-        let needs = Needs { lane: Lane::Cpu, memory_bytes: 16 << 10, concurrency: 0 };
+        let needs = Needs { lane: Lane::Cpu, memory_bytes: 24 << 10, concurrency: 0 };
         let of = |side: u32, operations: Value| json!({ "bytes": png(side, side), "operations": operations });
         let ask = async |inputs: Value| needing(&shut(), &blobs, "media.render", needs, &inputs).await;
         ask(of(32, json!([]))).await.expect("a thousand pixels fit");
@@ -282,6 +282,12 @@ fn memory_bounds_what_is_read_and_what_is_made() {
         // What `cover` makes before it cuts counts.
         let cover = json!([{ "op": "resize", "width": 1, "height": 64, "fit": "cover" }]);
         let fault = ask(of(32, cover)).await.expect_err("made");
+        assert_eq!(pointer(&fault), "/operations/0");
+        // All images of a step are there at once.
+        let over = |side: u32| json!([{ "op": "overlay", "bytes": png(side, side), "x": 0, "y": 0 }]);
+        ask(of(24, over(21))).await.expect("576 and 441 pixels fit");
+        let fault = ask(of(24, over(22))).await.expect_err("576 and 484 pixels");
+        assert!(String::from_utf8_lossy(&fault.details).contains("448 are allowed"), "{fault:?}");
         assert_eq!(pointer(&fault), "/operations/0");
     });
 }

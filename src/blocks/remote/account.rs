@@ -37,6 +37,7 @@ impl Accounts {
                 used: Cell::new(None),
                 reserved: Cell::new(0),
                 open: Cell::new(0),
+                ended: Cell::new(0),
                 measuring: Mutex::default(),
             })
         };
@@ -53,6 +54,8 @@ pub(super) struct Account {
     reserved: Cell<u64>,
     /// Writes under way.
     open: Cell<u32>,
+    /// Writes that have ended, however.
+    ended: Cell<u64>,
     measuring: Mutex<()>,
 }
 
@@ -101,9 +104,16 @@ impl Reservation {
         if self.account.used.get() != before {
             return Ok(());
         }
-        let sum = self.stores.measure(self.home.clone()).await.map_err(|error| fault::of(&error, Effected::None))?;
-        self.account.used.set(Some((sum, Instant::now())));
-        Ok(())
+        loop {
+            let ended = self.account.ended.get();
+            let sum = self.stores.measure(self.home.clone()).await.map_err(|error| fault::of(&error, Effected::None))?;
+            // A list may have passed the place of what was written meanwhile. It comes to an end: whoever would write more waits
+            // here, too.
+            if self.account.ended.get() == ended {
+                self.account.used.set(Some((sum, Instant::now())));
+                return Ok(());
+            }
+        }
     }
 
     /// From now on the store may have it.
@@ -114,7 +124,10 @@ impl Reservation {
     /// It is known what became of it: so much is there now, and so much is not any more.
     pub(super) fn keep(mut self, written: u64, replaced: u64) {
         self.doubtful = false;
-        if let Some((used, since)) = self.account.used.get() {
+        if replaced > 0 && self.account.open.get() > 1 {
+            // Two that replace the same object may both take it for theirs to subtract: only the store knows.
+            self.account.used.set(None);
+        } else if let Some((used, since)) = self.account.used.get() {
             self.account.used.set(Some(((used + written).saturating_sub(replaced), since)));
         }
     }
@@ -124,6 +137,7 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         self.account.reserved.set(self.account.reserved.get() - self.bytes);
         self.account.open.set(self.account.open.get() - 1);
+        self.account.ended.set(self.account.ended.get() + 1);
         if self.doubtful {
             self.account.used.set(None);
         }

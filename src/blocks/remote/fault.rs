@@ -36,6 +36,7 @@ pub(super) fn of(error: &StoreError, effect: Effected) -> Fault {
         Trouble::Busy => (Code::ResourceUnavailable, "The store asks to be left alone for now."),
         Trouble::Failed => (Code::Http5xx, "The store answered with an error of its own."),
         Trouble::Refused => (Code::ExecutionFailed, "The store will not do that."),
+        Trouble::Unclear => (Code::ExecutionFailed, "What the store answered cannot be understood."),
         Trouble::Forbidden => (Code::PermissionDenied, "A policy of this worker forbids the way to the store."),
         Trouble::Unreachable => (Code::ConnectionError, "The store cannot be reached."),
         Trouble::Untrusted => (Code::ExecutionFailed, "The store's certificate does not hold."),

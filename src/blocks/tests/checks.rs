@@ -125,7 +125,7 @@ fn goods() -> Vec<Case> {
         good("crypto.hash", r#"{"bytes":"AA="}"#),
         good("test.hang", r#"{"ms":1}"#),
         good("test.fail", r#"{"times":3,"code":"HTTP_5XX","message":"No luck."}"#),
-        good("test.abort", r#"{"after_ms":60000}"#),
+        good("test.abort", r#"{"after_ms":60000,"compute_thread":true}"#),
         good("test.eat", r#"{"mib":1}"#),
         good("test.panic", "{}"),
     ]);
@@ -202,6 +202,7 @@ fn bads() -> Vec<Case> {
         bad("crypto.hash", r#"{"bytes":"AAAA="}"#, INVALID, "/bytes"),
         bad("test.hang", r#"{"ms":60001}"#, INVALID, "/ms"),
         bad("test.abort", r#"{"after_ms":60001}"#, INVALID, "/after_ms"),
+        bad("test.abort", r#"{"compute_thread":1}"#, INVALID, "/compute_thread"),
         bad("test.eat", r#"{"mib":0}"#, INVALID, "/mib"),
         bad("test.panic", "[]", INVALID, ""),
         bad("test.fail", r#"{"times":101}"#, INVALID, "/times"),

@@ -40,6 +40,9 @@ fn every_manifest_says_what_it_must_and_its_schemas_are_schemas() {
     for entry in TABLE {
         let (name, manifest) = (entry.info.name, entry.manifest());
         assert_eq!(entry.dev, name.starts_with("test."), "{name}");
+        assert_eq!(entry.unread.device_form, manifest.device, "{name}");
+        assert_eq!(entry.unread.lane == shards::step::Lane::Cpu, manifest.lane == super::super::manifest::Lane::Cpu, "{name}");
+        assert!(entry.telling.iter().all(|telling| entry.info.aliases.contains(telling)), "{name}");
         let summary = manifest.summary.strip_suffix('.').expect(name);
         assert!(!summary.is_empty() && !summary.contains(". ") && summary.len() <= 110, "{name}: {summary}");
         let version: Vec<u64> = entry.info.version.split('.').map(|part| part.parse().expect("a number")).collect();

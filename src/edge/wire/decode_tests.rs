@@ -1,7 +1,7 @@
 //! What comes of messages, good and bad, as tables.
 
 use serde_json::{Value, json};
-use shards::step::{Needs, Source, StreamToken};
+use shards::step::{Lane, Needs, Source, StreamToken};
 
 use super::sample::{NOW_MS, assignment, delivery, in_both, native, read, said, step, wire};
 use super::*;

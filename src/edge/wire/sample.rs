@@ -17,8 +17,8 @@ pub(super) fn lookup(
     dev: bool,
 ) -> Result<Found, Fault> {
     let found = |block, canonical, effect| {
-        let (lane, block) = (Lane::Io, BlockId(block));
-        Found { block, canonical, effect, inputs: None, lane, memory_bytes: 0, device_form: false, denied: None }
+        let block = BlockId(block);
+        Found { block, kind: block, canonical, effect, inputs: None, demand: Demand::default(), denied: None }
     };
     match name {
         "echo" => Ok(found(1, "echo", EffectClass::Pure)),

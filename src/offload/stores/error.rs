@@ -45,6 +45,8 @@ pub enum Trouble {
     Failed,
     /// It will not do what was asked.
     Refused,
+    /// What it said cannot be read.
+    Unclear,
     /// The way there is closed: by the guard.
     Forbidden,
     /// No connection.
@@ -133,6 +135,7 @@ impl StoreError {
             ErrorKind::Conflict => Trouble::Contended,
             ErrorKind::RateLimited => Trouble::Busy,
             ErrorKind::Unexpected if error.is_temporary() => Trouble::Failed,
+            ErrorKind::Unexpected if !says_no(error) => Trouble::Unclear,
             _ => Trouble::Refused,
         };
         let cause = format!("{}: {}", error.kind(), error.message());
@@ -147,6 +150,11 @@ impl StoreError {
         self.cause.truncate(cut);
         self
     }
+}
+
+/// Whether the store answered with a status that says that it did nothing. The library keeps an answer's head in words alone.
+fn says_no(error: &opendal::Error) -> bool {
+    error.to_string().contains("response: Parts { status: 4")
 }
 
 /// An error with all that it comes from.

@@ -36,6 +36,7 @@ async fn a_step_that_was_merely_in_flight_at_every_kill_is_no_poison() -> Result
 #[cfg(feature = "failpoints")]
 mod abort {
     use anyhow::Context;
+    use serde_json::Value;
 
     use super::*;
     use crate::ledger::Ledger;
@@ -66,7 +67,7 @@ mod abort {
         format!("poison-{n}.txt")
     }
 
-    async fn ends_as_poison(after_ms: u64) -> Result<()> {
+    async fn ends_as_poison(inputs: Value) -> Result<()> {
         let server = NatsServer::start(true).await?;
         // Acks and results may be cut apart by the crash: their order is another test's business.
         let strict = Strictness { message_ids: true, order: false, owners: false };
@@ -77,7 +78,7 @@ mod abort {
         world.worker.kill();
         let mut ledger = Ledger::new(world.worker.dir());
         let others = bystanders();
-        let poison = Assignment::new("mallory", "test.abort", json!({"after_ms": after_ms}));
+        let poison = Assignment::new("mallory", "test.abort", inputs);
         let (before, after) = others.split_at(30);
         world.router.send_all(before).await?;
         world.router.send(&poison).await?;
@@ -107,11 +108,16 @@ mod abort {
 
     #[tokio::test]
     async fn a_step_that_aborts_at_once_is_poison_after_three_deaths() -> Result<()> {
-        ends_as_poison(0).await
+        ends_as_poison(json!({})).await
     }
 
     #[tokio::test]
     async fn a_step_that_aborts_after_a_while_is_poison_after_three_deaths() -> Result<()> {
-        ends_as_poison(150).await
+        ends_as_poison(json!({ "after_ms": 150 })).await
+    }
+
+    #[tokio::test]
+    async fn a_step_that_aborts_on_a_compute_thread_is_poison_after_three_deaths() -> Result<()> {
+        ends_as_poison(json!({ "compute_thread": true })).await
     }
 }

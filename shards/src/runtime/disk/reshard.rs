@@ -375,9 +375,10 @@ impl Plan {
         let owner_epoch = old.iter().map(|shard| shard.owner_epoch).max().unwrap_or(0);
         let mut struck = Vec::new();
         for shard in old {
-            let Some((Polled { key, partition, boot }, strikes)) = shard.died else { continue };
-            tracing::warn!(%key, boot, "the process died in this step's own code: it gets a strike, and runs last and alone");
-            struck.push(Struck { head: Head { key, partition, owner_epoch }, strikes, boot });
+            for &(Polled { key, partition, boot }, strikes) in &shard.died {
+                tracing::warn!(%key, boot, "the process died in this step's own code: it gets a strike, and runs last and alone");
+                struck.push(Struck { head: Head { key, partition, owner_epoch }, strikes, boot });
+            }
         }
         let written = old.iter().map(|shard| shard.bytes).sum::<u64>();
         let bytes = target::bytes_max(written, wanted.shards, wanted.segment_bytes);
@@ -445,10 +446,10 @@ fn step<T>(change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
 }
 
 /// The page that an earlier life left in this shard's folder.
-fn polled(folder: &Path, boot: u32) -> Option<Polled> {
+fn polled(folder: &Path, boot: u32) -> Vec<Polled> {
     Page::left(folder, boot).unwrap_or_else(|error| {
         tracing::warn!(folder = %folder.display(), %error, "no page for strikes: a step that ended the process is not known for it");
-        None
+        Vec::new()
     })
 }
 

@@ -62,6 +62,53 @@ fn who_lacked_memory_first_has_it_first() {
 }
 
 #[test]
+fn who_stood_behind_the_first_has_what_that_one_leaves() {
+    let mut bench = tiny(|limits| limits.shard_memory_bytes_max = 100);
+    let needing = |tenant, bytes| step("").of(tenant).needs(memory(bytes));
+    // c's is asked first once memory is free, and is not the one that lacked it first.
+    let steps = [("known", needing("c", 0)), ("a", needing("a", 95)), ("large", needing("l", 20)), ("c", needing("c", 5))];
+    send_all(&mut bench, steps);
+    let runs = bench.runs();
+    assert_eq!((runs.len(), bench.shard.memory_in_use()), (2, 95));
+    bench.done(runs[1].0);
+    assert_eq!((bench.runs().len(), bench.shard.memory_in_use()), (2, 25));
+}
+
+#[test]
+fn who_stood_behind_the_first_goes_on_when_that_one_is_cancelled() {
+    let mut bench = tiny(|limits| limits.shard_memory_bytes_max = 100);
+    let needing = |tenant, bytes| step("").of(tenant).needs(memory(bytes));
+    send_all(&mut bench, [("a", needing("a", 95)), ("large", needing("l", 20)), ("c", needing("c", 5))]);
+    bench.run();
+    bench.apply(Event::Cancel { key: SALT.key(Identity::Assignment { tenant: "t", assignment: "large" }) });
+    bench.run();
+    assert_eq!(bench.shard.memory_in_use(), 100);
+}
+
+#[test]
+fn who_stood_behind_the_first_goes_on_when_that_one_is_out_of_time() {
+    let mut bench = tiny(|limits| limits.shard_memory_bytes_max = 100);
+    let needing = |tenant, bytes| step("").of(tenant).needs(memory(bytes));
+    let large = Step { budget_ms: 500, ..needing("l", 20) };
+    send_all(&mut bench, [("a", needing("a", 95)), ("large", large), ("c", needing("c", 5))]);
+    bench.run();
+    bench.wait_ms(1_000);
+    bench.run();
+    assert_eq!(bench.shard.memory_in_use(), 100);
+}
+
+#[test]
+fn no_lane_takes_every_slot_of_a_core() {
+    let mut bench = tiny(|limits| limits.shard_running_max = 2);
+    let cpu = || step("").needs(of_the(Lane::Cpu));
+    send_all(&mut bench, [("a", cpu()), ("b", cpu()), ("c", cpu()), ("d", cpu()), ("io", step(""))]);
+    let runs = bench.runs();
+    bench.done(runs[0].0);
+    bench.run();
+    assert_eq!((bench.shard.running_in(Lane::Cpu), bench.shard.running_in(Lane::Io)), (1, 1));
+}
+
+#[test]
 fn who_waits_for_its_own_tenant_keeps_no_memory_from_others() {
     let mut bench = tiny(|limits| (limits.tenant_running_max, limits.shard_memory_bytes_max) = (1, 100));
     let busy = step("").of("busy").needs(memory(60));

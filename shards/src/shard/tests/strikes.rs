@@ -15,7 +15,7 @@ impl Bench {
 
     /// How often the page was wiped since the last look.
     fn wipes(&mut self) -> usize {
-        self.look().iter().filter(|effect| matches!(effect, Effect::WipePage)).count()
+        self.look().iter().filter(|effect| matches!(effect, Effect::WipePage { .. })).count()
     }
 
     /// Lets the disk do its work: a strike, the STARTED that waited for it, and what follows.

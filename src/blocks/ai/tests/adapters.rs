@@ -1,5 +1,6 @@
 //! What goes out to each provider, and what is read of what comes back, without any network.
 
+use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::super::body::letter;
@@ -234,24 +235,22 @@ fn what_is_no_answer_is_not_taken_for_one() {
 
 #[test]
 fn vectors_come_in_the_order_of_their_texts_or_not_at_all() {
-    on_a_shard(|_, _| async move {
-        let body = br#"{"data":[{"index":1,"embedding":[0.5]},{"index":0,"embedding":[ -1e-3, 2]}],"usage":{"prompt_tokens":5}}"#;
-        let vectors = Vectors::read(Kind::OpenAi, body, 2).await.expect("sound");
-        assert_eq!((vectors.list, vectors.reply.usage.input), (vec!["[ -1e-3, 2]", "[0.5]"], Some(5)));
-        let body = br#"{"embeddings":[[1,2]],"prompt_eval_count":3}"#;
-        let vectors = Vectors::read(Kind::Ollama, body, 1).await.expect("sound");
-        assert_eq!((vectors.list, vectors.reply.usage.input), (vec!["[1,2]"], Some(3)));
-        for body in [
-            r#"{"data":[{"embedding":[1]}]}"#,
-            r#"{"data":[{"embedding":"AAAA"},{"embedding":[1]}]}"#,
-            r#"{"data":[{"embedding":[]},{"embedding":[1]}]}"#,
-            r#"{"data":[{"embedding":[1,"x"]},{"embedding":[1]}]}"#,
-            "{}",
-            "[",
-        ] {
-            assert!(matches!(Vectors::read(Kind::OpenAi, body.as_bytes(), 2).await, Err(Wrong::Unlike(_))), "{body}");
-        }
-    });
+    let read = |kind, body: &'static str, texts| Vectors::read(kind, &Bytes::from_static(body.as_bytes()), texts);
+    let body = r#"{"data":[{"index":1,"embedding":[0.5]},{"index":0,"embedding":[ -1e-3, 2]}],"usage":{"prompt_tokens":5}}"#;
+    let vectors = read(Kind::OpenAi, body, 2).expect("sound");
+    assert_eq!((vectors.list, vectors.reply.usage.input), (vec!["[ -1e-3, 2]".into(), "[0.5]".into()], Some(5)));
+    let vectors = read(Kind::Ollama, r#"{"embeddings":[[1,2]],"prompt_eval_count":3}"#, 1).expect("sound");
+    assert_eq!((vectors.list, vectors.reply.usage.input), (vec![Bytes::from_static(b"[1,2]")], Some(3)));
+    for body in [
+        r#"{"data":[{"embedding":[1]}]}"#,
+        r#"{"data":[{"embedding":"AAAA"},{"embedding":[1]}]}"#,
+        r#"{"data":[{"embedding":[]},{"embedding":[1]}]}"#,
+        r#"{"data":[{"embedding":[1,"x"]},{"embedding":[1]}]}"#,
+        "{}",
+        "[",
+    ] {
+        assert!(matches!(read(Kind::OpenAi, body, 2), Err(Wrong::Unlike(_))), "{body}");
+    }
 }
 
 #[test]

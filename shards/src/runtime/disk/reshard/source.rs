@@ -35,8 +35,8 @@ pub(super) struct Checked {
     pub(super) owner_epoch: u32,
     /// What is copied of it at most.
     pub(super) bytes: u64,
-    /// The key in which the process died last and which has no outcome, with its strikes by now.
-    pub(super) died: Option<(Polled, u32)>,
+    /// The keys in which the process died last and which have no outcome, with their strikes by now.
+    pub(super) died: Vec<(Polled, u32)>,
 }
 
 /// A segment up to its last sound batch.
@@ -69,12 +69,13 @@ impl Checked {
         }
         let mut restored = fold.finish();
         segments.retain(|segment| segment.end_lsn > restored.floor);
-        let died = super::polled(&folder, boot.saturating_add(1)).and_then(|polled| {
+        let died = super::polled(&folder, boot.saturating_add(1)).into_iter().filter_map(|polled| {
             let place = restored.known.get(&polled.key).map(|memory| memory.place);
             let decided = matches!(place, Some(Place::Journal(lsn)) if lsn >= restored.floor);
             let strikes = restored.strikes.add(polled.key, polled.boot, next_lsn);
             strikes.filter(|_| !decided).map(|strikes| (polled, strikes))
         });
+        let died = died.collect();
         Ok(Checked {
             floor: restored.floor,
             next_lsn,

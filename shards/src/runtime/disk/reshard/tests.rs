@@ -151,11 +151,12 @@ fn hear(dir: &Path) -> Heard {
         }
         look(&mut picture, &restored, &frames);
         let mut strikes = restored.strikes;
-        if let Some(polled) = Page::left(&settings.folder(), newest_boot + 1).unwrap()
-            && restored.known.get(&polled.key).is_none()
-            && let Some(count) = strikes.add(polled.key, polled.boot, high)
-        {
-            picture.strikes.insert(polled.key.0, count);
+        for polled in Page::left(&settings.folder(), newest_boot + 1).unwrap() {
+            if restored.known.get(&polled.key).is_none()
+                && let Some(count) = strikes.add(polled.key, polled.boot, high)
+            {
+                picture.strikes.insert(polled.key.0, count);
+            }
         }
     }
     picture.name = fs::read_to_string(dir.join(generation.to_string()).join("name")).unwrap();
