@@ -14,7 +14,8 @@ use shards::step::{EffectClass, Lane};
 
 use crate::compute::Compute;
 use crate::net::client::Client;
-use crate::policy::Policy;
+use crate::policy::narrow::{Guardrails, Narrow, Scopes};
+use crate::policy::{Policy, Scope};
 
 use manifest::Manifest;
 
@@ -55,6 +56,8 @@ pub struct Entry {
     pub dev: bool,
     /// Names of it under which what its inputs leave out is something else.
     telling: &'static [&'static str],
+    /// What a step of it must not be left without.
+    pub scopes: Scopes,
     /// What a step of it needs whose inputs nobody has seen yet.
     pub unread: Demand,
     manifest: &'static str,
@@ -71,7 +74,9 @@ enum Check {
 impl Ask<'_> {
     /// What forbids this step to use a store that it names in its field `pointer`; nothing, where it names none.
     fn store_denied(&self, connector: Option<&str>, pointer: &str) -> Option<Fault> {
-        self.policy.store(self.tenant, connector?, pointer).err().map(|refused| refused.fault())
+        let store = self.policy.store(self.tenant, connector?, pointer);
+        let listed = store.and_then(|store| self.narrow.guardrails.store(store, pointer));
+        listed.err().map(|refused| refused.fault())
     }
 
     /// Whether blobs there can be kept from being replaced.
@@ -94,6 +99,8 @@ pub struct Ask<'a> {
     pub inputs: &'a [u8],
     /// What the platform's executor is called by the sender; empty where there is none.
     pub provider: &'a str,
+    /// What the step allows itself less than its tenant may.
+    pub narrow: &'a Narrow,
 }
 
 /// All that blocks reach beyond their step: what they may, and how. A block that is built with another one of these reaches
@@ -117,6 +124,7 @@ impl Reach {
     fn blobs(&self, cx: &BlockCx, connector: Option<&str>, pointer: &str) -> Result<Rc<dyn Blobs>, Fault> {
         let Some(name) = connector else { return Ok(cx.blobs.clone()) };
         let store = self.policy.store(&cx.tenant, name, pointer).map_err(|refused| refused.fault())?;
+        Guardrails::of(&cx.guardrails)?.store(store, pointer).map_err(|refused| refused.fault())?;
         Ok(self.stores.of(store))
     }
 }
@@ -151,6 +159,7 @@ pub static TABLE: &[Entry] = &[
         info: &echo::INFO,
         dev: false,
         telling: &[],
+        scopes: Scopes::of(&[]),
         unread: IO,
         manifest: include_str!("blocks/manifests/echo.json"),
         check: Check::Inputs(echo::check),
@@ -160,6 +169,7 @@ pub static TABLE: &[Entry] = &[
         info: &sleep::INFO,
         dev: false,
         telling: &[],
+        scopes: Scopes::of(&[]),
         unread: IO,
         manifest: include_str!("blocks/manifests/sleep.json"),
         check: Check::Inputs(sleep::check),
@@ -169,6 +179,7 @@ pub static TABLE: &[Entry] = &[
         info: &hash::INFO,
         dev: false,
         telling: &[],
+        scopes: Scopes::of(&[]),
         unread: hash::DEMAND,
         manifest: include_str!("blocks/manifests/crypto.hash.json"),
         check: Check::Policy(hash::check),
@@ -178,6 +189,7 @@ pub static TABLE: &[Entry] = &[
         info: &sign::SIGN,
         dev: false,
         telling: &[],
+        scopes: Scopes::of(&[Scope::Keys]),
         unread: CPU,
         manifest: include_str!("blocks/manifests/crypto.sign.json"),
         check: Check::Policy(sign::check_sign),
@@ -187,6 +199,7 @@ pub static TABLE: &[Entry] = &[
         info: &sign::VERIFY,
         dev: false,
         telling: &[],
+        scopes: Scopes::of(&[Scope::Keys]),
         unread: CPU,
         manifest: include_str!("blocks/manifests/crypto.verify.json"),
         check: Check::Policy(sign::check_verify),
@@ -196,6 +209,7 @@ pub static TABLE: &[Entry] = &[
         info: &fs::PUT,
         dev: false,
         telling: &[fs::LEGACY_PUT],
+        scopes: Scopes::of(&[Scope::Blob]),
         unread: IO,
         manifest: include_str!("blocks/manifests/fs.blob_put.json"),
         check: Check::Policy(fs::check_put),
@@ -205,6 +219,7 @@ pub static TABLE: &[Entry] = &[
         info: &fs::GET,
         dev: false,
         telling: &[],
+        scopes: Scopes::of(&[Scope::Blob]),
         unread: IO,
         manifest: include_str!("blocks/manifests/fs.blob_get.json"),
         check: Check::Policy(fs::check_get),
@@ -214,6 +229,7 @@ pub static TABLE: &[Entry] = &[
         info: &http::INFO,
         dev: false,
         telling: &[],
+        scopes: Scopes::of(&[Scope::Http]),
         unread: IO,
         manifest: include_str!("blocks/manifests/http.request.json"),
         check: Check::Policy(http::check),
@@ -223,6 +239,7 @@ pub static TABLE: &[Entry] = &[
         info: &media::INFO,
         dev: false,
         telling: &[],
+        scopes: Scopes::of(&[Scope::Blob]),
         unread: media::DEMAND,
         manifest: include_str!("blocks/manifests/media.render.json"),
         check: Check::Policy(media::check),
@@ -232,6 +249,7 @@ pub static TABLE: &[Entry] = &[
         info: &ai::INFO,
         dev: false,
         telling: ai::TELLING,
+        scopes: Scopes::of(&[Scope::Ai]),
         unread: IO,
         manifest: include_str!("blocks/manifests/ai.generate.json"),
         check: Check::Policy(ai::check),
@@ -241,6 +259,7 @@ pub static TABLE: &[Entry] = &[
         info: &fail::INFO,
         dev: true,
         telling: &[],
+        scopes: Scopes::of(&[]),
         unread: IO,
         manifest: include_str!("blocks/manifests/test.fail.json"),
         check: Check::Inputs(fail::check),
@@ -250,6 +269,7 @@ pub static TABLE: &[Entry] = &[
         info: &abort::INFO,
         dev: true,
         telling: &[],
+        scopes: Scopes::of(&[]),
         unread: IO,
         manifest: include_str!("blocks/manifests/test.abort.json"),
         check: Check::Inputs(abort::check),
@@ -259,6 +279,7 @@ pub static TABLE: &[Entry] = &[
         info: &hang::INFO,
         dev: true,
         telling: &[],
+        scopes: Scopes::of(&[]),
         unread: IO,
         manifest: include_str!("blocks/manifests/test.hang.json"),
         check: Check::Inputs(hang::check),
@@ -268,6 +289,7 @@ pub static TABLE: &[Entry] = &[
         info: &panic::INFO,
         dev: true,
         telling: &[],
+        scopes: Scopes::of(&[]),
         unread: IO,
         manifest: include_str!("blocks/manifests/test.panic.json"),
         check: Check::Inputs(panic::check),
@@ -277,6 +299,7 @@ pub static TABLE: &[Entry] = &[
         info: &eat::INFO,
         dev: true,
         telling: &[],
+        scopes: Scopes::of(&[]),
         unread: IO,
         manifest: include_str!("blocks/manifests/test.eat.json"),
         check: Check::Inputs(eat::check),
@@ -287,6 +310,7 @@ pub static TABLE: &[Entry] = &[
         info: &effect::PURE,
         dev: true,
         telling: &[],
+        scopes: Scopes::of(&[]),
         unread: IO,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_pure),
@@ -297,6 +321,7 @@ pub static TABLE: &[Entry] = &[
         info: &effect::IDEMPOTENT,
         dev: true,
         telling: &[],
+        scopes: Scopes::of(&[]),
         unread: IO,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_idempotent),
@@ -307,6 +332,7 @@ pub static TABLE: &[Entry] = &[
         info: &effect::TRANSACTIONAL,
         dev: true,
         telling: &[],
+        scopes: Scopes::of(&[]),
         unread: IO,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_transactional),
@@ -317,6 +343,7 @@ pub static TABLE: &[Entry] = &[
         info: &effect::CONDITIONAL,
         dev: true,
         telling: &[],
+        scopes: Scopes::of(&[]),
         unread: IO,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_conditional),
@@ -327,6 +354,7 @@ pub static TABLE: &[Entry] = &[
         info: &effect::UNSAFE,
         dev: true,
         telling: &[],
+        scopes: Scopes::of(&[]),
         unread: IO,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_unsafe),

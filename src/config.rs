@@ -12,8 +12,10 @@ mod units;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -53,6 +55,8 @@ pub(crate) struct Written {
     pub(crate) tenants: BTreeMap<String, Tenant>,
     pub(crate) connectors: BTreeMap<String, Connector>,
     pub(crate) keys: BTreeMap<String, Key>,
+    pub(crate) signers: BTreeMap<String, Signer>,
+    pub(crate) policy: Policy,
 }
 
 /// `[storage]`: where things are kept.
@@ -226,6 +230,7 @@ pub(crate) struct Net {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Tenant {
     pub(crate) scopes: Leaf,
+    pub(crate) require_signature: Leaf,
 }
 
 /// `[connectors.<name>]`: a place that steps reach by its name: an HTTP server, or with `store` an object store.
@@ -275,6 +280,34 @@ pub(crate) struct Key {
     pub(crate) algorithm: Leaf,
     pub(crate) secret: Leaf,
     pub(crate) public: Leaf,
+}
+
+/// `[signers.<name>]`: whose signatures on messages hold.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Signer {
+    pub(crate) tenants: Leaf,
+    pub(crate) public: Leaf,
+    pub(crate) scopes: Leaf,
+    pub(crate) not_before: Leaf,
+    pub(crate) not_after: Leaf,
+}
+
+/// `[policy]`: where more of tenants, connectors, keys and signers is written.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Policy {
+    pub(crate) files: Leaf,
+}
+
+/// What a policy file may say.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Sections {
+    tenants: BTreeMap<String, Tenant>,
+    connectors: BTreeMap<String, Connector>,
+    keys: BTreeMap<String, Key>,
+    signers: BTreeMap<String, Signer>,
 }
 
 /// Where a value came from.
@@ -340,7 +373,22 @@ impl Layer {
     }
 
     fn file(path: &str, text: &str) -> Result<Layer, ConfigFault> {
-        match toml::from_str(text) {
+        Layer::written(path, text, |written| written)
+    }
+
+    /// A file of which only some sections are known.
+    fn policy(path: &str, text: &str) -> Result<Layer, ConfigFault> {
+        Layer::written(path, text, |Sections { tenants, connectors, keys, signers }| Written {
+            tenants,
+            connectors,
+            keys,
+            signers,
+            ..Written::default()
+        })
+    }
+
+    fn written<T: DeserializeOwned>(path: &str, text: &str, known: fn(T) -> Written) -> Result<Layer, ConfigFault> {
+        match toml::from_str(text).map(known) {
             Ok(written) => Ok(Layer { written, source: Source::File { path: path.to_owned(), text: text.to_owned() } }),
             Err(error) => {
                 let span = error.span().unwrap_or_default();
@@ -360,6 +408,26 @@ impl Layer {
         }
     }
 
+    /// Sections that stand in this file and in another: whoever reads one of them would take it for all that is said.
+    fn repeats(&self, other: &Layer) -> Vec<ConfigFault> {
+        let (Source::File { path, text }, Source::File { path: before, .. }) = (&self.source, &other.source) else {
+            return Vec::new();
+        };
+        let (one, two) = (&self.written, &other.written);
+        let named = |section: &'static str, known: Vec<&String>, others: Vec<&String>| {
+            let both: Vec<String> = known.into_iter().filter(|name| others.contains(name)).cloned().collect();
+            both.into_iter().map(move |name| {
+                let origin = Origin::File { path: path.clone(), line: section_line(text, section, &name) };
+                ConfigFault::Syntax { what: format!("[{section}.{}] stands in {before}, too", spelt(&name)), origin }
+            })
+        };
+        named("tenants", one.tenants.keys().collect(), two.tenants.keys().collect())
+            .chain(named("connectors", one.connectors.keys().collect(), two.connectors.keys().collect()))
+            .chain(named("keys", one.keys.keys().collect(), two.keys.keys().collect()))
+            .chain(named("signers", one.signers.keys().collect(), two.signers.keys().collect()))
+            .collect()
+    }
+
     /// A variable or flag is read as a one-line file, so that one schema serves all.
     fn word(key: &str, value: &str, origin: Origin) -> Result<Layer, ConfigFault> {
         let unknown = |known| ConfigFault::UnknownKey { key: key.to_owned(), origin: origin.clone(), known };
@@ -373,6 +441,34 @@ impl Layer {
             Err(error) => Err(unknown(unknown_field(error.message()).map(|(_, known)| known).unwrap_or_default())),
         }
     }
+}
+
+/// The files that these layers name as policies, behind the layers: nobody but flags and variables says more of what stands in one.
+pub(crate) fn with_policies(layers: &mut Vec<Layer>, faults: &mut Vec<ConfigFault>) {
+    let named = layers.iter().find_map(|layer| layer.find(|written| Some(&written.policy.files)));
+    // What is wrong with the list itself is said where it is settled.
+    let Some(listed) = named.and_then(|(value, _)| words(value)) else { return };
+    for path in listed.iter().flat_map(|listed| policy_files(Path::new(listed))) {
+        let name = path.display().to_string();
+        let unreadable = |error: std::io::Error| ConfigFault::Unreadable { path: name.clone(), why: error.to_string() };
+        let layer = std::fs::read_to_string(&path).map_err(unreadable).and_then(|text| Layer::policy(&name, &text));
+        match layer {
+            Ok(layer) => {
+                faults.extend(layers.iter().flat_map(|before| layer.repeats(before)));
+                layers.push(layer);
+            }
+            Err(fault) => faults.push(fault),
+        }
+    }
+}
+
+/// A file, or those in a folder whose names end in `.toml`, by name.
+fn policy_files(path: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(path) else { return vec![path.to_owned()] };
+    let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
+    files.sort();
+    files
 }
 
 /// All layers, the one that decides first in front; and everything that has no place in them.
@@ -427,6 +523,15 @@ fn unknown_field(message: &str) -> Option<(&str, String)> {
 fn spelt(part: &str) -> String {
     let bare = !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
     if bare { part.to_owned() } else { format!("{part:?}") }
+}
+
+/// Where a table of a section begins.
+fn section_line(text: &str, section: &str, name: &str) -> usize {
+    let found = DeTable::parse(text).ok().and_then(|table| {
+        let inner = table.get_ref().get(section)?.get_ref().as_table()?;
+        inner.iter().find(|(key, _)| key.get_ref() == name).map(|(key, _)| key.span().start)
+    });
+    line(text, found.unwrap_or(0))
 }
 
 /// The dotted name of the key that is written at `span`.

@@ -19,11 +19,14 @@ use crate::net::tls::{self, TlsFiles, Trust};
 use crate::secrets::SecretRef;
 
 pub mod keys;
+pub mod narrow;
 pub mod providers;
+pub mod signers;
 pub mod stores;
 
 use keys::KeySettings;
 use providers::ProviderSettings;
+use signers::SignerSettings;
 use stores::{Store, StoreSettings};
 
 /// The tenant's name that stands for all that have no section of their own.
@@ -32,18 +35,27 @@ pub const DEFAULT: &str = "default";
 /// What is open besides where a worker runs for development: this machine itself.
 const LOOPBACK: [&str; 4] = ["127.0.0.0/8", "[::1]", "localhost", "*.localhost"];
 
-/// What a block needs before it may run. Shared, never changes.
+/// What a block needs before it may run. A tenant has [`Scope::Http`] by a grant, every other one by what lists it (a connector, a
+/// key), or as its own; a step may be left with fewer. Shared, never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 pub enum Scope {
-    /// To reach public addresses by HTTP.
+    /// To send HTTP requests.
     Http,
+    /// To ask a model.
+    Ai,
+    /// To read and write blobs.
+    Blob,
+    /// To sign and verify.
+    Keys,
 }
 
 impl Scope {
-    /// Every scope, by the name that a configuration gives it.
-    pub const NAMES: &'static [(&'static str, Scope)] = &[("http", Scope::Http)];
+    /// Every scope, by its name.
+    pub const NAMES: &'static [(&'static str, Scope)] =
+        &[("http", Scope::Http), ("ai", Scope::Ai), ("blob", Scope::Blob), ("keys", Scope::Keys)];
 
-    /// As written in a configuration.
+    /// As written.
     pub fn as_str(self) -> &'static str {
         Scope::NAMES.iter().find(|(_, scope)| *scope == self).map_or("", |(name, _)| name)
     }
@@ -54,6 +66,10 @@ impl Scope {
 pub struct PolicySettings {
     /// By tenant; [`DEFAULT`] for all others.
     pub grants: BTreeMap<String, Vec<Scope>>,
+    /// Whether messages must be signed, by tenant; [`DEFAULT`] for all others.
+    pub demands: BTreeMap<String, bool>,
+    /// Who may sign messages, by name.
+    pub signers: BTreeMap<String, SignerSettings>,
     /// By name.
     pub connectors: BTreeMap<String, ConnectorSettings>,
     /// Connectors that are object stores, by name; none of them is among the others.
@@ -130,6 +146,8 @@ pub struct Connector {
 /// See the module.
 pub struct Policy {
     grants: BTreeMap<String, Vec<Scope>>,
+    demands: BTreeMap<String, bool>,
+    signers: BTreeMap<String, SignerSettings>,
     connectors: Vec<Connector>,
     stores: Vec<Arc<Store>>,
     keys: BTreeMap<String, KeySettings>,
@@ -188,8 +206,8 @@ impl Policy {
             stores.push(Store::new(name, one, loopback(), &settings.own)?);
         }
         let guard = Guard::new(loopback(), None, settings.own.iter().copied());
-        let PolicySettings { grants, keys, dns, proxy, no_proxy, .. } = settings;
-        Ok(Policy { grants, connectors, stores, keys, guard, dns, proxy, no_proxy, open })
+        let PolicySettings { grants, demands, signers, keys, dns, proxy, no_proxy, .. } = settings;
+        Ok(Policy { grants, demands, signers, connectors, stores, keys, guard, dns, proxy, no_proxy, open })
     }
 
     /// Nobody may do anything but what needs no grant: what a worker does that is told nothing.
@@ -275,9 +293,12 @@ impl fmt::Debug for Policy {
         let connectors: Vec<&str> = self.connectors.iter().map(|one| one.name.as_str()).collect();
         let stores: Vec<&str> = self.stores.iter().map(|one| one.name.as_str()).collect();
         let keys: Vec<&String> = self.keys.keys().collect();
+        let signers: Vec<&String> = self.signers.keys().collect();
         let mut shown = f.debug_struct("Policy");
         shown
             .field("grants", &self.grants)
+            .field("demands", &self.demands)
+            .field("signers", &signers)
             .field("connectors", &connectors)
             .field("stores", &stores)
             .field("keys", &keys)

@@ -29,7 +29,7 @@ use thiserror::Error;
 use crate::blocks::{self, Ask, Checked, Kept, Reach, Shelf};
 use crate::compute::{Compute, ComputeSeat};
 use crate::edge::route;
-use crate::edge::wire::{EdgeWire, Found as FoundBlock, WireSettings};
+use crate::edge::wire::{EdgeWire, Found as FoundBlock, Query, WireSettings};
 use crate::net::client::Client;
 use crate::offload::Offload;
 use crate::offload::stores::Stores;
@@ -435,40 +435,39 @@ fn unowned(message: &Message, shards: u16) -> u16 {
     route::shard(&message.subject, &message.body, header, shards).0
 }
 
-/// The block table, as the wire looks things up in it.
-pub fn lookup(
-    policy: &Policy,
-    tenant: &str,
-    name: &str,
-    inputs: &[u8],
-    provider: &str,
-    dev: bool,
-) -> Result<FoundBlock, shards::outcome::Fault> {
-    let Some((block, entry)) = blocks::find(name, dev) else {
-        return Err(shards::outcome::Fault::new(shards::outcome::Code::UnknownJobType, "No block has this name."));
-    };
-    Ok(found(block, block, entry, entry.check(&Ask { policy, tenant, name, inputs, provider })?))
+/// The block table, as the wire asks it.
+///
+/// # Errors
+/// UNKNOWN_JOB_TYPE, or what is wrong with the inputs.
+pub fn lookup(query: &Query<'_>) -> Result<FoundBlock, shards::outcome::Fault> {
+    let (block, entry) = named(query)?;
+    Ok(found(block, block, entry, query, entry.check(&asked(query))?))
 }
 
-fn found(block: BlockId, kind: BlockId, entry: &blocks::Entry, checked: Checked) -> FoundBlock {
+/// The same for inputs that are elsewhere; the query's say where.
+///
+/// # Errors
+/// UNKNOWN_JOB_TYPE, or what is wrong with the reference.
+pub fn lookup_reference(query: &Query<'_>) -> Result<FoundBlock, shards::outcome::Fault> {
+    let (block, entry) = named(query)?;
+    let checked = blocks::reference::check(entry, &asked(query))?;
+    Ok(found(blocks::reference::id_of(block), block, entry, query, checked))
+}
+
+fn named(query: &Query<'_>) -> Result<(BlockId, &'static blocks::Entry), shards::outcome::Fault> {
+    let unknown = || shards::outcome::Fault::new(shards::outcome::Code::UnknownJobType, "No block has this name.");
+    blocks::find(query.name, query.dev).ok_or_else(unknown)
+}
+
+fn asked<'a>(query: &Query<'a>) -> Ask<'a> {
+    let Query { policy, tenant, name, inputs, provider, narrow, .. } = *query;
+    Ask { policy, tenant, name, inputs, provider, narrow }
+}
+
+fn found(block: BlockId, kind: BlockId, entry: &blocks::Entry, query: &Query<'_>, checked: Checked) -> FoundBlock {
     let Checked { effect, inputs, needs: demand, denied } = checked;
+    let denied = query.narrow.denied(entry.scopes).or(denied);
     FoundBlock { block, kind, canonical: entry.info.name, effect, inputs, demand, denied }
-}
-
-/// The same for inputs that are elsewhere; `reference` says where.
-pub fn lookup_reference(
-    policy: &Policy,
-    tenant: &str,
-    name: &str,
-    reference: &[u8],
-    provider: &str,
-    dev: bool,
-) -> Result<FoundBlock, shards::outcome::Fault> {
-    let Some((block, entry)) = blocks::find(name, dev) else {
-        return Err(shards::outcome::Fault::new(shards::outcome::Code::UnknownJobType, "No block has this name."));
-    };
-    let checked = blocks::reference::check(entry, &Ask { policy, tenant, name, inputs: reference, provider })?;
-    Ok(found(blocks::reference::id_of(block), block, entry, checked))
 }
 
 /// A name that nothing else has: 32 hexadecimal digits.

@@ -75,6 +75,8 @@ pub struct BlockCx {
     pub inputs: Bytes,
     /// What is kept for it.
     pub needs: Needs,
+    /// What it allows itself less than its tenant may: JSON text, empty where it says nothing.
+    pub guardrails: Bytes,
     /// The tenant's blobs.
     pub blobs: Rc<dyn Blobs>,
     /// Who hears what the try says while it runs; nobody where it must answer at once, or observers are told nothing.

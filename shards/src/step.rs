@@ -168,6 +168,8 @@ pub struct Work {
     pub effect_ceiling: Option<EffectClass>,
     /// What it needs of the machine.
     pub needs: Needs,
+    /// What it allows itself less than its tenant may: JSON text for its block, empty where it says nothing.
+    pub guardrails: Bytes,
     /// A policy of this worker forbids it: it is not begun where it is new, and told what is known of it where it is not.
     pub denied: Option<Fault>,
 }

@@ -22,6 +22,7 @@ use crate::net::client::Order;
 use crate::net::decode;
 use crate::net::egress::Target;
 use crate::net::payload::Payload;
+use crate::policy::narrow::Guardrails;
 use crate::policy::providers::{Kind, ProviderSettings, Served};
 use crate::policy::{Policy, Refused};
 use crate::secrets::Redaction;
@@ -97,11 +98,11 @@ pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
     let inputs = wish::spelled_out(ask.name, ask.provider, ask.inputs)?;
     let wish = Wish::read(inputs.as_deref().map_or(ask.inputs, str::as_bytes))?;
     // What a provider does not take is a matter of how the connector is set up, too.
-    let denied = plan(ask.policy, ask.tenant, &wish).err().map(Unplanned::fault);
+    let denied = plan(ask.policy, ask.tenant, &wish, &ask.narrow.guardrails).err().map(Unplanned::fault);
     Ok(Checked { inputs: inputs.map(Bytes::from), denied, ..Checked::as_sent(EffectClass::Pure) })
 }
 
-fn plan<'p>(policy: &'p Policy, tenant: &str, wish: &Wish<'_>) -> Result<Plan<'p>, Unplanned> {
+fn plan<'p>(policy: &'p Policy, tenant: &str, wish: &Wish<'_>, guardrails: &Guardrails) -> Result<Plan<'p>, Unplanned> {
     let served = policy.provider(tenant, wish.connector.as_deref(), wish.provider_id.as_deref()).map_err(Unplanned::Denied)?;
     let Served { route, connector, provider } = served;
     let model = match (&wish.model, provider.models.first()) {
@@ -117,7 +118,8 @@ fn plan<'p>(policy: &'p Policy, tenant: &str, wish: &Wish<'_>) -> Result<Plan<'p
     let denied = |denial| Unplanned::Denied(Refused::of(&denial, "/connector"));
     let base = connector.settings.url.as_ref().map(|url| url.as_str().trim_end_matches('/')).unwrap_or_default();
     let target = Target::parse(&format!("{base}{}", letter.path)).map_err(denied)?;
-    route.guard.check_target(&target).map_err(denied)?;
+    guardrails.guard(route.guard).check_target(&target).map_err(denied)?;
+    guardrails.fits(letter.body.len() as u64, "messages").map_err(Unplanned::Wrong)?;
     Ok(Plan { served, model, letter, target })
 }
 
@@ -128,8 +130,10 @@ impl Generate {
 
     async fn run(&self, cx: &BlockCx, wish: &Wish<'_>) -> Result<Bytes, Fault> {
         let policy = self.reach.policy.clone();
-        let plan = plan(&policy, &cx.tenant, wish).map_err(Unplanned::fault)?;
+        let guardrails = Guardrails::of(&cx.guardrails)?;
+        let plan = plan(&policy, &cx.tenant, wish, &guardrails).map_err(Unplanned::fault)?;
         let Served { route, connector, provider } = plan.served;
+        let guard = guardrails.guard(route.guard);
         let (mut headers, mut private, mut redaction) = (HeaderMap::new(), Vec::new(), Redaction::default());
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(decode::ACCEPTED));
@@ -148,7 +152,7 @@ impl Generate {
         let sent = Cell::new(false);
         let order = Order {
             tenant: &cx.tenant,
-            guard: route.guard,
+            guard: &guard,
             connector: route.connector.map(|(position, connector)| (position, &connector.trust)),
             proxy: policy.proxy(&route, &plan.target),
             sent: &sent,
@@ -174,7 +178,8 @@ impl Generate {
         // One that does not stream although it was asked to has answered all the same.
         let whole = !wish.stream || (provider.kind != Kind::Ollama && answer::media_type(&answer.headers) == "application/json");
         if whole {
-            let body = answer::body(&mut answer, ANSWER_BYTES_MAX).await.map_err(|error| asked.network(&error))?;
+            let body =
+                answer::body(&mut answer, guardrails.bytes_max(ANSWER_BYTES_MAX)).await.map_err(|error| asked.network(&error))?;
             let kind = provider.kind;
             match &wish.matter {
                 Matter::Texts(texts) => {

@@ -17,6 +17,8 @@ use shards::ids::hex;
 use shards::outcome::{Code, Fault};
 use shards::step::EffectClass;
 
+use crate::policy::narrow::Guardrails;
+
 use super::inputs::{Inputs, fault, forbidden, missing};
 use super::outputs::{json, push_base64, push_text};
 use super::remote::name_of;
@@ -69,6 +71,26 @@ enum Content<'a> {
     Text(Cow<'a, str>),
     Bytes(Vec<u8>),
     Blob { path: Cow<'a, str>, connector: Option<Cow<'a, str>> },
+}
+
+impl Content<'_> {
+    /// How large it is; 0 for a blob, of which that is not known yet.
+    fn bytes(&self) -> u64 {
+        match self {
+            Content::Text(text) => text.len() as u64,
+            Content::Bytes(bytes) => bytes.len() as u64,
+            Content::Blob { .. } => 0,
+        }
+    }
+
+    /// The field that it comes from.
+    fn pointer(&self) -> &'static str {
+        match self {
+            Content::Text(_) => "content",
+            Content::Bytes(_) => "bytes",
+            Content::Blob { .. } => "blob",
+        }
+    }
 }
 
 struct GetTask<'a> {
@@ -149,6 +171,7 @@ pub(super) fn check_put(ask: &Ask<'_>) -> Result<Checked, Fault> {
     if let Content::Blob { connector, .. } = &task.content {
         denied = denied.or_else(|| ask.store_denied(connector.as_deref(), "blob_connector"));
     }
+    denied = denied.or_else(|| ask.narrow.guardrails.fits(task.content.bytes(), task.content.pointer()).err());
     let named = matches!(task.name, Name::Path(_));
     let by_name = named && ask.name == LEGACY_PUT && task.overwrite.is_none();
     let overwrite = task.overwrite.unwrap_or(by_name);
@@ -199,7 +222,9 @@ impl Put {
             Content::Bytes(bytes) => From::Memory(Bytes::copy_from_slice(bytes)),
             Content::Blob { path, connector } => {
                 let blobs = self.reach.blobs(cx, connector.as_deref(), "blob_connector")?;
-                From::Blob(blobs.open(&cx.tenant, path).await?)
+                let blob = blobs.open(&cx.tenant, path).await?;
+                Guardrails::of(&cx.guardrails)?.fits(blob.size(), task.content.pointer())?;
+                From::Blob(blob)
             }
         };
         let known = match (&task.name, &from, task.sha256) {
@@ -319,6 +344,7 @@ impl Get {
         if end - task.offset > GET_BYTES_MAX {
             return Err(too_large(end - task.offset));
         }
+        Guardrails::of(&cx.guardrails)?.fits(end - task.offset, "path")?;
         let content = read_part(&*blob, task.offset, end).await?;
         if let Some(said) = task.sha256 {
             let mut hasher = Sha256::new();

@@ -28,6 +28,7 @@ use crate::net::client::{Order, is_safe};
 use crate::net::decode;
 use crate::net::error::{Failure, NetError};
 use crate::net::payload::Payload;
+use crate::policy::narrow::Guardrails;
 use crate::policy::{Auth, Connector};
 use crate::secrets::{Redaction, SecretRef};
 
@@ -71,7 +72,9 @@ impl Http {
         }
         let policy = self.reach.policy.clone();
         let route = policy.route(&cx.tenant, request.connector.as_deref()).map_err(|refused| refused.fault())?;
-        let target = request.target(&route)?;
+        let guardrails = Guardrails::of(&cx.guardrails)?;
+        let guard = guardrails.guard(route.guard);
+        let target = request.target(&route, &guard)?;
         let effect = effect(request, route.connector.map(|(_, connector)| connector));
         // What could not be kept is not asked for.
         let keep = match &request.form {
@@ -98,12 +101,14 @@ impl Http {
             Content::Blob { path, connector } => {
                 let blobs = self.reach.blobs(cx, connector.as_deref(), "blob_connector")?;
                 headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/octet-stream"));
-                Payload::Blob(Rc::from(blobs.open(&cx.tenant, path).await?) as Rc<dyn Blob>)
+                let blob = Rc::from(blobs.open(&cx.tenant, path).await?) as Rc<dyn Blob>;
+                guardrails.fits(blob.size(), "blob")?;
+                Payload::Blob(blob)
             }
         };
         let order = Order {
             tenant: &cx.tenant,
-            guard: route.guard,
+            guard: &guard,
             connector: route.connector.map(|(position, connector)| (position, &connector.trust)),
             proxy: policy.proxy(&route, &target),
             sent,
@@ -141,7 +146,9 @@ impl Http {
 
 /// A step before acceptance: its inputs, and what its tenant may reach.
 pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
-    let request = Request::read(ask.inputs)?;
+    let mut request = Request::read(ask.inputs)?;
+    let guardrails = &ask.narrow.guardrails;
+    let too_much = request.keep_to(guardrails).err();
     let route = match ask.policy.route(ask.tenant, request.connector.as_deref()) {
         Ok(route) => route,
         Err(refused) => {
@@ -150,12 +157,12 @@ pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
     };
     let effect = effect(&request, route.connector.map(|(_, connector)| connector));
     // What is wrong with the place is wrong for good; what a policy says of it may change.
-    let denied = match request.target(&route) {
+    let denied = match request.target(&route, &guardrails.guard(route.guard)) {
         Err(fault) if fault.code == Code::PermissionDenied => Some(fault),
         Err(fault) => return Err(fault),
         Ok(_) => None,
     };
-    let denied = denied.or_else(|| stores_denied(ask, &request));
+    let denied = denied.or(too_much).or_else(|| stores_denied(ask, &request));
     Ok(Checked { denied, ..Checked::as_sent(effect) })
 }
 
@@ -235,7 +242,8 @@ impl Block for Http {
 
     fn execute<'a>(&'a self, cx: BlockCx) -> Local<'a, Result<Bytes, Fault>> {
         Box::pin(async move {
-            let request = Request::read(&cx.inputs)?;
+            let mut request = Request::read(&cx.inputs)?;
+            request.keep_to(&Guardrails::of(&cx.guardrails)?)?;
             let sent = Cell::new(false);
             let Some(ms) = request.attempt_ms else { return self.run(&cx, &request, &sent).await };
             let effect = self.effect_of(&request, &cx);

@@ -17,6 +17,8 @@ use shards::ids::hex;
 use shards::outcome::{Code, Fault};
 use shards::step::{EffectClass, Lane};
 
+use crate::policy::narrow::Guardrails;
+
 use super::device::Device;
 use super::inputs::{Inputs, fault, forbidden};
 use super::outputs::push_base64;
@@ -131,6 +133,7 @@ impl Media {
         let (width, height, quality) = (image.width(), image.height(), task.quality);
         let encoded = self.reach.compute.run(move || encoding.encode(&image, quality)).await;
         let encoded = encoded.map_err(|cause| failed("The image cannot be encoded.", "/format", &cause))?;
+        Guardrails::of(&cx.guardrails)?.fits(encoded.len() as u64, "format")?;
         let head =
             json!({ "format": encoding.name(), "width": width, "height": height, "size": encoded.len(), "computed_by": by });
         match &task.to {

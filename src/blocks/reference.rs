@@ -19,6 +19,8 @@ use shards::outcome::{Code, Fault};
 
 use super::outputs::json;
 use super::source::{HERE_BYTES, read_whole, strides};
+use crate::policy::narrow::{Guardrails, Narrow};
+
 use super::{Ask, Checked, Entry, Reach, TABLE, is_paid_for, path};
 
 /// The largest inputs that are read, in bytes.
@@ -169,7 +171,9 @@ impl Referred {
         let name = referred["name"].as_str().unwrap_or(self.entry.info.name);
         let provider = referred["provider"].as_str().unwrap_or_default();
         let inputs = Bytes::from(self.fetch(&cx).await?);
-        let ask = Ask { policy: &self.reach.policy, tenant: &cx.tenant, name, inputs: &inputs, provider };
+        // Which scopes it is left with was looked at when it came.
+        let narrow = Narrow { scopes: None, guardrails: Guardrails::of(&cx.guardrails)? };
+        let ask = Ask { policy: &self.reach.policy, tenant: &cx.tenant, name, inputs: &inputs, provider, narrow: &narrow };
         let checked = self.entry.check(&ask)?;
         if let Some(denied) = checked.denied {
             return Err(denied);
@@ -233,13 +237,25 @@ mod tests {
     use shards::step::EffectClass;
 
     use super::super::tests::{on_a_shard, run, shut};
+    use crate::policy::narrow::NOTHING;
+
     use super::super::{build_all, find};
     use super::*;
 
     fn look(name: &str, reference: &Value) -> Result<Checked, Fault> {
         let (_, entry) = find(name, false).expect("known");
         let reach = shut();
-        check(entry, &Ask { policy: &reach.policy, tenant: "acme", name, inputs: reference.to_string().as_bytes(), provider: "" })
+        check(
+            entry,
+            &Ask {
+                policy: &reach.policy,
+                tenant: "acme",
+                name,
+                inputs: reference.to_string().as_bytes(),
+                provider: "",
+                narrow: &NOTHING,
+            },
+        )
     }
 
     #[test]
@@ -307,6 +323,7 @@ mod tests {
                     needs: shards::step::Needs::default(),
                     inputs: checked.inputs.expect("rewritten"),
                     blobs: blobs.clone(),
+                    guardrails: Bytes::new(),
                     observers: None,
                 };
                 let outputs = blocks[usize::from(id_of(block).0)].execute(cx).await?;

@@ -9,6 +9,7 @@ use shards::outcome::{Code, Fault};
 use shards::step::Lane;
 
 use crate::compute::Compute;
+use crate::policy::narrow::Guardrails;
 
 use super::inputs::{Inputs, forbidden};
 use super::{Reach, path};
@@ -74,6 +75,7 @@ impl<'a> Source<'a> {
             Source::Blob { path, .. } => path,
         };
         let blob = reach.blobs(cx, self.connector(), "connector")?.open(&cx.tenant, path).await?;
+        Guardrails::of(&cx.guardrails)?.fits(blob.size(), "path")?;
         if blob.size() > bytes_max {
             let (size, sentence) = (blob.size(), "The blob is larger than one step may take in one piece.");
             let details = format!(r#"{{"pointer":"/path","size":{size},"size_max":{bytes_max}}}"#);
@@ -103,6 +105,7 @@ impl<'a> Source<'a> {
             Source::Bytes(bytes) => bytes,
             Source::Blob { path, .. } => {
                 let blob = reach.blobs(cx, self.connector(), "connector")?.open(&cx.tenant, path).await?;
+                Guardrails::of(&cx.guardrails)?.fits(blob.size(), "path")?;
                 return fold_blob(&*blob, &reach.compute, state, take).await;
             }
         };

@@ -27,6 +27,7 @@ use crate::net::client::Client;
 use crate::offload::Offload;
 use crate::offload::stores::Stores;
 use crate::policy::Policy;
+use crate::policy::narrow::NOTHING;
 
 pub(super) mod checks;
 pub(super) mod manifests;
@@ -89,7 +90,7 @@ pub(super) async fn run_as(
 
 /// The check of a step that may reach nothing.
 pub(super) fn check(entry: &Entry, name: &str, inputs: &str) -> Result<Checked, Fault> {
-    entry.check(&Ask { policy: &Policy::shut(), tenant: "acme", name, inputs: inputs.as_bytes(), provider: "" })
+    entry.check(&Ask { policy: &Policy::shut(), tenant: "acme", name, inputs: inputs.as_bytes(), provider: "", narrow: &NOTHING })
 }
 
 /// What blocks reach where nobody lets them out.
@@ -116,7 +117,8 @@ pub(super) async fn run_with(
     try_number: u32,
 ) -> Result<Value, Fault> {
     let (id, entry) = find(name, true).expect("a known block");
-    let checked = entry.check(&Ask { policy: &reach.policy, tenant, name, inputs: inputs.as_bytes(), provider: "" })?;
+    let checked =
+        entry.check(&Ask { policy: &reach.policy, tenant, name, inputs: inputs.as_bytes(), provider: "", narrow: &NOTHING })?;
     if let Some(denied) = checked.denied {
         return Err(denied);
     }
@@ -124,7 +126,7 @@ pub(super) async fn run_with(
     let needs = Needs { lane, memory_bytes, concurrency: 0 };
     let inputs = checked.inputs.unwrap_or_else(|| Bytes::copy_from_slice(inputs.as_bytes()));
     let (tenant, key) = (Text::from(tenant), Key([0; 16]));
-    let cx = BlockCx { tenant, key, try_number, needs, inputs, blobs: blobs.clone(), observers: None };
+    let cx = BlockCx { tenant, key, try_number, needs, inputs, blobs: blobs.clone(), guardrails: Bytes::new(), observers: None };
     let outputs = build_all(reach)[usize::from(id.0)].execute(cx).await?;
     let outputs = serde_json::from_slice(&outputs).expect("outputs are JSON");
     manifests::assert_described(entry, &outputs);

@@ -148,6 +148,8 @@ pub(super) fn read<'a>(mail: &mut Mail<'a>) -> Result<Reading<'a>, Unreadable> {
                 note: options.note,
                 effect_ceiling,
                 needs,
+                scopes: None,
+                guardrails: None,
             })
         }
     };
@@ -164,6 +166,7 @@ pub(super) fn read<'a>(mail: &mut Mail<'a>) -> Result<Reading<'a>, Unreadable> {
         flow_id,
         step_id,
         attempt,
+        ceiling: None,
         ask,
     })
 }

@@ -1,6 +1,8 @@
 //! The native profile: a StepRequest in, a StepResult out. As JSON with field names as in the `.proto` files or in
 //! lowerCamelCase; what comes as protobuf is put into that form first (`super::protobuf`), so that there is one reading.
 
+use std::borrow::Cow;
+
 use shards::ids::Text;
 use shards::limits::{BUDGET_MS_MAX, ID_BYTES_MAX, TRIES_MAX};
 use shards::outcome::{Effected, Fault, Outcome, Status};
@@ -15,6 +17,7 @@ use crate::edge::reading::{
     Ask, Faults, Mail, Notes, Reading, Unreadable, effect_class, is_assignment, moment, number, twice, unsupported, wrong_form,
     wrong_value,
 };
+use crate::policy::narrow::Scopes;
 
 /// Subjects that steps come on: this and the tenant.
 pub(crate) const STEPS_PREFIX: &str = "beamline.worker.steps.v1.";
@@ -73,6 +76,7 @@ fields! {
         step_id: "step_id" | "stepId",
         attempt: "attempt",
         sandbox: "sandbox",
+        rbac_scopes: "rbac_scopes" | "rbacScopes",
     }
 }
 
@@ -197,6 +201,7 @@ pub(super) fn read<'a>(mail: &mut Mail<'a>) -> Result<Reading<'a>, Unreadable> {
         flow_id,
         step_id,
         attempt,
+        ceiling: None,
         ask,
     })
 }
@@ -216,9 +221,6 @@ fn ask<'a>(mail: &Mail<'_>, step: &Step<'a>, context: &Context<'_>, faults: &mut
     }
     if step.version_req().is_some_and(|value| !matches!(value.raw(), "\"\"" | "\"*\"")) {
         faults.add(unsupported("/version_req"));
-    }
-    if step.guardrails().is_some_and(|value| value.members().next().is_some()) {
-        notes.add("guardrails");
     }
     let needs = faults.take(Asked::read(step.resources())).unwrap_or_default();
     let mut figure = |value, usable, pointer| faults.take(number(value, usable, pointer)).flatten();
@@ -260,7 +262,16 @@ fn ask<'a>(mail: &Mail<'_>, step: &Step<'a>, context: &Context<'_>, faults: &mut
         note: notes.sentence(),
         effect_ceiling,
         needs,
+        scopes: faults.take(scopes(context.rbac_scopes())).flatten(),
+        guardrails: step.guardrails().map(Value::raw).filter(|_| faults.0.is_none()),
     }
+}
+
+/// A list of names; an empty one is absent, as protobuf has it.
+fn scopes(value: Option<Value<'_>>) -> Result<Option<Scopes>, Fault> {
+    let Some(value) = value else { return Ok(None) };
+    let names: Vec<Cow<'_, str>> = serde_json::from_str(value.raw()).map_err(|_| wrong_form("/context/rbac_scopes"))?;
+    Ok((!names.is_empty()).then(|| names.iter().fold(Scopes::default(), |scopes, name| scopes.with(name))))
 }
 
 /// A string of at most 256 bytes; empty is absent, as protobuf has it.

@@ -12,6 +12,7 @@ use shards::step::{EffectClass, Headers, Profile, RetryPolicy};
 use crate::edge::fingerprint::{Content, field};
 use crate::edge::json::{self, Doc, Value};
 use crate::edge::needs::Asked;
+use crate::policy::narrow::Scopes;
 
 /// A message, about to be read.
 pub(super) struct Mail<'a> {
@@ -56,6 +57,8 @@ pub(super) struct Reading<'a> {
     pub(super) flow_id: Option<Text>,
     pub(super) step_id: Option<Text>,
     pub(super) attempt: Option<u64>,
+    /// The most that its signer leaves to it.
+    pub(super) ceiling: Option<Scopes>,
     pub(super) ask: Result<Ask<'a>, Fault>,
 }
 
@@ -74,6 +77,10 @@ pub(super) struct Ask<'a> {
     pub(super) note: Option<Text>,
     pub(super) effect_ceiling: Option<EffectClass>,
     pub(super) needs: Asked,
+    /// The scopes that its sender leaves to it.
+    pub(super) scopes: Option<Scopes>,
+    /// An object, a part of the body.
+    pub(super) guardrails: Option<&'a str>,
 }
 
 /// A message that nobody can be answered for.

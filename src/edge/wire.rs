@@ -19,7 +19,7 @@ use shards::limits::Limits;
 use shards::map::partition;
 use shards::outcome::{Code, Fault, Outcome, Status};
 use shards::runtime::ports::{About, Outlet, Parcel, Wire};
-use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Headers, Origin, Profile, Source, Work};
+use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Headers, Notice, Origin, Profile, Source, Work};
 
 use crate::edge::fingerprint::{Canon, field};
 use crate::edge::json::Tape;
@@ -28,6 +28,7 @@ use crate::edge::reading::{Ask, Heads, Mail, Reading, Unreadable, is_assignment,
 use crate::edge::roll::Roll;
 use crate::edge::{answer, beamline, event, native, notice, protobuf};
 use crate::policy::Policy;
+use crate::policy::narrow::{Guardrails, Narrow, Scopes};
 
 /// How the subject of a line's delivery begins. No NATS subject has a space in it, so a message that was read back from
 /// the journal still shows that it was a line.
@@ -38,7 +39,26 @@ const LINE_FLOW: &str = "$line";
 const NO_TENANT: &str = "$quarantine";
 
 /// Finds a block by one of its names and looks at its inputs, and at what this tenant may do with it.
-pub type Lookup = fn(policy: &Policy, tenant: &str, name: &str, inputs: &[u8], provider: &str, dev: bool) -> Result<Found, Fault>;
+pub type Lookup = fn(&Query<'_>) -> Result<Found, Fault>;
+
+/// A step that a block is looked for. Lives on its core.
+#[derive(Clone, Copy)]
+pub struct Query<'a> {
+    /// What tenants may do.
+    pub policy: &'a Policy,
+    /// Whose step it is.
+    pub tenant: &'a str,
+    /// The name that the block is asked for by.
+    pub name: &'a str,
+    /// Its inputs, or where they are: JSON text.
+    pub inputs: &'a [u8],
+    /// What the platform's executor is called by the sender; empty where there is none.
+    pub provider: &'a str,
+    /// What the step allows itself less than its tenant may.
+    pub narrow: &'a Narrow,
+    /// Whether blocks for development are there.
+    pub dev: bool,
+}
 
 /// What [`Lookup`] finds.
 #[derive(Clone, Debug)]
@@ -108,7 +128,7 @@ impl WireSettings {
             dev: false,
             device: false,
             blocks,
-            references: |_, _, _, _, _, _| Err(unsupported("/payload_ref")),
+            references: |_| Err(unsupported("/payload_ref")),
             policy: Arc::new(Policy::shut()),
         }
     }
@@ -126,6 +146,8 @@ pub struct EdgeWire {
     tape: RefCell<Tape>,
     canon: RefCell<Canon>,
     roll: RefCell<Roll>,
+    /// What a signature is over, put together.
+    signed: RefCell<Vec<u8>>,
 }
 
 /// The subject for lines of the file `name`.
@@ -166,7 +188,13 @@ struct Read {
 impl EdgeWire {
     /// A translation with these settings.
     pub fn new(settings: WireSettings) -> Self {
-        EdgeWire { settings, tape: RefCell::default(), canon: RefCell::default(), roll: RefCell::default() }
+        EdgeWire {
+            settings,
+            tape: RefCell::default(),
+            canon: RefCell::default(),
+            roll: RefCell::default(),
+            signed: RefCell::default(),
+        }
     }
 
     fn read(&self, delivery: &Delivery, since_ms: u64) -> Read {
@@ -188,6 +216,7 @@ impl EdgeWire {
     fn try_read(&self, delivery: &Delivery, since_ms: u64, tape: &mut Tape) -> Result<Read, Unreadable> {
         if notice::is_notice(&delivery.subject) {
             let (tenant, key, notice) = notice::read(delivery, &self.settings.salt, &self.settings.limits, tape);
+            let notice = self.check_signature(&tenant, delivery, since_ms).map_or_else(Notice::Refused, |_| notice);
             return Ok(Read { tenant, key, fingerprint: Fingerprint([0; 32]), asker: None, content: Content::Notice(notice) });
         }
         let garbage = |why| Unreadable::new(Fault::new(Code::InvalidFormat, why));
@@ -216,8 +245,22 @@ impl EdgeWire {
         let forced = if line { heads.attempt.and_then(|attempt| attempt.parse().ok()) } else { None };
         let mut mail = Mail { body: &body, doc: &doc, subject: &delivery.subject, heads, line, fault, limits };
         let native = native::is_native(&mail);
-        let reading = if native { native::read(&mut mail)? } else { beamline::read(&mut mail)? };
+        let mut reading = if native { native::read(&mut mail)? } else { beamline::read(&mut mail)? };
+        // Before anything of it counts: what is not signed as it must be is nobody's.
+        reading.ceiling = self.check_signature(&reading.tenant, delivery, since_ms).map_err(|fault| {
+            let tenant = reading.tenant.clone();
+            Unreadable { tenant, fault }
+        })?;
         Ok(self.arrive(&body, delivery, reading, forced, since_ms))
+    }
+
+    /// The scopes that a message's signer leaves to it.
+    fn check_signature(&self, tenant: &str, delivery: &Delivery, at_ms: u64) -> Result<Option<Scopes>, Fault> {
+        let signed = self.settings.policy.check_signature(tenant, delivery, at_ms, &mut self.signed.borrow_mut());
+        signed.map_err(|rule| {
+            let details = serde_json::json!({ "rule": rule });
+            Fault::new(Code::SignatureInvalid, "the message is not signed as it must be").with_details(details.to_string())
+        })
     }
 
     /// Names the step and its asker, and looks its block up.
@@ -274,7 +317,15 @@ impl EdgeWire {
             None => Bytes::from_static(b"{}"),
         };
         let look = if ask.reference.is_some() { self.settings.references } else { self.settings.blocks };
-        let found = look(&self.settings.policy, tenant, name, &inputs, provider, self.settings.dev)?;
+        let narrow = Narrow {
+            scopes: match (ask.scopes, reading.ceiling) {
+                (Some(asked), Some(ceiling)) => Some(asked.and(ceiling)),
+                (asked, ceiling) => asked.or(ceiling),
+            },
+            guardrails: Guardrails::read(ask.guardrails.unwrap_or_default().as_bytes())?,
+        };
+        let WireSettings { policy, dev, .. } = &self.settings;
+        let found = look(&Query { policy, tenant, name, inputs: &inputs, provider, narrow: &narrow, dev: *dev })?;
         if ask.effect_ceiling.is_some_and(|ceiling| found.effect > ceiling) {
             let fault = Fault::new(Code::PermissionDenied, "the block may do more than the sender allows");
             return Err(fault.with_details(field("/effect_ceiling")));
@@ -294,6 +345,7 @@ impl EdgeWire {
             note: ask.note,
             effect_ceiling: ask.effect_ceiling,
             needs,
+            guardrails: ask.guardrails.map_or_else(Bytes::new, |text| body.as_bytes().slice_ref(text.as_bytes())),
             denied: found.denied.or(lacking),
         };
         Ok((fingerprint, work))

@@ -36,7 +36,7 @@ pub struct Denial {
     /// - of a name that is not public: `name/metadata`, `name/localhost`, `name/local`, `name/internal`, `name/private`,
     ///   `name/cluster`, `name/single-label`;
     /// - of an address: what [`Verdict::Denied`] holds; of a resolution without answers: `no-address`;
-    /// - of the guard: `own-port`, `not-listed`.
+    /// - of the guard: `own-port`, `not-listed`, and what [`Guard::within`] was told.
     pub rule: &'static str,
     /// What broke it: an origin, with the address where one was judged. Never holds a userinfo, a path, a query, or a control
     /// character.
@@ -55,7 +55,8 @@ impl Error for Denial {}
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
     allow: Vec<Allow>,
-    only: Option<Vec<Allow>>,
+    /// Each with the rule that it is: a target must be in all of them.
+    only: Vec<(&'static str, Vec<Allow>)>,
     own: Vec<SocketAddr>,
 }
 
@@ -70,7 +71,15 @@ impl Guard {
     ///   less.
     pub fn new(allow: Vec<Allow>, only: Option<Vec<Allow>>, own: impl IntoIterator<Item = SocketAddr>) -> Self {
         let own = own.into_iter().map(|own| SocketAddr::new(own.ip().to_canonical(), own.port())).collect();
-        Self { allow, only, own }
+        Self { allow, only: only.map(|only| ("not-listed", only)).into_iter().collect(), own }
+    }
+
+    /// The same, and besides it denies by `rule` every target whose host is in none of these entries.
+    #[must_use]
+    pub fn within(&self, rule: &'static str, hosts: Vec<Allow>) -> Self {
+        let mut narrower = self.clone();
+        narrower.only.push((rule, hosts));
+        narrower
     }
 
     /// Checks what is known before a name is resolved: the name, or the literal address, and the port.
@@ -83,8 +92,9 @@ impl Guard {
             Host::Ip(ip) => self.address_rule(*ip, port),
             Host::Name(name) => name::rule(name).filter(|_| !self.allow.iter().any(|entry| entry.lists(host, port))),
         };
-        let listed = || self.only.as_ref().is_none_or(|only| only.iter().any(|entry| entry.lists(host, port)));
-        match broken.or_else(|| (!listed()).then_some("not-listed")) {
+        let unlisted =
+            || self.only.iter().find(|(_, only)| !only.iter().any(|entry| entry.lists(host, port))).map(|(rule, _)| *rule);
+        match broken.or_else(unlisted) {
             Some(rule) => Err(Denial { rule, subject: target.to_string() }),
             None => Ok(()),
         }

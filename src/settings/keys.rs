@@ -4,14 +4,17 @@ use std::borrow::Cow;
 
 use toml::Value;
 
-use super::reach::{secret, tenants};
+use super::reach::{scopes_out_of, secret, tenants};
 use super::resolve::Desk;
-use crate::config::{Key, Leaf, Rule, choice, text};
+use crate::config::{Key, Leaf, Rule, Signer, choice, text};
+use crate::policy::Scope;
 use crate::policy::keys::{Algorithm, KeySettings, Material, PublicKey, Seed, Shared};
+use crate::policy::narrow::Scopes;
+use crate::policy::signers::SignerSettings;
 
 /// Whether the key of this name takes an Ed25519 public key.
 pub(super) fn holds_public(key: &str) -> bool {
-    key.starts_with("keys.") && key.ends_with(".public")
+    (key.starts_with("keys.") || key.starts_with("signers.")) && key.ends_with(".public")
 }
 
 /// A public key as it is shown, in one form whatever the one it was written in; `None`: it is none, and may be its secret half.
@@ -58,6 +61,39 @@ impl Desk {
         Some(KeySettings { tenants, material })
     }
 
+    /// One who signs messages; none where something is wrong with it, which is noted.
+    pub(super) fn signer(&mut self, name: &str) -> Option<SignerSettings> {
+        let key = |field: &str| format!("signers.{name}.{field}");
+        let tenants = self.of_signer(name, "tenants", |one| &one.tenants, tenants);
+        self.named(name, &key("tenants"));
+        let public = self.of_signer(name, "public", |one| &one.public, public);
+        let all: Vec<Scope> = Scope::NAMES.iter().map(|(_, scope)| *scope).collect();
+        let scopes = self.of_signer(
+            name,
+            "scopes",
+            |one| &one.scopes,
+            |value| match value.as_str() {
+                Some("") => Ok(None),
+                _ => scopes_out_of(&all, value).map(|list| Some(Scopes::of(&list))),
+            },
+        );
+        let not_before_ms = self.of_signer(name, "not_before", |one| &one.not_before, moment).unwrap_or(0);
+        let not_after_ms = self.of_signer(name, "not_after", |one| &one.not_after, moment).unwrap_or(u64::MAX);
+        if not_after_ms <= not_before_ms {
+            self.must(&key("not_after"), format!("must be later than {}", key("not_before")));
+        }
+        let Some(public) = public else {
+            self.must(&key("public"), "must be set: the Ed25519 key that its signatures hold under".to_owned());
+            return None;
+        };
+        Some(SignerSettings { tenants, public, scopes, not_before_ms, not_after_ms })
+    }
+
+    fn of_signer<T>(&mut self, signer: &str, field: &str, leaf: fn(&Signer) -> &Leaf, rule: impl Fn(&Value) -> Rule<T>) -> T {
+        let name = Cow::Owned(format!("signers.{signer}.{field}"));
+        self.take_from(name, |written| written.signers.get(signer).map(leaf), "", rule)
+    }
+
     /// Notes that a key breaks a rule, unless it breaks one already.
     fn must(&mut self, key: &str, rule: String) {
         if !self.is_faulty(key) {
@@ -69,6 +105,20 @@ impl Desk {
 fn choices() -> String {
     let names: Vec<&str> = Algorithm::NAMES.iter().map(|(name, _)| *name).collect();
     names.join(" or ")
+}
+
+/// Unix ms.
+fn moment(value: &Value) -> Rule<Option<u64>> {
+    let written = match value {
+        Value::Datetime(moment) => moment.to_string(),
+        _ => text(value)?,
+    };
+    if written.is_empty() {
+        return Ok(None);
+    }
+    let moment: Option<jiff::Timestamp> = written.parse().ok();
+    let ms = moment.and_then(|moment| u64::try_from(moment.as_millisecond()).ok());
+    ms.map(Some).ok_or_else(|| "must be a moment with its zone, such as 2027-01-31T00:00:00Z".to_owned())
 }
 
 fn algorithm(value: &Value) -> Rule<Option<Algorithm>> {

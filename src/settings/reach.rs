@@ -3,7 +3,7 @@
 //! Their names are the operator's, so each of their keys is settled under a name that is made here: `connectors.crm.url`.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use toml::Value;
@@ -15,7 +15,8 @@ use crate::net::client::is_ours;
 use crate::net::egress::{Allow, Scheme, Target};
 use crate::net::proxy::Proxy;
 use crate::net::tls::TlsFiles;
-use crate::policy::{Auth, ConnectorSettings, PolicySettings, Scope};
+use crate::policy::signers::SignerSettings;
+use crate::policy::{Auth, ConnectorSettings, DEFAULT, PolicySettings, Scope};
 use crate::secrets::SecretRef;
 
 /// Longest name of a connector or a key, in bytes.
@@ -58,7 +59,25 @@ impl Desk {
             if let Err(rule) = rule {
                 self.fault(&format!("tenants.{tenant}.scopes"), format!("must stand under {rule}"));
             }
-            policy.grants.insert(tenant, scopes);
+            let demanded = self.of_tenant(&tenant, "require_signature", |tenant| &tenant.require_signature, "false", flag);
+            policy.grants.insert(tenant.clone(), scopes);
+            policy.demands.insert(tenant, demanded);
+        }
+        self.take_from(
+            Cow::Borrowed("policy.files"),
+            |written| Some(&written.policy.files),
+            "",
+            |value| words(value).ok_or_else(|| "must be a list of files and folders".to_owned()),
+        );
+        for name in self.section(|written| &written.signers) {
+            if let Some(settled) = self.signer(&name) {
+                policy.signers.insert(name, settled);
+            }
+        }
+        let unheard = policy.demands.iter().filter(|(tenant, demanded)| **demanded && !is_heard(&policy.signers, tenant));
+        for tenant in unheard.map(|(tenant, _)| tenant.clone()).collect::<Vec<_>>() {
+            let rule = "needs a [signers.*] that lists the tenant: nothing of it would be taken".to_owned();
+            self.fault(&format!("tenants.{tenant}.require_signature"), rule);
         }
         for name in self.section(|written| &written.connectors) {
             if self.is_store(&name) {
@@ -94,7 +113,7 @@ impl Desk {
     }
 
     /// The names in a section, in all layers.
-    fn section<T: 'static>(&self, section: fn(&Written) -> &std::collections::BTreeMap<String, T>) -> BTreeSet<String> {
+    fn section<T: 'static>(&self, section: fn(&Written) -> &BTreeMap<String, T>) -> BTreeSet<String> {
         self.layers.iter().flat_map(|layer| layer.names(section).cloned().collect::<Vec<_>>()).collect()
     }
 
@@ -225,15 +244,26 @@ fn is_name(name: &str, bytes_max: usize) -> bool {
     (1..=bytes_max).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
+/// Whether there is anybody whose signature holds for this tenant; for all that have no section: for anybody at all.
+fn is_heard(signers: &BTreeMap<String, SignerSettings>, tenant: &str) -> bool {
+    let lists = |signer: &SignerSettings| signer.tenants.as_ref().is_none_or(|tenants| tenants.iter().any(|one| one == tenant));
+    if tenant == DEFAULT { !signers.is_empty() } else { signers.values().any(lists) }
+}
+
 /// Whether it is a text of visible characters, and not too long.
 pub(super) fn is_text(text: &str, bytes_max: usize) -> bool {
     (1..=bytes_max).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
+/// What a tenant is granted: every other scope it has by what lists it.
 fn scopes(value: &Value) -> Rule<Vec<Scope>> {
-    let known: Vec<&str> = Scope::NAMES.iter().map(|(name, _)| *name).collect();
-    let rule = || format!("must be a list out of {}", known.join(", "));
-    let named = |word: &String| Scope::NAMES.iter().find(|(name, _)| name == word).map(|(_, scope)| *scope);
+    scopes_out_of(&[Scope::Http], value)
+}
+
+pub(super) fn scopes_out_of(known: &[Scope], value: &Value) -> Rule<Vec<Scope>> {
+    let names: Vec<&str> = known.iter().map(|scope| scope.as_str()).collect();
+    let rule = || format!("must be a list out of {}", names.join(", "));
+    let named = |word: &String| known.iter().find(|scope| scope.as_str() == word).copied();
     words(value).and_then(|list| list.iter().map(named).collect()).ok_or_else(rule)
 }
 

@@ -62,7 +62,8 @@ pub(super) fn settings(
     env: impl Iterator<Item = (String, String)>,
     flags: &[(&str, &str, &str)],
 ) -> Result<Settings, ConfigError> {
-    let (layers, faults) = config::layers(file, env, flags);
+    let (mut layers, mut faults) = config::layers(file, env, flags);
+    config::with_policies(&mut layers, &mut faults);
     let mut desk = Desk { layers, rows: Vec::new(), faults };
 
     let storage_dir = desk.needed_path(key!(storage.dir), "./endstation-data");

@@ -207,6 +207,7 @@ pub fn decode(delivery: Delivery, wall_ms: u64, horizon_ms: u64) -> Arrival {
         note: None,
         effect_ceiling: EffectClass::from_code(job.ceiling),
         needs: job.needs(),
+        guardrails: Bytes::new(),
         denied: None,
     }));
     arrival

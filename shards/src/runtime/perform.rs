@@ -99,6 +99,7 @@ impl Perform {
             try_number,
             needs: work.needs,
             inputs: work.inputs.clone(),
+            guardrails: work.guardrails.clone(),
             blobs: self.blobs.clone(),
             observers: None,
         };

@@ -128,6 +128,7 @@ impl Step {
             note: None,
             effect_ceiling: None,
             needs: self.needs,
+            guardrails: Bytes::new(),
             denied: self.denied.then(|| Fault::new(Code::PermissionDenied, "No.")),
         };
         let content = match self.unknown {

@@ -14,6 +14,7 @@ use shards::outcome::Fault;
 use shards::runtime::rt;
 
 use crate::net::client::Answer;
+use crate::policy::narrow::Guardrails;
 use crate::policy::providers::Kind;
 use crate::secrets::Redaction;
 
@@ -101,7 +102,8 @@ impl Reader {
 
 /// Tells the answer as it comes and gives what it said, with how many pieces were told.
 pub(super) async fn tell(cx: &BlockCx, mut answer: Answer, kind: Kind, asked: &Asked<'_>) -> Result<(Reply, u64), Fault> {
-    let mut decoder = decoder(&answer, STREAM_BYTES_MAX).map_err(|error| asked.network(&error.into()))?;
+    let bytes_max = Guardrails::of(&cx.guardrails)?.bytes_max(STREAM_BYTES_MAX);
+    let mut decoder = decoder(&answer, bytes_max).map_err(|error| asked.network(&error.into()))?;
     let mut reader = Reader::new(kind);
     let mut teller = Teller { cx, redaction: asked.redaction, rest: Vec::new(), told: 0, size: 0 };
     while !reader.ended {

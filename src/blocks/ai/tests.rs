@@ -14,6 +14,7 @@ use super::super::local::LocalBlobs;
 use super::super::tests::{assert_presentable, drop_after, on_a_shard, reach};
 use super::super::{Ask, Reach, build_all, find};
 use crate::net::egress::{Allow, Target};
+use crate::policy::narrow::NOTHING;
 use crate::policy::providers::{Kind, Prices, ProviderSettings};
 use crate::policy::{Auth, ConnectorSettings, Policy, PolicySettings};
 use crate::secrets::SecretRef;
@@ -79,7 +80,7 @@ impl Observers for Heard {
 async fn ask_as(reach: &Reach, blobs: &Rc<LocalBlobs>, name: &str, inputs: Value) -> (Result<Value, Fault>, Vec<Value>) {
     let (id, entry) = find(name, false).expect("there");
     let inputs = inputs.to_string();
-    let ask = Ask { policy: &reach.policy, tenant: "acme", name, inputs: inputs.as_bytes(), provider: "" };
+    let ask = Ask { policy: &reach.policy, tenant: "acme", name, inputs: inputs.as_bytes(), provider: "", narrow: &NOTHING };
     let checked = entry.check(&ask).expect("good inputs");
     assert_eq!(checked.denied, None);
     let heard = Rc::new(Heard::default());
@@ -90,6 +91,7 @@ async fn ask_as(reach: &Reach, blobs: &Rc<LocalBlobs>, name: &str, inputs: Value
         needs: shards::step::Needs::default(),
         inputs: checked.inputs.unwrap_or_else(|| Bytes::from(inputs)),
         blobs: blobs.clone(),
+        guardrails: Bytes::new(),
         observers: Some(heard.clone()),
     };
     let outputs = build_all(reach)[usize::from(id.0)].execute(cx).await;

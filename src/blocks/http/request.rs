@@ -10,7 +10,8 @@ use shards::outcome::Fault;
 use url::form_urlencoded::Serializer;
 
 use crate::net::client::{Patience, is_ours};
-use crate::net::egress::Target;
+use crate::net::egress::{Guard, Target};
+use crate::policy::narrow::Guardrails;
 use crate::policy::{Refused, Route};
 
 use super::super::inputs::{Inputs, forbidden, missing, text_of};
@@ -163,11 +164,24 @@ impl<'a> Request<'a> {
         })
     }
 
-    /// Where it goes by this route.
+    /// Keeps to a step's guardrails.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED with the rule: it would send more than it may.
+    pub(super) fn keep_to(&mut self, guardrails: &Guardrails) -> Result<(), Fault> {
+        self.bytes_max = guardrails.bytes_max(self.bytes_max);
+        self.redirects_max = guardrails.redirects_max(self.redirects_max);
+        match &self.content {
+            Content::Bytes(bytes, _) => guardrails.fits(bytes.len() as u64, "body"),
+            Content::None | Content::Blob { .. } => Ok(()),
+        }
+    }
+
+    /// Where it goes by this route, which `guard` guards.
     ///
     /// # Errors
     /// INVALID_INPUT where it is no URL, PERMISSION_DENIED where the route does not lead there.
-    pub(super) fn target(&self, route: &Route<'_>) -> Result<Target, Fault> {
+    pub(super) fn target(&self, route: &Route<'_>, guard: &Guard) -> Result<Target, Fault> {
         let base = route.connector.and_then(|(_, connector)| connector.settings.url.as_ref());
         let (pointer, mut text) = match (&self.place, base) {
             (Place::Url(url), _) => ("url", url.to_string()),
@@ -193,7 +207,7 @@ impl<'a> Request<'a> {
             return Err(denied(Refused { rule, pointer: Some(format!("/{pointer}")) }));
         }
         let pointer = format!("/{pointer}");
-        route.guard.check_target(&target).map_err(|denial| denied(Refused::of(&denial, &pointer)))?;
+        guard.check_target(&target).map_err(|denial| denied(Refused::of(&denial, &pointer)))?;
         Ok(target)
     }
 }

@@ -10,6 +10,7 @@ use shards::step::EffectClass;
 use super::super::local::LocalBlobs;
 use super::super::tests::{on_a_shard, reach, run_with};
 use super::super::{Ask, Reach, find};
+use crate::policy::narrow::NOTHING;
 use crate::policy::{Auth, ConnectorSettings, Policy, PolicySettings, Scope};
 use crate::secrets::SecretRef;
 

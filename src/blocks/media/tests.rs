@@ -16,6 +16,7 @@ use super::super::tests::checks::{Case, bad, good};
 use super::super::tests::{assert_presentable, on_a_shard, pointer, run_with, shut};
 use super::super::{Ask, build_all, find};
 use super::*;
+use crate::policy::narrow::NOTHING;
 
 /// A picture without any symmetry, half of it more or less transparent.
 fn picture(width: u32, height: u32) -> RgbaImage {
@@ -52,9 +53,10 @@ async fn render(blobs: &Rc<LocalBlobs>, inputs: Value) -> Result<Value, Fault> {
 async fn needing(reach: &Reach, blobs: &Rc<LocalBlobs>, name: &str, needs: Needs, inputs: &Value) -> Result<Value, Fault> {
     let (id, entry) = find(name, false).expect("there");
     let text = inputs.to_string();
-    entry.check(&Ask { policy: &reach.policy, tenant: "acme", name, inputs: text.as_bytes(), provider: "" })?;
+    entry.check(&Ask { policy: &reach.policy, tenant: "acme", name, inputs: text.as_bytes(), provider: "", narrow: &NOTHING })?;
     let (tenant, key, inputs) = (Text::from_static("acme"), Key([0; 16]), Bytes::from(text));
-    let cx = BlockCx { tenant, key, try_number: 1, needs, inputs, blobs: blobs.clone(), observers: None };
+    let cx =
+        BlockCx { tenant, key, try_number: 1, needs, inputs, blobs: blobs.clone(), guardrails: Bytes::new(), observers: None };
     let outputs = build_all(reach)[usize::from(id.0)].execute(cx).await?;
     Ok(serde_json::from_slice(&outputs).expect("JSON"))
 }

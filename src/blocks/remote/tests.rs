@@ -13,6 +13,7 @@ use super::super::{Ask, Reach, find};
 use super::*;
 use crate::net::egress::{Allow, Target};
 use crate::net::tls::TlsFiles;
+use crate::policy::narrow::NOTHING;
 use crate::policy::stores::{StoreKind, StoreSettings};
 use crate::policy::{Policy, PolicySettings};
 use crate::secrets::SecretRef;

@@ -13,6 +13,7 @@ use super::*;
 use crate::policy::Policy;
 use crate::policy::PolicySettings;
 use crate::policy::keys::{PublicKey, Seed, Shared};
+use crate::policy::narrow::NOTHING;
 use crate::secrets::SecretRef;
 
 /// Keys of RFC 8032, section 7.1: seed, public half, message and signature.
@@ -276,7 +277,7 @@ fn who_a_key_does_not_list_is_denied_twice_and_not_told_whether_it_is_there() {
                 }
                 let inputs = json!({ "key": key, "text": "x", "signature": "" }).to_string();
                 let (id, entry) = find(name, false).expect("a known block");
-                let ask = Ask { policy: &reach.policy, tenant, name, inputs: inputs.as_bytes(), provider: "" };
+                let ask = Ask { policy: &reach.policy, tenant, name, inputs: inputs.as_bytes(), provider: "", narrow: &NOTHING };
                 let before = entry.check(&ask).expect("good inputs").denied.expect("denied before acceptance");
                 let cx = BlockCx {
                     tenant: tenant.into(),
@@ -285,6 +286,7 @@ fn who_a_key_does_not_list_is_denied_twice_and_not_told_whether_it_is_there() {
                     needs: shards::step::Needs::default(),
                     inputs: Bytes::from(inputs.clone()),
                     blobs: blobs.clone(),
+                    guardrails: Bytes::new(),
                     observers: None,
                 };
                 let after = build_all(&reach)[usize::from(id.0)].execute(cx).await.expect_err("denied when it runs");

@@ -21,6 +21,7 @@ fn echo_gives_back_its_inputs_byte_for_byte() {
                 needs: shards::step::Needs::default(),
                 inputs: Bytes::from(inputs),
                 blobs: blobs.clone(),
+                guardrails: Bytes::new(),
                 observers: None,
             };
             assert_eq!(echo.execute(cx).await.expect("echo"), outputs);

@@ -8,28 +8,21 @@ use super::*;
 pub(super) const NOW_MS: u64 = 1_767_225_600_000;
 
 /// A block table: `echo` (pure), `put` (conditional; another default under its old name `old_put`), `plain` (unsafe).
-pub(super) fn lookup(
-    _policy: &Policy,
-    _tenant: &str,
-    name: &str,
-    inputs: &[u8],
-    _provider: &str,
-    dev: bool,
-) -> Result<Found, Fault> {
+pub(super) fn lookup(query: &Query<'_>) -> Result<Found, Fault> {
     let found = |block, canonical, effect| {
         let block = BlockId(block);
         Found { block, kind: block, canonical, effect, inputs: None, demand: Demand::default(), denied: None }
     };
-    match name {
+    match query.name {
         "echo" => Ok(found(1, "echo", EffectClass::Pure)),
         "put" => Ok(found(2, "put", EffectClass::Conditional)),
         "old_put" => {
-            let inner = std::str::from_utf8(inputs).expect("checked before").trim_start_matches('{');
+            let inner = std::str::from_utf8(query.inputs).expect("checked before").trim_start_matches('{');
             let inputs = Some(Bytes::from(format!("{{\"overwrite\":true,{inner}")));
             Ok(Found { inputs, ..found(2, "put", EffectClass::Conditional) })
         }
         "plain" => Ok(found(3, "plain", EffectClass::Unsafe)),
-        "crash" if dev => Ok(found(4, "crash", EffectClass::Unsafe)),
+        "crash" if query.dev => Ok(found(4, "crash", EffectClass::Unsafe)),
         _ => Err(Fault::new(Code::UnknownJobType, "no block has this name").with_details("{\"field\":\"/job/type\"}")),
     }
 }

@@ -123,7 +123,7 @@ fn a_step_goes_by_its_connector_or_its_executor_or_the_only_one() {
         inputs["prompt"] = json!("p");
         inputs["model"] = json!("m");
         let text = inputs.to_string();
-        let ask = Ask { policy: &policy, tenant, name: "chat", inputs: text.as_bytes(), provider };
+        let ask = Ask { policy: &policy, tenant, name: "chat", inputs: text.as_bytes(), provider, narrow: &NOTHING };
         let checked = entry.check(&ask).expect("good inputs");
         let spelled: Value = serde_json::from_slice(checked.inputs.as_deref().unwrap_or(text.as_bytes())).expect("JSON");
         match wanted {
@@ -150,7 +150,14 @@ fn a_model_is_one_that_the_connector_lists() {
     let some = policy([("llm", one)]);
     let (_, entry) = find("ai.generate", false).expect("there");
     let check = |policy, inputs: &str| {
-        entry.check(&Ask { policy, tenant: "acme", name: "ai.generate", inputs: inputs.as_bytes(), provider: "" })
+        entry.check(&Ask {
+            policy,
+            tenant: "acme",
+            name: "ai.generate",
+            inputs: inputs.as_bytes(),
+            provider: "",
+            narrow: &NOTHING,
+        })
     };
     for inputs in [r#"{"prompt":"p"}"#, r#"{"prompt":"p","model":"b"}"#] {
         assert_eq!(check(&some, inputs).expect("good").denied, None);

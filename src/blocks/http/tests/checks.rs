@@ -6,8 +6,14 @@ use super::*;
 fn refused(inputs: &str) -> (Code, String, String) {
     let (_, entry) = find("http.request", false).expect("there");
     let policy = Policy::new(PolicySettings::default(), true).expect("nothing to read");
-    let checked =
-        entry.check(&Ask { policy: &policy, tenant: "acme", name: "http.request", inputs: inputs.as_bytes(), provider: "" });
+    let checked = entry.check(&Ask {
+        policy: &policy,
+        tenant: "acme",
+        name: "http.request",
+        inputs: inputs.as_bytes(),
+        provider: "",
+        narrow: &NOTHING,
+    });
     let fault = match checked {
         Ok(checked) => checked.denied.unwrap_or_else(|| panic!("taken: {inputs}")),
         Err(fault) => fault,
@@ -136,8 +142,14 @@ fn good_inputs_are_taken() {
     let (_, entry) = find("http.request", false).expect("there");
     let policy = Policy::new(PolicySettings::default(), true).expect("nothing to read");
     for inputs in TAKEN {
-        let checked =
-            entry.check(&Ask { policy: &policy, tenant: "acme", name: "http", inputs: inputs.as_bytes(), provider: "" });
+        let checked = entry.check(&Ask {
+            policy: &policy,
+            tenant: "acme",
+            name: "http",
+            inputs: inputs.as_bytes(),
+            provider: "",
+            narrow: &NOTHING,
+        });
         assert!(checked.is_ok_and(|checked| checked.denied.is_none()), "{inputs}");
     }
 }
@@ -175,7 +187,8 @@ fn the_effect_class_follows_the_method_and_where_the_answer_goes() {
         ("POST", r#","response_blob":"a""#, EffectClass::Unsafe),
     ] {
         let inputs = format!(r#"{{"url":"http://h.example/","method":"{method}"{more}}}"#);
-        let ask = Ask { policy: &policy, tenant: "acme", name: "http", inputs: inputs.as_bytes(), provider: "" };
+        let ask =
+            Ask { policy: &policy, tenant: "acme", name: "http", inputs: inputs.as_bytes(), provider: "", narrow: &NOTHING };
         let checked = entry.check(&ask).expect(method);
         assert_eq!((checked.effect, checked.denied), (class, None), "{inputs}");
     }

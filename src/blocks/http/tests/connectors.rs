@@ -172,7 +172,9 @@ fn a_post_is_idempotent_where_the_other_side_honours_its_key() {
         settings.connectors.insert("crm".to_owned(), ConnectorSettings { idempotency_key, ..connector(&server, "/") });
         let policy = Arc::new(Policy::new(settings, false).expect("nothing to read"));
         let inputs = br#"{"connector":"crm","json":{}}"#;
-        let checked = entry.check(&Ask { policy: &policy, tenant: "acme", name: "http", inputs, provider: "" }).expect("good");
+        let checked = entry
+            .check(&Ask { policy: &policy, tenant: "acme", name: "http", inputs, provider: "", narrow: &NOTHING })
+            .expect("good");
         assert_eq!((checked.effect, checked.denied), (class, None));
     }
 }

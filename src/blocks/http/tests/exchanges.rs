@@ -407,6 +407,7 @@ pub(super) async fn stream(reach: &Reach, blobs: &Rc<LocalBlobs>, inputs: Value)
         needs: shards::step::Needs::default(),
         inputs: inputs.to_string().into(),
         blobs: blobs.clone(),
+        guardrails: bytes::Bytes::new(),
         observers: Some(heard.clone()),
     };
     let (id, _) = find("http.request", false).expect("there");

@@ -244,6 +244,7 @@ fn who_is_not_listed_is_told_no_more_than_that() {
                 name: "fs.put",
                 inputs: text.as_bytes(),
                 provider: "",
+                narrow: &NOTHING,
             });
             let denied = checked.expect("good inputs").denied.expect("denied");
             assert_eq!((denied.code, &details(&denied)["pointer"]), (Code::PermissionDenied, &json!(pointer)));
