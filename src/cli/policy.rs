@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::net::egress::{Host, Target};
 use crate::offload::{NoAddress, Offload};
+use crate::policy::keys::{KeyError, Material, only_verifies};
 use crate::policy::{Policy, Refused};
 use crate::settings::Settings;
 
@@ -18,6 +19,7 @@ const EXAMPLES: &str = "\
 Examples:
   endstation policy explain --tenant acme --url https://api.example.com/v1
   endstation policy explain --tenant acme --connector crm --url https://crm.internal/api/x
+  endstation policy explain --tenant acme --key release
 
 Exit codes: 0 allowed, 1 denied, 2 usage, 3 configuration";
 
@@ -36,11 +38,14 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "ID")]
     pub tenant: String,
     /// Where it would go
-    #[arg(long, value_name = "URL")]
-    pub url: String,
+    #[arg(long, value_name = "URL", required_unless_present = "key")]
+    pub url: Option<String>,
     /// Through which connector, if through one
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", requires = "url")]
     pub connector: Option<String>,
+    /// With which key it would sign or verify
+    #[arg(long, value_name = "NAME", conflicts_with = "url")]
+    pub key: Option<String>,
     /// As `run` and `dev` decide it
     #[arg(long)]
     pub dev: bool,
@@ -71,7 +76,7 @@ pub fn explain(settings: &Settings, args: &ExplainArgs, table: bool, out: &mut i
             return Ok(EXIT_CONFIG);
         }
     };
-    let target = match Target::parse(&args.url) {
+    let target = match args.url.as_deref().map(Target::parse).transpose() {
         Ok(target) => target,
         Err(denial) => {
             writeln!(io::stderr(), "error: --url: {denial}")?;
@@ -79,7 +84,15 @@ pub fn explain(settings: &Settings, args: &ExplainArgs, table: bool, out: &mut i
         }
     };
     let mut findings = Findings { rows: Vec::new() };
-    look(&policy, &target, args, &mut findings);
+    let signed = policy.demands_signature(&args.tenant);
+    let of = if signed { "messages must be signed" } else { "messages need no signature" };
+    findings.add("messages", of, Ok(()));
+    if let Some(target) = &target {
+        look(&policy, target, args, &mut findings);
+    }
+    if let Some(name) = &args.key {
+        look_at_key(&policy, name, args, &mut findings);
+    }
     let allowed = findings.rows.iter().all(|(_, _, verdict)| verdict.is_ok());
     if table {
         for (what, of, verdict) in &findings.rows {
@@ -90,7 +103,12 @@ pub fn explain(settings: &Settings, args: &ExplainArgs, table: bool, out: &mut i
     } else {
         let rows =
             findings.rows.iter().map(|(what, of, verdict)| json!({ "what": what, "of": of, "rule": verdict.as_ref().err() }));
-        let line = json!({ "allowed": allowed, "url": target.to_string(), "findings": rows.collect::<Vec<Value>>() });
+        let line = json!({
+            "allowed": allowed,
+            "url": target.map(|target| target.to_string()),
+            "key": args.key,
+            "findings": rows.collect::<Vec<Value>>(),
+        });
         writeln!(out, "{line}")?;
     }
     Ok(if allowed { EXIT_OK } else { EXIT_FAILED })
@@ -138,6 +156,30 @@ fn look(policy: &Policy, target: &Target, args: &ExplainArgs, findings: &mut Fin
     }
 }
 
+/// Who may use a key, what it is, and whether it can be used now. No secret is shown.
+fn look_at_key(policy: &Policy, name: &str, args: &ExplainArgs, findings: &mut Findings) {
+    let key = match policy.key(&args.tenant, name) {
+        Ok(key) => key,
+        Err(Refused { rule, .. }) => {
+            findings.add("key", name, Err(rule));
+            return;
+        }
+    };
+    findings.add("key", format!("{name} ({})", key.algorithm().as_str()), Ok(()));
+    let (verifies, signs) = match &key.material {
+        Material::Ed25519(seed) => (seed.public().map(drop), Ok(seed.signing_key().map(drop))),
+        Material::Ed25519Public(_) => (Ok(()), Err(only_verifies(name).rule)),
+        Material::HmacSha256(shared) => (shared.keyed().map(drop), Ok(shared.keyed().map(drop))),
+    };
+    let told = |error: KeyError| error.to_string();
+    findings.add("use", "crypto.verify", verifies.map_err(told));
+    match signs {
+        Ok(signs) => _ = findings.add("use", "crypto.sign", signs.map_err(told)),
+        // It is meant for nothing else.
+        Err(rule) => findings.rows.push(("use", format!("only crypto.verify: {rule}"), Ok(()))),
+    }
+}
+
 fn resolve(policy: &Policy, name: &str) -> Result<Vec<IpAddr>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|error| error.to_string())?;
     let resolved = runtime.block_on(Offload::new(policy.dns().to_vec()).resolve(name.to_owned()));
@@ -153,9 +195,13 @@ mod tests {
     use super::*;
 
     fn said(file: &str, url: &str, connector: Option<&str>) -> (u8, String) {
+        told(file, Some(url), connector, None)
+    }
+
+    fn told(file: &str, url: Option<&str>, connector: Option<&str>, key: Option<&str>) -> (u8, String) {
         let settings = Settings::of(Some(("e.toml", file)), std::iter::empty(), &[]).expect("a configuration");
-        let args =
-            ExplainArgs { tenant: "acme".to_owned(), url: url.to_owned(), connector: connector.map(str::to_owned), dev: false };
+        let [url, connector, key] = [url, connector, key].map(|word| word.map(str::to_owned));
+        let args = ExplainArgs { tenant: "acme".to_owned(), url, connector, key, dev: false };
         let mut out = Vec::new();
         let code = explain(&settings, &args, true, &mut out).expect("memory");
         (code, String::from_utf8(out).expect("text"))
@@ -177,6 +223,25 @@ mod tests {
         ] {
             let (ended, text) = said(file, url, connector);
             assert!(ended == code && text.contains(words), "{url}: {ended}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_explained_without_what_it_is_made_of() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("seed");
+        std::fs::write(&path, "07".repeat(32)).expect("written");
+        let with = |rest: &str| format!("[keys.k]\ntenants = \"acme\"\nalgorithm = \"ed25519\"\n{rest}\n");
+        let public = with("public = \"d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a\"");
+        for (file, code, words) in [
+            (String::new(), 1, "no [keys.k] lists the tenant"),
+            (with(&format!("secret = \"secret://file{}\"", path.display())), 0, "crypto.sign"),
+            (with("secret = \"secret://file/nowhere/at/all\""), 1, "secret://file/nowhere/at/all"),
+            (public, 0, "keys.k.secret is not set: the key only verifies"),
+        ] {
+            let (ended, text) = told(&file, None, None, Some("k"));
+            assert!(ended == code && text.contains(words), "{ended}\n{text}");
+            assert!(!text.contains("0707"), "{text}");
         }
     }
 }

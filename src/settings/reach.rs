@@ -377,6 +377,35 @@ mod tests {
     }
 
     #[test]
+    fn policies_stand_in_files_of_their_own_and_each_section_in_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
+        write("a.toml", "[tenants.acme]\nscopes = [\"http\"]\n[connectors.crm]\ntenants = \"acme\"\n");
+        write("b.toml", "[tenants.other]\nscopes = []\n");
+        write("notes.txt", "no policy");
+        let main = format!("policy.files = [{:?}]\n[tenants.default]\nscopes = []\n", folder.path());
+        let policy = settle(&main).expect("a configuration");
+        assert_eq!(policy.grants.keys().collect::<Vec<_>>(), ["acme", "default", "other"]);
+        let flags = [("tenants.acme.scopes", "", "--set")];
+        let settings = Settings::of(Some(("e.toml", &main)), std::iter::empty(), &flags).expect("a configuration");
+        assert!(settings.policy.grants["acme"].is_empty(), "a flag outranks every file");
+        let row = settings.rows().iter().find(|row| row.key == "connectors.crm.tenants").expect("shown");
+        assert!(row.origin.to_string().ends_with("a.toml:4"), "{}", row.origin);
+
+        write("c.toml", "\n[tenants.other]\nscopes = [\"http\"]\n[tenants.default]\n");
+        let faults = settle(&main).expect_err("two say something of one").join("\n");
+        let twice = |section: &str, before: &str, line: u32| {
+            let told = faults.lines().find(|fault| fault.starts_with(section)).unwrap_or_else(|| panic!("{faults}"));
+            assert!(told.contains(before) && told.ends_with(&format!("c.toml:{line})")), "{told}");
+        };
+        twice("[tenants.other] stands in ", "b.toml, too", 2);
+        twice("[tenants.default] stands in ", "e.toml, too", 4);
+        write("c.toml", "[limits]\ntenant_running = 1\n");
+        let faults = settle(&main).expect_err("no policy").join("\n");
+        assert!(faults.contains("limits: no such key") && faults.contains("c.toml:1"), "{faults}");
+    }
+
+    #[test]
     fn each_thing_that_is_wrong_names_its_key_and_no_secret() {
         for (text, key, rule) in [
             ("[tenants.acme]\nscopes = \"sql\"", "tenants.acme.scopes", "a list out of http"),
@@ -400,6 +429,26 @@ mod tests {
                 "connectors.crm.value",
                 "must be left out",
             ),
+            ("[tenants.acme]\nscopes = \"blob\"", "tenants.acme.scopes", "a list out of http"),
+            ("[tenants.acme]\nrequire_signature = 1", "tenants.acme.require_signature", "true or false"),
+            ("[tenants.acme]\nrequire_signature = true", "tenants.acme.require_signature", "needs a [signers.*]"),
+            (
+                "[tenants.default]\nrequire_signature = true\n[signers.x]\npublic = \"hunter2\"",
+                "tenants.default.require_signature",
+                "needs a [signers.*]",
+            ),
+            ("[signers.ci]\ntenants = \"*\"", "signers.ci.public", "must be set"),
+            ("[signers.ci]\npublic = \"hunter2\"", "signers.ci.public", "an Ed25519 public key"),
+            ("[signers.ci]\nscopes = \"http, all\"", "signers.ci.scopes", "a list out of http, ai, blob, keys"),
+            ("[signers.ci]\nnot_after = \"tomorrow\"", "signers.ci.not_after", "a moment with its zone"),
+            ("[signers.ci]\nnot_after = 2027-01-31T00:00:00", "signers.ci.not_after", "a moment with its zone"),
+            (
+                "[signers.ci]\nnot_after = 2026-01-31T00:00:00Z\nnot_before = 2027-01-31T00:00:00Z",
+                "signers.ci.not_after",
+                "later than signers.ci.not_before",
+            ),
+            ("policy.files = 1", "policy.files", "a list of files and folders"),
+            ("policy.files = \"nowhere.toml\"", "nowhere.toml", "cannot be read"),
             ("net.dns = \"resolver\"", "net.dns", "addresses with ports"),
             ("net.proxy = \"https://proxy:3128\"", "net.proxy", "a proxy's http URL"),
             ("net.proxy = \"http://u:hunter2@proxy:3128\"", "net.proxy", "a proxy's http URL"),

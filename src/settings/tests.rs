@@ -209,8 +209,7 @@ fn unknown_keys_are_errors_that_say_where() {
     refuse(flags(&[("nats.uri", "x", "--uri")]), &[&format!("nats.uri: no such key (flag --uri); known here: {NATS_KEYS}")]);
 }
 
-const SECTIONS: &str =
-    "storage, journal, dlq, events, nats, limits, cores, gpu, grpc, ops, worker, shutdown, log, net, tenants, connectors, keys";
+const SECTIONS: &str = "storage, journal, dlq, events, nats, limits, cores, gpu, grpc, ops, worker, shutdown, log, net, tenants, connectors, keys, signers, policy";
 
 const NATS_KEYS: &str = "url, mode, ownership, provision, replicas, assign_subjects, ack_subject, result_subject, heartbeat_subject, \
                          dlq_subject, events_prefix, heartbeat, ack_wait, durable, creds, nkey, user, password, token, tls";

@@ -400,9 +400,54 @@ fn native_settings_are_read_in_both_spellings() {
     check_line(step(&[("/retry", json!({"budget_ms": 100, "backoff_factor": 2}))]), &NATIVE.replace("60000 tries", "100 tries"));
     check_line(step(&[("/timeout_ms", json!(0))]), NATIVE);
     check_line(
-        step(&[("/retry", json!({"codes": []})), ("/guardrails", json!({"a": 1}))]),
-        &NATIVE.replace("-", "guardrails, retry.codes"),
+        step(&[("/retry", json!({"codes": []})), ("/guardrails", json!({"max_bytes": 1}))]),
+        &NATIVE.replace("-", "retry.codes"),
     );
+}
+
+#[test]
+fn what_is_not_signed_as_it_must_be_is_nobodys_and_what_is_has_its_signers_scopes() {
+    use ed25519_dalek::{Signer as _, SigningKey};
+
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let hex: String = key.verifying_key().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = format!(
+        "[tenants.acme]\nrequire_signature = true\n[signers.ci]\ntenants = [\"acme\"]\npublic = \"{hex}\"\nscopes = [\"blob\"]"
+    );
+    let settings = crate::settings::Settings::of(Some(("e.toml", &text)), std::iter::empty(), &[]).expect("a configuration");
+    let policy = std::sync::Arc::new(Policy::new(settings.policy, false).expect("nothing to read"));
+    let seen = |query: &Query<'_>| {
+        // What the block table is told comes back as a fault.
+        let scopes: Vec<&str> = query.narrow.scopes.into_iter().flat_map(Scopes::list).map(|scope| scope.as_str()).collect();
+        Err(Fault::new(Code::UnknownJobType, "no block has this name").with_details(scopes.join(" ")))
+    };
+    let wire = EdgeWire::new(WireSettings { policy, ..WireSettings::shipped(Text::from_static("w-1"), Salt([7; 32]), seen) });
+    let on = |subject: &'static str, body: &str, signed: bool| {
+        let mut pae = Vec::new();
+        crate::policy::signers::encode("application/json", body.as_bytes(), &mut pae);
+        let signature = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, key.sign(&pae).to_bytes());
+        let mut delivery = Delivery { subject: Text::from_static(subject), ..delivery(Origin::Core, body.to_owned()) };
+        if signed {
+            delivery.headers.push((Text::from_static("Endstation-Signature"), Text::from(format!("ci;{signature}"))));
+        }
+        wire.decode(delivery, Now { mono_us: 1, wall_ms: NOW_MS })
+    };
+    let native = step(&[("/context/rbac_scopes", json!(["http", "blob"]))]);
+    for (subject, body) in [("beamline.worker.steps.v1.acme", &native), ("caf.exec.assign.v1", &assignment(&[]))] {
+        let unsigned = on(subject, body, false);
+        let Content::Garbage(fault) = &unsigned.content else { panic!("{:?}", unsigned.content) };
+        assert_eq!((fault.code, &*unsigned.tenant, unsigned.asker.is_none()), (Code::SignatureInvalid, "acme", true));
+        let signed = on(subject, body, true);
+        let Content::Refusal(fault) = &signed.content else { panic!("{:?}", signed.content) };
+        assert_eq!((fault.code, &fault.details[..]), (Code::UnknownJobType, &b"blob"[..]), "both must have it");
+    }
+    let cancel = json!({ "context": { "tenant_id": "acme" }, "assignment_id": "a" }).to_string();
+    let told = |signed| match on("beamline.worker.cancel.v1.acme", &cancel, signed).content {
+        Content::Notice(Notice::Refused(fault)) => Some(fault.code),
+        Content::Notice(_) => None,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((told(false), told(true)), (Some(Code::SignatureInvalid), None));
 }
 
 #[test]
@@ -418,6 +463,11 @@ fn bad_native_steps_are_refused_with_the_field_named() {
         (("/retry/max_attempts", json!(101)), "INVALID_INPUT", "/retry/max_attempts"),
         (("/retry/backoff_ms", json!(-1)), "INVALID_FORMAT", "/retry/backoff_ms"),
         (("/context/attempt", json!("x")), "INVALID_FORMAT", "/context/attempt"),
+        (("/context/rbac_scopes", json!("http")), "INVALID_FORMAT", "/context/rbac_scopes"),
+        (("/context/rbac_scopes", json!(["http", 1])), "INVALID_FORMAT", "/context/rbac_scopes"),
+        (("/guardrails", json!("none")), "INVALID_FORMAT", "/guardrails"),
+        (("/guardrails", json!({"max_tokens": 1})), "INVALID_INPUT", "/guardrails/max_tokens"),
+        (("/guardrails", json!({"hosts": ["h", "//"]})), "INVALID_INPUT", "/guardrails/hosts/1"),
         (("/context/flow_id", json!(1)), "INVALID_FORMAT", "/context/flow_id"),
         (("/context/sandbox", json!("yes")), "INVALID_FORMAT", "/context/sandbox"),
         (("/payload_ref/uri", json!("s3://there")), "INVALID_INPUT", "/payload_ref"),
@@ -504,8 +554,11 @@ fn a_step_is_the_same_in_both_encodings() {
             "work 1 prio 0 budget 5000 tries 4 wait 10..20 note -".to_owned(),
         ),
         (
-            vec![("/retry", json!({"codes": ["A"], "backoff_factor": 3, "jitter": "FIXED"})), ("/guardrails", json!({"a": 1}))],
-            NATIVE.replace('-', "guardrails, retry.backoff_factor, retry.codes, retry.jitter"),
+            vec![
+                ("/retry", json!({"codes": ["A"], "backoff_factor": 3, "jitter": "FIXED"})),
+                ("/guardrails", json!({"max_bytes": 1, "hosts": ["h.example"]})),
+            ],
+            NATIVE.replace('-', "retry.backoff_factor, retry.codes, retry.jitter"),
         ),
     ] {
         let [text, binary] = in_both(&step(&patch)).map(read);
