@@ -19,12 +19,14 @@ use crate::policy::{Policy, Scope};
 
 use manifest::Manifest;
 
+pub use cached::{Cache, CacheCounts, CacheSettings};
 pub use path::check as path_rule;
 pub use reference::Kept;
 pub use remote::Shelf;
 
 mod abort;
 mod ai;
+pub mod cached;
 mod device;
 mod eat;
 mod echo;
@@ -117,6 +119,8 @@ pub struct Reach {
     pub device: Option<gpu::Client>,
     /// Object stores.
     pub stores: Rc<Shelf>,
+    /// What tenants keep of outputs.
+    pub cache: Rc<Cache>,
 }
 
 impl Reach {
@@ -373,7 +377,8 @@ pub fn is_paid_for(name: &str) -> bool {
     ai::INFO.name == name || ai::INFO.aliases.contains(&name)
 }
 
-/// One of each block, in the order of [`TABLE`], and behind them the same for inputs by reference: what a shard runs steps with.
+/// One of each block, in the order of [`TABLE`], behind them the same for inputs by reference, and behind these the same for outputs
+/// that may be there already: what a shard runs steps with.
 pub fn build_all(reach: &Reach) -> Vec<Rc<dyn Block>> {
     let blocks: Vec<Rc<dyn Block>> = TABLE.iter().map(|entry| (entry.build)(reach)).collect();
     let referred = TABLE.iter().zip(&blocks).map(|(entry, block)| {
@@ -381,13 +386,15 @@ pub fn build_all(reach: &Reach) -> Vec<Rc<dyn Block>> {
         referred
     });
     let referred: Vec<_> = referred.collect();
-    blocks.into_iter().chain(referred).collect()
+    let cached = blocks.iter().map(|block| -> Rc<dyn Block> { Rc::new(cached::Cached::new(block.clone(), reach.cache.clone())) });
+    let cached: Vec<_> = cached.collect();
+    blocks.into_iter().chain(referred).chain(cached).collect()
 }
 
 /// `name@version` of each block, in the order of [`build_all`].
 pub fn names() -> Vec<Text> {
     let name = |entry: &Entry| Text::from(format!("{}@{}", entry.info.name, entry.info.version));
-    TABLE.iter().chain(TABLE).map(name).collect()
+    TABLE.iter().chain(TABLE).chain(TABLE).map(name).collect()
 }
 
 impl Entry {

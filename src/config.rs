@@ -139,6 +139,8 @@ pub(crate) struct Limits {
     pub(crate) gpu_running: Leaf,
     pub(crate) tenant_memory: Leaf,
     pub(crate) shard_memory: Leaf,
+    pub(crate) tenant_cache: Leaf,
+    pub(crate) shard_cache: Leaf,
     pub(crate) shard_held_bytes: Leaf,
     pub(crate) process_running: Leaf,
     pub(crate) payload_bytes: Leaf,

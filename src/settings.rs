@@ -22,6 +22,7 @@ use shards::ids::Salt;
 use shards::limits::Limits;
 use shards::runtime::layout::Lists;
 
+use crate::blocks::CacheSettings;
 use crate::config::{ConfigError, ConfigFault, FILE, Origin};
 use crate::policy::PolicySettings;
 
@@ -62,6 +63,8 @@ pub struct Settings {
     pub log_level: tracing::Level,
     /// What tenants may do, and the places that there are.
     pub policy: PolicySettings,
+    /// What is kept of outputs.
+    pub cache: CacheSettings,
     rows: Vec<Row>,
 }
 

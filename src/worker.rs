@@ -26,7 +26,7 @@ use shards::runtime::tenure::{Grant, Lease};
 use shards::runtime::watchdog::{Watch, watch};
 use thiserror::Error;
 
-use crate::blocks::{self, Ask, Checked, Kept, Reach, Shelf};
+use crate::blocks::{self, Ask, Cache, CacheCounts, Checked, Kept, Reach, Shelf};
 use crate::compute::{Compute, ComputeSeat};
 use crate::edge::route;
 use crate::edge::wire::{EdgeWire, Found as FoundBlock, Query, WireSettings};
@@ -105,6 +105,8 @@ pub struct Worker {
     pub lease: Lease,
     /// This journal's own name, for those who lease what it works on.
     pub journal: String,
+    /// What came of looking for kept outputs.
+    pub cache: Arc<CacheCounts>,
     grants: Vec<flume::Sender<Grant>>,
     controls: Vec<flume::Sender<Control>>,
     exits: flume::Receiver<Exit>,
@@ -157,6 +159,7 @@ impl Worker {
         let compute = Compute::new(ComputeSeat::all(layout.cpu.as_deref(), &taken, &Layout::allowed()));
         let (device, devices) = settings.gpu.as_ref().map(gpu::start).transpose()?.unzip();
         let stores = Stores::new(offload.clone());
+        let counts = Arc::new(CacheCounts::default());
         let storage_dir = absolute(&settings.storage_dir);
         let blobs_dir = &absolute(&settings.blobs_dir);
         blocks::local::sweep(blobs_dir).map_err(|source| WorkerError::Blobs { path: blobs_dir.clone(), source })?;
@@ -212,6 +215,7 @@ impl Worker {
             let folder = blobs_dir.clone();
             let (policy, offload, compute) = (policy.clone(), offload.clone(), compute.clone());
             let (outputs, device, stores) = (settings.outputs.clone(), device.clone(), stores.clone());
+            let (cache, counts) = (settings.cache, counts.clone());
             let seat = Seat {
                 shard: index as u16,
                 shards: count as u16,
@@ -237,7 +241,8 @@ impl Worker {
                     give_back_memory();
                     let client = std::rc::Rc::new(Client::new(offload, compute.clone(), clock));
                     let stores = std::rc::Rc::new(Shelf::new(stores));
-                    let reach = Reach { policy, client, compute, device, stores };
+                    let cache = std::rc::Rc::new(Cache::new(cache, clock, counts));
+                    let reach = Reach { policy, client, compute, device, stores, cache };
                     let blobs: std::rc::Rc<dyn shards::block::Blobs> = std::rc::Rc::new(
                         blocks::local::LocalBlobs::open(&folder, boot.shard).expect("it was opened a moment ago"),
                     );
@@ -263,6 +268,7 @@ impl Worker {
             layout,
             lease,
             journal,
+            cache: counts,
             grants,
             controls,
             exits,
@@ -441,7 +447,8 @@ fn unowned(message: &Message, shards: u16) -> u16 {
 /// UNKNOWN_JOB_TYPE, or what is wrong with the inputs.
 pub fn lookup(query: &Query<'_>) -> Result<FoundBlock, shards::outcome::Fault> {
     let (block, entry) = named(query)?;
-    Ok(found(block, block, entry, query, entry.check(&asked(query))?))
+    let form = if query.cached { blocks::cached::id_of(block) } else { block };
+    Ok(found(form, block, entry, query, entry.check(&asked(query))?))
 }
 
 /// The same for inputs that are elsewhere; the query's say where.

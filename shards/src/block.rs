@@ -29,6 +29,15 @@ pub struct BlockInfo {
     pub effect: EffectClass,
 }
 
+/// Which outputs of earlier steps will do. Lives on its core.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheWish {
+    /// Those under this name.
+    pub key: Text,
+    /// No older than this, in milliseconds; and so long these are kept.
+    pub ttl_ms: u64,
+}
+
 /// What a block needs of the machine for a step that says nothing else. Lives on its core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
@@ -77,6 +86,8 @@ pub struct BlockCx {
     pub needs: Needs,
     /// What it allows itself less than its tenant may: JSON text, empty where it says nothing.
     pub guardrails: Bytes,
+    /// Whether outputs of an earlier step will do.
+    pub cache: Option<CacheWish>,
     /// The tenant's blobs.
     pub blobs: Rc<dyn Blobs>,
     /// Who hears what the try says while it runs; nobody where it must answer at once, or observers are told nothing.

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 
+use crate::block::CacheWish;
 use crate::ids::{AskerId, BlockId, Fingerprint, Key, Partition, Text};
 use crate::outcome::{Code, Fault};
 
@@ -170,6 +171,8 @@ pub struct Work {
     pub needs: Needs,
     /// What it allows itself less than its tenant may: JSON text for its block, empty where it says nothing.
     pub guardrails: Bytes,
+    /// Whether outputs of an earlier step will do; only where it is pure.
+    pub cache: Option<CacheWish>,
     /// A policy of this worker forbids it: it is not begun where it is new, and told what is known of it where it is not.
     pub denied: Option<Fault>,
 }

@@ -324,6 +324,7 @@ mod tests {
                     inputs: checked.inputs.expect("rewritten"),
                     blobs: blobs.clone(),
                     guardrails: Bytes::new(),
+                    cache: None,
                     observers: None,
                 };
                 let outputs = blocks[usize::from(id_of(block).0)].execute(cx).await?;

@@ -21,7 +21,7 @@ use shards::runtime::rt::Clock;
 use shards::step::{EffectClass, Needs};
 
 use super::local::{LocalBlobs, folder_of};
-use super::{Ask, Checked, Entry, Reach, Shelf, TABLE, build_all, find};
+use super::{Ask, Cache, CacheSettings, Checked, Entry, Reach, Shelf, TABLE, build_all, find};
 use crate::compute::{Compute, ComputeSeat};
 use crate::net::client::Client;
 use crate::offload::Offload;
@@ -103,8 +103,10 @@ pub(super) fn reach(policy: Policy) -> Reach {
     let offload = Offload::new(policy.dns().to_vec());
     let stores = Rc::new(Shelf::new(Stores::new(offload.clone())));
     let compute = Compute::new(ComputeSeat::all(None, &[], &Layout::allowed()));
-    let client = Rc::new(Client::new(offload, compute.clone(), Clock::start()));
-    Reach { policy: Arc::new(policy), client, compute, device: None, stores }
+    let clock = Clock::start();
+    let client = Rc::new(Client::new(offload, compute.clone(), clock));
+    let cache = Rc::new(Cache::new(CacheSettings::default(), clock, Arc::default()));
+    Reach { policy: Arc::new(policy), client, compute, device: None, stores, cache }
 }
 
 /// As [`run_as`], with this reach.
@@ -126,7 +128,17 @@ pub(super) async fn run_with(
     let needs = Needs { lane, memory_bytes, concurrency: 0 };
     let inputs = checked.inputs.unwrap_or_else(|| Bytes::copy_from_slice(inputs.as_bytes()));
     let (tenant, key) = (Text::from(tenant), Key([0; 16]));
-    let cx = BlockCx { tenant, key, try_number, needs, inputs, blobs: blobs.clone(), guardrails: Bytes::new(), observers: None };
+    let cx = BlockCx {
+        tenant,
+        key,
+        try_number,
+        needs,
+        inputs,
+        blobs: blobs.clone(),
+        guardrails: Bytes::new(),
+        cache: None,
+        observers: None,
+    };
     let outputs = build_all(reach)[usize::from(id.0)].execute(cx).await?;
     let outputs = serde_json::from_slice(&outputs).expect("outputs are JSON");
     manifests::assert_described(entry, &outputs);

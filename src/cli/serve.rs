@@ -341,6 +341,7 @@ async fn known_identity(settings: &Settings) -> Result<Identity, ServeError> {
         checks: Checks::of_shards(&[]).with_edge(&Arc::default()),
         edge: Some(Arc::default()),
         dlq: None,
+        cache: Arc::default(),
     };
     let ops = http::spawn(settings.ops_bind, sources).map_err(|error| ServeError::Ops(settings.ops_bind, error))?;
     let known = asking.await;
@@ -386,5 +387,6 @@ fn sources(
         checks,
         edge: Some(status.clone()),
         dlq,
+        cache: worker.cache.clone(),
     }
 }

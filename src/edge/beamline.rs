@@ -150,6 +150,7 @@ pub(super) fn read<'a>(mail: &mut Mail<'a>) -> Result<Reading<'a>, Unreadable> {
                 needs,
                 scopes: None,
                 guardrails: None,
+                cache: None,
             })
         }
     };

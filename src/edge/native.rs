@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use shards::block::CacheWish;
 use shards::ids::Text;
 use shards::limits::{BUDGET_MS_MAX, ID_BYTES_MAX, TRIES_MAX};
 use shards::outcome::{Effected, Fault, Outcome, Status};
@@ -14,8 +15,8 @@ use crate::edge::json::{self, Value, fields};
 use crate::edge::needs::Asked;
 use crate::edge::pen::Pen;
 use crate::edge::reading::{
-    Ask, Faults, Mail, Notes, Reading, Unreadable, effect_class, is_assignment, moment, number, twice, unsupported, wrong_form,
-    wrong_value,
+    Ask, Faults, Mail, Notes, Reading, Unreadable, effect_class, is_assignment, missing, moment, number, twice, unsupported,
+    wrong_form, wrong_value,
 };
 use crate::policy::narrow::Scopes;
 
@@ -63,6 +64,7 @@ fields! {
         payload_ref: "payload_ref" | "payloadRef",
         assignment_id: "assignment_id" | "assignmentId",
         request_id: "request_id" | "requestId",
+        cache: "cache",
     }
 }
 
@@ -78,6 +80,11 @@ fields! {
         sandbox: "sandbox",
         rbac_scopes: "rbac_scopes" | "rbacScopes",
     }
+}
+
+fields! {
+    /// A CacheWish.
+    Cache { key: "key", ttl_ms: "ttl_ms" | "ttlMs" | "ttl" }
 }
 
 fields! {
@@ -264,7 +271,23 @@ fn ask<'a>(mail: &Mail<'_>, step: &Step<'a>, context: &Context<'_>, faults: &mut
         needs,
         scopes: faults.take(scopes(context.rbac_scopes())).flatten(),
         guardrails: step.guardrails().map(Value::raw).filter(|_| faults.0.is_none()),
+        cache: faults.take(cache(mail, step.cache())).flatten(),
     }
+}
+
+/// Which outputs of earlier steps will do.
+fn cache(mail: &Mail<'_>, value: Option<Value<'_>>) -> Result<Option<CacheWish>, Fault> {
+    let Some(value) = value else { return Ok(None) };
+    if !value.is_object() {
+        return Err(wrong_form("/cache"));
+    }
+    let wish = Cache::read(Some(value));
+    if let Some(name) = wish.picked.twice {
+        return Err(twice(&format!("/cache/{name}")));
+    }
+    let key = optional_id(mail, wish.key(), "/cache/key")?.ok_or_else(|| missing("/cache/key"))?;
+    let ttl_ms = number(wish.ttl_ms(), 1..=BUDGET_MS_MAX, "/cache/ttl_ms")?.ok_or_else(|| missing("/cache/ttl_ms"))?;
+    Ok(Some(CacheWish { key, ttl_ms }))
 }
 
 /// A list of names; an empty one is absent, as protobuf has it.

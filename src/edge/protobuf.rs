@@ -169,6 +169,12 @@ impl Form {
         }
         self.word("assignment_id", request.assignment_id.as_ref());
         self.word("request_id", request.request_id.as_ref());
+        if let Some(wish) = &request.cache {
+            self.name("cache").open();
+            self.word("key", Some(&wish.key).filter(|key| !key.is_empty()));
+            self.name("ttl_ms").pen.int(wish.ttl_ms);
+            self.close();
+        }
         self.close();
     }
 

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use shards::block::CacheWish;
 use shards::ids::Text;
 use shards::limits::{ID_BYTES_MAX, JSON_DEPTH_MAX, Limits};
 use shards::outcome::{Code, Fault};
@@ -81,6 +82,8 @@ pub(super) struct Ask<'a> {
     pub(super) scopes: Option<Scopes>,
     /// An object, a part of the body.
     pub(super) guardrails: Option<&'a str>,
+    /// Which outputs of earlier steps will do.
+    pub(super) cache: Option<CacheWish>,
 }
 
 /// A message that nobody can be answered for.

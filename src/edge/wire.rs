@@ -56,6 +56,8 @@ pub struct Query<'a> {
     pub provider: &'a str,
     /// What the step allows itself less than its tenant may.
     pub narrow: &'a Narrow,
+    /// Whether outputs of an earlier step will do.
+    pub cached: bool,
     /// Whether blocks for development are there.
     pub dev: bool,
 }
@@ -162,6 +164,12 @@ fn is_line(delivery: &Delivery) -> bool {
         Origin::Journal { source, .. } => source == Source::Line,
         Origin::Core | Origin::Stream(_) | Origin::Call(_) => false,
     }
+}
+
+/// Outputs of a step cannot be used again.
+fn not_kept(rule: &str) -> Fault {
+    let details = serde_json::json!({ "field": "/cache", "rule": rule });
+    Fault::new(Code::InvalidInput, "outputs of the step cannot be kept").with_details(details.to_string())
 }
 
 /// A body that takes of a try's credit for as long as somebody holds it.
@@ -316,6 +324,9 @@ impl EdgeWire {
             Some(text) => body.as_bytes().slice_ref(text.as_bytes()),
             None => Bytes::from_static(b"{}"),
         };
+        if ask.cache.is_some() && ask.reference.is_some() {
+            return Err(not_kept("not beside payload_ref: what is there may be another thing each time"));
+        }
         let look = if ask.reference.is_some() { self.settings.references } else { self.settings.blocks };
         let narrow = Narrow {
             scopes: match (ask.scopes, reading.ceiling) {
@@ -325,10 +336,22 @@ impl EdgeWire {
             guardrails: Guardrails::read(ask.guardrails.unwrap_or_default().as_bytes())?,
         };
         let WireSettings { policy, dev, .. } = &self.settings;
-        let found = look(&Query { policy, tenant, name, inputs: &inputs, provider, narrow: &narrow, dev: *dev })?;
+        let found = look(&Query {
+            policy,
+            tenant,
+            name,
+            inputs: &inputs,
+            provider,
+            narrow: &narrow,
+            cached: ask.cache.is_some(),
+            dev: *dev,
+        })?;
         if ask.effect_ceiling.is_some_and(|ceiling| found.effect > ceiling) {
             let fault = Fault::new(Code::PermissionDenied, "the block may do more than the sender allows");
             return Err(fault.with_details(field("/effect_ceiling")));
+        }
+        if ask.cache.is_some() && found.effect != EffectClass::Pure {
+            return Err(not_kept("only for a step whose effect class is pure"));
         }
         let rewritten = found.inputs.as_deref().map(|inputs| std::str::from_utf8(inputs).unwrap_or_default());
         let fingerprint = self.canon.borrow_mut().fingerprint(found.canonical, ask.content, rewritten)?;
@@ -346,6 +369,7 @@ impl EdgeWire {
             effect_ceiling: ask.effect_ceiling,
             needs,
             guardrails: ask.guardrails.map_or_else(Bytes::new, |text| body.as_bytes().slice_ref(text.as_bytes())),
+            cache: ask.cache,
             denied: found.denied.or(lacking),
         };
         Ok((fingerprint, work))

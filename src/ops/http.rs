@@ -32,6 +32,7 @@ use super::health::{Checks, Report};
 use super::metrics::{self, STATUSES, View};
 use super::process::Usage;
 use super::{EdgeFigures, logs};
+use crate::blocks::CacheCounts;
 use crate::dlq::DlqStatus;
 use crate::edge::status::EdgeStatus;
 
@@ -60,6 +61,8 @@ pub struct Sources {
     pub edge: Option<Arc<EdgeStatus>>,
     /// The store of dead letters, where there is one.
     pub dlq: Option<Arc<DlqStatus>>,
+    /// What came of looking for kept outputs.
+    pub cache: Arc<CacheCounts>,
 }
 
 /// The running server; it ends when this is dropped.
@@ -200,6 +203,7 @@ impl Sources {
             checks: &report.holds(),
             edge: self.edge.as_deref().map(EdgeFigures::of),
             dlq: self.dlq.as_deref(),
+            cache: &self.cache,
             usage: Usage::now(),
         })
     }
@@ -321,6 +325,7 @@ mod tests {
             checks: Checks::of_shards(&gauges),
             edge: None,
             dlq: None,
+            cache: Arc::default(),
         };
         let handle = spawn("127.0.0.1:0".parse()?, sources)?;
         let address = handle.address;

@@ -11,8 +11,10 @@ use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge as Value, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use shards::outcome::Code;
 use shards::runtime::ports::Gauge;
+use shards::step::Lane;
 use shards::tally::{BlockTally, LATENCY_BOUNDS_US, Tally};
 
+use crate::blocks::CacheCounts;
 use crate::dlq::DlqStatus;
 
 use super::EdgeFigures;
@@ -22,8 +24,6 @@ use super::process::Usage;
 pub const STATUSES: [&str; 4] = ["success", "error", "timeout", "cancelled"];
 /// What stands for a block where there was none: refusals and messages put aside.
 const NO_BLOCK: &str = "_other";
-/// The one lane there is.
-const POOL: &str = "io";
 
 /// Everything the metrics are made of.
 #[derive(Clone, Copy)]
@@ -40,6 +40,8 @@ pub struct View<'a> {
     pub edge: Option<EdgeFigures>,
     /// The store of dead letters, if there is one.
     pub dlq: Option<&'a DlqStatus>,
+    /// What came of looking for kept outputs.
+    pub cache: &'a CacheCounts,
     /// This process.
     pub usage: Usage,
 }
@@ -52,6 +54,7 @@ pub fn render(view: &View<'_>) -> String {
     page.by_shard(view);
     page.edge(view);
     page.dlq(view);
+    page.cache(view);
     // Families are never empty and have names: there is nothing else to fail on in memory.
     TextEncoder::new().encode_to_string(&page.families).unwrap_or_default()
 }
@@ -91,13 +94,17 @@ impl Page {
     }
 
     fn by_pool(&mut self, view: &View<'_>) {
-        let total = |of: fn(&Gauge) -> u32| view.gauges.iter().map(|gauge| f64::from(of(gauge))).sum::<f64>();
-        let queued = total(|gauge| gauge.queued.load(Relaxed));
-        let running = total(|gauge| gauge.running.load(Relaxed));
-        let (pool, resource) = ([("pool", POOL)], [("resource_pool", POOL)]);
-        self.gauges("worker_pool_queue_depth", "Steps that wait.", vec![gauge(&pool, queued)]);
-        self.gauges("worker_queue_depth", "Steps that wait.", vec![gauge(&resource, queued)]);
-        self.gauges("worker_active_tasks", "Steps that run.", vec![gauge(&resource, running)]);
+        // Pools are the lanes.
+        let by_lane = |label: &str, which: usize| {
+            let of = |(at, lane): (usize, &Lane)| {
+                let total = view.gauges.iter().map(|gauge| f64::from(gauge.by_lane[at][which].load(Relaxed))).sum();
+                gauge(&[(label, lane.as_str())], total)
+            };
+            Lane::ALL.iter().enumerate().map(of).collect::<Vec<_>>()
+        };
+        self.gauges("worker_pool_queue_depth", "Steps that wait, by lane.", by_lane("pool", 0));
+        self.gauges("worker_queue_depth", "Steps that wait, by lane.", by_lane("resource_pool", 0));
+        self.gauges("worker_active_tasks", "Steps that run, by lane.", by_lane("resource_pool", 1));
         let usage = view.usage;
         let cpu_ms = vec![counter(&[], usage.cpu_us as f64 / 1e3)];
         self.counters("worker_resource_cpu_time_ms", "CPU time of the process.", cpu_ms);
@@ -152,6 +159,9 @@ impl Page {
         shown("endstation_unpublished", "Outcomes not yet known as published.", |g| f64::from(g.unpublished.load(Relaxed)));
         shown("endstation_queued", "Steps that wait.", |g| f64::from(g.queued.load(Relaxed)));
         shown("endstation_running", "Steps that run.", |g| f64::from(g.running.load(Relaxed)));
+        shown("endstation_memory_reserved_bytes", "Memory that is kept for the steps that run.", |g| {
+            g.memory_bytes.load(Relaxed) as f64
+        });
         shown("endstation_free", "Deliveries that would be taken now.", |g| f64::from(g.free.load(Relaxed)));
         shown("endstation_journal_disk_full", "1 while the journal's disk is full and new steps wait.", |g| {
             f64::from(u8::from(g.disk_full.load(Relaxed)))
@@ -168,6 +178,15 @@ impl Page {
             g.stall_ms.load(Relaxed) as f64 / 1e3
         });
         shown("endstation_shard_ready", "1 where the shard takes work.", |g| f64::from(u8::from(g.ready.load(Relaxed))));
+    }
+
+    fn cache(&mut self, view: &View<'_>) {
+        for (name, help, value) in [
+            ("endstation_cache_hits_total", "Steps answered with outputs of an earlier one.", &view.cache.hits),
+            ("endstation_cache_misses_total", "Steps that found no outputs that would do.", &view.cache.misses),
+        ] {
+            self.counters(name, help, vec![counter(&[], value.load(Relaxed) as f64)]);
+        }
     }
 
     fn edge(&mut self, view: &View<'_>) {
@@ -330,8 +349,9 @@ mod tests {
         tallies[1].fault(Code::InvalidFormat);
         tallies[1].fsyncs = 3;
         let gauges = [Arc::new(Gauge::default()), Arc::new(Gauge::default())];
-        gauges[0].queued.store(2, Relaxed);
-        gauges[1].queued.store(3, Relaxed);
+        gauges[0].by_lane[Lane::ALL.len() - 1][0].store(2, Relaxed);
+        gauges[1].by_lane[Lane::ALL.len() - 1][0].store(3, Relaxed);
+        gauges[1].by_lane[1][1].store(4, Relaxed);
         gauges[1].disk_full.store(true, Relaxed);
         gauges[0].over_budget.store(true, Relaxed);
         gauges[0].stall_ms.store(2_500, Relaxed);
@@ -345,6 +365,7 @@ mod tests {
             checks: &[("journal", true), ("nats", false)],
             edge,
             dlq: None,
+            cache: &CacheCounts::default(),
             usage,
         })
     }
@@ -369,6 +390,10 @@ mod tests {
             r#"worker_pool_queue_depth{pool="io"} 5"#,
             r#"worker_queue_depth{resource_pool="io"} 5"#,
             r#"worker_active_tasks{resource_pool="io"} 0"#,
+            r#"worker_active_tasks{resource_pool="cpu"} 4"#,
+            r#"worker_pool_queue_depth{pool="gpu"} 0"#,
+            "endstation_cache_hits_total 0",
+            r#"endstation_memory_reserved_bytes{shard="0"} 0"#,
             "worker_resource_cpu_time_ms 1500",
             "worker_resource_mem_bytes 4096",
             r#"worker_health_status{check="journal"} 1"#,

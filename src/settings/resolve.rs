@@ -10,6 +10,7 @@ use toml::Value;
 use tracing::Level;
 
 use super::{GrpcSettings, GrpcTls, NatsAuth, NatsMode, NatsSettings, NatsTls, Ownership, Row, Settings};
+use crate::blocks::CacheSettings;
 use crate::config::{
     self, ConfigError, ConfigFault, Layer, Leaf, Origin, Rule, SUBJECT_BYTES_MAX, Written, bytes_text, choice, core_list,
     devices, duration, duration_text, flag, name, number, overlap, path, servers, size, socket, subject, subjects, text,
@@ -92,6 +93,7 @@ pub(super) fn settings(
     let grace_ms = desk.take(key!(shutdown.grace), "10s", duration(0..=HOUR_MS));
     let log_level = desk.take(key!(log.level), "info", choice(LEVELS));
     let policy = desk.policy(&nats, ops_bind, grpc.as_ref());
+    let cache = desk.cache();
     if let Some(name) = &outputs
         && policy.stores.get(name).is_none_or(|store| !store.if_absent)
     {
@@ -120,6 +122,7 @@ pub(super) fn settings(
         grace_ms,
         log_level,
         policy,
+        cache,
         rows: desk.rows,
     })
 }
@@ -187,6 +190,15 @@ impl Desk {
     /// Whether a key breaks a rule that was noted.
     pub(super) fn is_faulty(&self, name: &str) -> bool {
         self.faults.iter().any(|fault| matches!(fault, ConfigFault::BadValue { key, .. } if key == name))
+    }
+
+    fn cache(&mut self) -> CacheSettings {
+        let d = CacheSettings::default();
+        let bytes = || size(0..=MEMORY_BYTES_MAX);
+        CacheSettings {
+            tenant_bytes_max: self.take(key!(limits.tenant_cache), &bytes_text(d.tenant_bytes_max), bytes()),
+            shard_bytes_max: self.take(key!(limits.shard_cache), &bytes_text(d.shard_bytes_max), bytes()),
+        }
     }
 
     fn limits(&mut self) -> (Limits, Option<u32>) {

@@ -189,7 +189,7 @@ fn unknown_keys_are_errors_that_say_where() {
     refuse(file("[quotas]\nrunning = 1\n"), &[&format!("quotas: no such key (file e.toml:1); known here: {SECTIONS}")]);
     refuse(
         file("[tenants.default]\nrunning = 1\n"),
-        &["tenants.default.running: no such key (file e.toml:2); known here: scopes"],
+        &["tenants.default.running: no such key (file e.toml:2); known here: scopes or require_signature"],
     );
     refuse(file("[events]\n\"\" = 1\n"), &["events.\"\": no such key (file e.toml:2); known here: enabled"]);
     refuse(file("[events]\n'a.b' = 1\n"), &["events.\"a.b\": no such key (file e.toml:2); known here: enabled"]);

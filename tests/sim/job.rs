@@ -208,6 +208,7 @@ pub fn decode(delivery: Delivery, wall_ms: u64, horizon_ms: u64) -> Arrival {
         effect_ceiling: EffectClass::from_code(job.ceiling),
         needs: job.needs(),
         guardrails: Bytes::new(),
+        cache: None,
         denied: None,
     }));
     arrival

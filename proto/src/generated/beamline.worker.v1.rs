@@ -195,7 +195,8 @@ pub struct StepRequest {
     /// How to try again.
     #[prost(message, optional, tag = "6")]
     pub retry: ::core::option::Option<Retry>,
-    /// Checks of inputs and outputs that the platform asks for. Default none.
+    /// Bounds that the step keeps to, narrower than its tenant's: `hosts` (a list), `max_redirects`, `max_bytes`; another is refused.
+    /// Default none.
     #[prost(message, optional, tag = "7")]
     pub guardrails: ::core::option::Option<::prost_types::Struct>,
     /// Required. Whose step this is.
@@ -219,6 +220,19 @@ pub struct StepRequest {
     /// The caller's own mark, echoed.
     #[prost(string, optional, tag = "14")]
     pub request_id: ::core::option::Option<::prost::alloc::string::String>,
+    /// Whether outputs of an earlier step will do, and are kept for a later one; only for a pure step. Default: neither.
+    #[prost(message, optional, tag = "15")]
+    pub cache: ::core::option::Option<CacheWish>,
+}
+/// Which outputs of earlier steps will do: those of the same tenant, block, inputs, guardrails and key.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CacheWish {
+    /// Required. Any name, 1 to 256 bytes: another one, and nothing that is there will do.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// Required. How old they may be, in milliseconds, at most 24 h; and how long this step's are kept.
+    #[prost(uint64, tag = "2")]
+    pub ttl_ms: u64,
 }
 /// Why a step did not do what was asked.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -22,7 +22,7 @@ use crate::ids::{Key, Lsn, Now};
 use crate::journal::{self, Fact};
 use crate::keys::{self, KeyMap, PAGE_BYTES, Unfit};
 use crate::shard::Shard;
-use crate::step::{Delivery, Settle};
+use crate::step::{Delivery, Lane, Settle};
 
 use super::disk::{self, Disk, DiskError};
 use super::launch::unsound;
@@ -390,6 +390,11 @@ impl<W: Wire> Driver<W> {
         self.gauge.held_bytes.store(self.shard.held_bytes(), Relaxed);
         self.gauge.queued.store(self.shard.queued(), Relaxed);
         self.gauge.running.store(self.shard.running(), Relaxed);
+        for (lane, [queued, running]) in Lane::ALL.into_iter().zip(&self.gauge.by_lane) {
+            queued.store(self.shard.queued_in(lane), Relaxed);
+            running.store(self.shard.running_in(lane), Relaxed);
+        }
+        self.gauge.memory_bytes.store(self.shard.memory_in_use(), Relaxed);
         self.gauge.unpublished.store(self.shard.unpublished(), Relaxed);
         let settled = self.out.is_empty() && self.disk.next_lsn().0 == self.disk.durable().0 + 1;
         self.gauge.idle.store(self.shard.is_idle() && settled, Relaxed);

@@ -100,6 +100,7 @@ impl Perform {
             needs: work.needs,
             inputs: work.inputs.clone(),
             guardrails: work.guardrails.clone(),
+            cache: work.cache.clone(),
             blobs: self.blobs.clone(),
             observers: None,
         };

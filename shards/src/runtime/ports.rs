@@ -14,7 +14,7 @@ use futures_util::task::AtomicWaker;
 use crate::event::{Claimant, Post};
 use crate::ids::{Key, Lsn, Now, Text, Ticket};
 use crate::outcome::Status;
-use crate::step::{Arrival, Delivery, Headers, Settle, StreamToken};
+use crate::step::{Arrival, Delivery, Headers, Lane, Settle, StreamToken};
 
 use super::page::Page;
 
@@ -137,6 +137,10 @@ pub struct Gauge {
     pub queued: AtomicU32,
     /// Steps running.
     pub running: AtomicU32,
+    /// Of these, by lane, in the order of [`Lane::ALL`]: waiting and running.
+    pub by_lane: [[AtomicU32; 2]; Lane::ALL.len()],
+    /// Memory that is kept for what runs, in bytes.
+    pub memory_bytes: AtomicU64,
     /// Outcomes not yet known as published.
     pub unpublished: AtomicU32,
     /// Grows with every turn of the loop; a watchdog reads it.

@@ -318,7 +318,7 @@ impl Shard {
                 // It has ended the process before it could be recorded.
                 let struck = self.strikes.of(&arrival.key) > 0;
                 let slot = self.open_job(now, arrival.key, arrival.clone(), lsn, Role::Step);
-                self.queued += 1;
+                self.queue_up(slot);
                 let home = self.known.begin(arrival.key, &arrival.fingerprint, &asker_of(&arrival), slot, false);
                 let deadline_us = now.mono_us.saturating_add(work.budget_ms.saturating_mul(1000));
                 let claim = self.claim_for(work);

@@ -19,6 +19,8 @@ use crate::tenant::{TenantIndex, Tenants};
 pub(super) struct InUse {
     by_lane: [u32; Lane::ALL.len()],
     memory_bytes: u64,
+    /// Steps that wait, by lane.
+    queued: [u32; Lane::ALL.len()],
     /// Nothing else takes memory before this one.
     first: Option<(TenantIndex, Ticket)>,
     /// Left their ring because memory was lacking.
@@ -50,6 +52,27 @@ impl Shard {
     /// Running steps of a lane.
     pub fn running_in(&self, lane: Lane) -> u32 {
         self.in_use.running(lane)
+    }
+
+    /// Waiting steps of a lane, those before their next try among them.
+    pub fn queued_in(&self, lane: Lane) -> u32 {
+        self.in_use.queued[lane as usize]
+    }
+
+    /// A step has a place in the queue from here on.
+    pub(super) fn queue_up(&mut self, slot: u32) {
+        self.queued += 1;
+        self.in_use.queued[self.lane_of(slot) as usize] += 1;
+    }
+
+    /// It has none any more.
+    pub(super) fn unqueue(&mut self, slot: u32) {
+        self.queued -= 1;
+        self.in_use.queued[self.lane_of(slot) as usize] -= 1;
+    }
+
+    fn lane_of(&self, slot: u32) -> Lane {
+        self.jobs[slot as usize].arrival.work().map_or(Lane::Io, |work| work.needs.lane)
     }
 
     /// Memory that is kept for running steps, in bytes.
@@ -104,10 +127,9 @@ impl Shard {
 
     /// Whether a step that waits elsewhere than in its lane may start now.
     pub(super) fn may_start(&mut self, slot: u32) -> bool {
-        let ticket = self.ticket(slot);
+        let (ticket, lane) = (self.ticket(slot), self.lane_of(slot));
         let Shard { jobs, tenants, in_use, settings, running, .. } = self;
         let (limits, tenant) = (&settings.limits, jobs[slot as usize].tenant);
-        let lane = jobs[slot as usize].arrival.work().map_or(Lane::Io, |work| work.needs.lane);
         *running < limits.shard_running_max
             && in_use.has_room(lane, limits)
             && fit(jobs, tenants, in_use, limits, tenant, ticket) == Fit::Take
@@ -124,8 +146,8 @@ impl Shard {
         }
         self.in_use.by_lane[taken.needs.lane as usize] += 1;
         self.in_use.memory_bytes += taken.needs.memory_bytes;
-        self.queued -= 1;
         self.running += 1;
+        self.unqueue(slot);
         true
     }
 

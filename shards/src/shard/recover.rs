@@ -44,7 +44,7 @@ impl Shard {
         }
         let tenant = self.jobs[slot as usize].tenant;
         let charge = self.tenants.get(tenant).account.charge_recovered();
-        self.queued += 1;
+        self.queue_up(slot);
         let left_ms = if planted(Bug::ResetDeadline) {
             arrival.work().map_or(0, |work| work.budget_ms)
         } else {

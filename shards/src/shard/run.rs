@@ -220,7 +220,7 @@ impl Shard {
         let tenant = job.tenant;
         let charge = job.charge.as_mut().filter(|_| !planted(Bug::HoldSlotInBackoff));
         if let Some(taken) = charge.and_then(|charge| self.tenants.get(tenant).account.pause(charge)) {
-            self.queued += 1;
+            self.queue_up(slot);
             self.leave_place(tenant, taken);
         }
         self.deadlines.arm(slot, due_us);

@@ -39,7 +39,7 @@ impl Shard {
         let latency_us = now.mono_us.saturating_sub(job.received_us);
         if let Some(work) = job.arrival.work() {
             let fault = outcome.fault.as_ref().map(|fault| fault.code);
-            self.tally.outcome(usize::from(work.block.0), outcome.status, fault, latency_us);
+            self.tally.outcome(usize::from(work.kind.0), outcome.status, fault, latency_us);
         }
         job.state = State::Decided;
         job.decided = lsn;
@@ -76,7 +76,7 @@ impl Shard {
         let waits = !tenant.waiting.is_empty();
         match taken {
             Some(taken) => self.leave_place(index, taken),
-            None => self.queued -= 1,
+            None => self.unqueue(slot),
         }
         if waits {
             self.look_at_waiting(now, fx);

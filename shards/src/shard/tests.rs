@@ -129,6 +129,7 @@ impl Step {
             effect_ceiling: None,
             needs: self.needs,
             guardrails: Bytes::new(),
+            cache: None,
             denied: self.denied.then(|| Fault::new(Code::PermissionDenied, "No.")),
         };
         let content = match self.unknown {

@@ -92,6 +92,7 @@ async fn ask_as(reach: &Reach, blobs: &Rc<LocalBlobs>, name: &str, inputs: Value
         inputs: checked.inputs.unwrap_or_else(|| Bytes::from(inputs)),
         blobs: blobs.clone(),
         guardrails: Bytes::new(),
+        cache: None,
         observers: Some(heard.clone()),
     };
     let outputs = build_all(reach)[usize::from(id.0)].execute(cx).await;

@@ -55,8 +55,17 @@ async fn needing(reach: &Reach, blobs: &Rc<LocalBlobs>, name: &str, needs: Needs
     let text = inputs.to_string();
     entry.check(&Ask { policy: &reach.policy, tenant: "acme", name, inputs: text.as_bytes(), provider: "", narrow: &NOTHING })?;
     let (tenant, key, inputs) = (Text::from_static("acme"), Key([0; 16]), Bytes::from(text));
-    let cx =
-        BlockCx { tenant, key, try_number: 1, needs, inputs, blobs: blobs.clone(), guardrails: Bytes::new(), observers: None };
+    let cx = BlockCx {
+        tenant,
+        key,
+        try_number: 1,
+        needs,
+        inputs,
+        blobs: blobs.clone(),
+        guardrails: Bytes::new(),
+        cache: None,
+        observers: None,
+    };
     let outputs = build_all(reach)[usize::from(id.0)].execute(cx).await?;
     Ok(serde_json::from_slice(&outputs).expect("JSON"))
 }

@@ -287,6 +287,7 @@ fn who_a_key_does_not_list_is_denied_twice_and_not_told_whether_it_is_there() {
                     inputs: Bytes::from(inputs.clone()),
                     blobs: blobs.clone(),
                     guardrails: Bytes::new(),
+                    cache: None,
                     observers: None,
                 };
                 let after = build_all(&reach)[usize::from(id.0)].execute(cx).await.expect_err("denied when it runs");

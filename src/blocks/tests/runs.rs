@@ -22,6 +22,7 @@ fn echo_gives_back_its_inputs_byte_for_byte() {
                 inputs: Bytes::from(inputs),
                 blobs: blobs.clone(),
                 guardrails: Bytes::new(),
+                cache: None,
                 observers: None,
             };
             assert_eq!(echo.execute(cx).await.expect("echo"), outputs);

@@ -17,6 +17,7 @@ pub fn request(step: &Json) -> Result<v1::StepRequest, String> {
     let retry = step.sheet(&["retry"])?;
     let context = step.sheet(&["context"])?;
     let payload_ref = step.sheet(&["payload_ref", "payloadRef"])?;
+    let cache = step.sheet(&["cache"])?;
     let request = v1::StepRequest {
         r#type: step.text(&["type"])?.unwrap_or_default(),
         version_req: step.text(&["version_req", "versionReq"])?,
@@ -32,6 +33,7 @@ pub fn request(step: &Json) -> Result<v1::StepRequest, String> {
         payload_ref: payload_ref.map(self::payload_ref).transpose()?,
         assignment_id: step.text(&["assignment_id", "assignmentId"])?,
         request_id: step.text(&["request_id", "requestId"])?,
+        cache: cache.map(self::cache).transpose()?,
     };
     step.close()?;
     Ok(request)
@@ -76,6 +78,15 @@ fn resources(mut sheet: Sheet) -> Result<v1::Resources, String> {
     };
     sheet.close()?;
     Ok(resources)
+}
+
+fn cache(mut sheet: Sheet) -> Result<v1::CacheWish, String> {
+    let wish = v1::CacheWish {
+        key: sheet.text(&["key"])?.unwrap_or_default(),
+        ttl_ms: sheet.read(&["ttl_ms", "ttlMs", "ttl"], whole)?.unwrap_or_default(),
+    };
+    sheet.close()?;
+    Ok(wish)
 }
 
 fn payload_ref(mut sheet: Sheet) -> Result<v1::PayloadRef, String> {

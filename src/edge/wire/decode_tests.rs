@@ -451,6 +451,24 @@ fn what_is_not_signed_as_it_must_be_is_nobodys_and_what_is_has_its_signers_scope
 }
 
 #[test]
+fn a_guardrail_or_a_wish_that_cannot_be_kept_is_refused_with_its_field_and_rule() {
+    for (patch, field) in [
+        (("/guardrails", json!({"max_tokens": 1})), "/guardrails/max_tokens"),
+        (("/guardrails", json!({"hosts": ["h", "//"]})), "/guardrails/hosts/1"),
+        (("/type", json!("put")), "/cache"),
+        (("/payload_ref", json!("blob:a")), "/cache"),
+    ] {
+        let refused =
+            said(&read(delivery(Origin::Line(1), step(&[("/cache", json!({"key": "k", "ttl_ms": 1000})), patch.clone()]))));
+        let told = format!(r#"{{"field":"{field}","rule":""#);
+        assert!(refused.starts_with("refused INVALID_INPUT") && refused.contains(&told), "{patch:?}: {refused}");
+    }
+    let wish = |text: Value| read(delivery(Origin::Line(1), step(&[("/cache", text)])));
+    let kept = wish(json!({"key": "k", "ttl": "1000"})).work().and_then(|work| work.cache.clone()).expect("a wish");
+    assert_eq!((&*kept.key, kept.ttl_ms), ("k", 1_000));
+}
+
+#[test]
 fn bad_native_steps_are_refused_with_the_field_named() {
     for (patch, code, field) in [
         (("/type", json!(7)), "INVALID_FORMAT", "/type"),
@@ -466,8 +484,11 @@ fn bad_native_steps_are_refused_with_the_field_named() {
         (("/context/rbac_scopes", json!("http")), "INVALID_FORMAT", "/context/rbac_scopes"),
         (("/context/rbac_scopes", json!(["http", 1])), "INVALID_FORMAT", "/context/rbac_scopes"),
         (("/guardrails", json!("none")), "INVALID_FORMAT", "/guardrails"),
-        (("/guardrails", json!({"max_tokens": 1})), "INVALID_INPUT", "/guardrails/max_tokens"),
-        (("/guardrails", json!({"hosts": ["h", "//"]})), "INVALID_INPUT", "/guardrails/hosts/1"),
+        (("/cache", json!("k")), "INVALID_FORMAT", "/cache"),
+        (("/cache", json!({"ttl_ms": 1})), "MISSING_REQUIRED_FIELD", "/cache/key"),
+        (("/cache", json!({"key": "k"})), "MISSING_REQUIRED_FIELD", "/cache/ttl_ms"),
+        (("/cache", json!({"key": "k", "ttl_ms": 0})), "INVALID_INPUT", "/cache/ttl_ms"),
+        (("/cache", json!({"key": "k", "ttl_ms": 86_400_001_u64})), "INVALID_INPUT", "/cache/ttl_ms"),
         (("/context/flow_id", json!(1)), "INVALID_FORMAT", "/context/flow_id"),
         (("/context/sandbox", json!("yes")), "INVALID_FORMAT", "/context/sandbox"),
         (("/payload_ref/uri", json!("s3://there")), "INVALID_INPUT", "/payload_ref"),
@@ -557,6 +578,7 @@ fn a_step_is_the_same_in_both_encodings() {
             vec![
                 ("/retry", json!({"codes": ["A"], "backoff_factor": 3, "jitter": "FIXED"})),
                 ("/guardrails", json!({"max_bytes": 1, "hosts": ["h.example"]})),
+                ("/cache", json!({"key": "k", "ttl_ms": 1_000})),
             ],
             NATIVE.replace('-', "retry.backoff_factor, retry.codes, retry.jitter"),
         ),

@@ -26,6 +26,7 @@ fn a_full_lane_holds_up_its_own_steps_and_no_others() {
     let runs = bench.runs();
     assert_eq!(runs.len(), 2, "one of the cpu lane, and the one of the io lane");
     assert_eq!((bench.shard.running_in(Lane::Cpu), bench.shard.running_in(Lane::Io)), (1, 1));
+    assert_eq!((bench.shard.queued_in(Lane::Cpu), bench.shard.queued_in(Lane::Io)), (2, 0));
     bench.done(runs[0].0);
     let ticket = bench.run();
     bench.done(ticket);

@@ -408,6 +408,7 @@ pub(super) async fn stream(reach: &Reach, blobs: &Rc<LocalBlobs>, inputs: Value)
         inputs: inputs.to_string().into(),
         blobs: blobs.clone(),
         guardrails: bytes::Bytes::new(),
+        cache: None,
         observers: Some(heard.clone()),
     };
     let (id, _) = find("http.request", false).expect("there");
