@@ -173,11 +173,8 @@ async fn a_cancel_in_the_middle_of_a_stream_hangs_up() -> Result<()> {
         pieces += usize::from(scene.event().await?.0 == "PROGRESS");
     }
     ensure!(scene.provider.seen("drip").hung_up == 0, "it goes on until somebody ends it");
-    let question = json!({"assignment_id": job.id, "reason": "enough"}).to_string();
-    // The model of the router knows no cancels: another connection asks.
-    let client = async_nats::connect(scene.world.server.url()).await?;
-    let reply = client.request("beamline.worker.cancel.v1.acme", question.into()).await?;
-    let reply: Value = serde_json::from_slice(&reply.payload)?;
+    let question = json!({"assignment_id": job.id, "reason": "enough"});
+    let reply = scene.world.router.question("beamline.worker.cancel.v1.acme", &question).await?;
     ensure!(reply["disposition"] == "NOTED", "{reply}");
     let seen = scene.world.router.result(&job.id, PATIENCE).await?;
     ensure!((seen.status(), seen.code()) == ("cancelled", "CANCELLED_BY_USER"), "{:?}", seen.object);

@@ -142,7 +142,9 @@ mod points {
         let mut servers = Servers { _store: store, provider, there, here, image };
         let mut cases = 0;
         for kind in KINDS {
-            world.worker.kill();
+            // It ends in order: what it told before is not told again, which would be a point of another step's life.
+            world.worker.terminate()?;
+            world.worker.ended(PATIENCE).await?;
             let jobs: Vec<_> = (0..STEPS).map(|n| kind.step(point, n)).collect();
             world.router.send_all(&jobs).await?;
             world.worker.launch(&[("FAILPOINTS", &format!("{point}=return"))])?;

@@ -18,7 +18,7 @@ use crate::canary::Canaries;
 use crate::mirror::Mirror;
 use crate::objects::{ACCESS_KEY, SECRET_KEY, Server};
 use crate::record;
-use crate::router::peer::Router;
+use crate::router::peer::{Router, introduced};
 use crate::router::{Assignment, Strictness, Subjects};
 use crate::server::NatsServer;
 use crate::worker::{Settings, Worker};
@@ -282,7 +282,7 @@ async fn no_secret_of_any_place_is_in_any_output() -> Result<()> {
     let server = NatsServer::guarded(true, &["--user", "it", "--pass", "canary-nats-a7d1"]).await?;
     let known = server.url().replace("//", "//it:canary-nats-a7d1@");
     let router = Router::connect(&known, true, Subjects::default(), Strictness::default()).await?;
-    let heard = Heard::all(async_nats::connect(&known).await?).await?;
+    let heard = Heard::all(introduced(&known)?.connect(&known).await?).await?;
     let worker = Worker::start(&server.url(), settings).await?;
     let world = World { router, worker, server };
     let steps = steps();
@@ -331,7 +331,7 @@ async fn a_login_of_the_server_is_in_no_output_however_it_is_given() -> Result<(
             None => (known.clone(), settings),
         };
         let router = Router::connect(&known, true, Subjects::default(), Strictness::default()).await?;
-        let heard = Heard::all(async_nats::connect(&known).await?).await?;
+        let heard = Heard::all(introduced(&known)?.connect(&known).await?).await?;
         let worker = Worker::start(&url, settings).await?;
         let mut world = World { router, worker, server };
         let seen = world.router.run(&Assignment::new("acme", "echo", json!({"n": 1})), PATIENCE).await?;
