@@ -62,7 +62,10 @@ impl Compute {
         let piece: Piece = Box::new(move |thread| {
             let _named = deputy.map(|deputy| deputy.name(thread));
             // Nobody may be waiting any more.
-            let _ = answer.send(catch_unwind(AssertUnwindSafe(piece)));
+            let _ = answer.send(catch_unwind(AssertUnwindSafe(|| {
+                fail::fail_point!("piece-panics");
+                piece()
+            })));
         });
         // Neither end goes while the other is there: the sender is kept here, the threads end with it.
         self.pieces().send_async(piece).await.expect("the compute threads are there as long as the way to them");

@@ -19,6 +19,8 @@ const FILE_BYTES_MAX: u64 = 64 << 10;
 /// Shorter ones are not searched for in what comes back: they would be found everywhere.
 const NEEDLE_BYTES_MIN: usize = 4;
 const HIDDEN: &[u8] = b"[REDACTED]";
+/// The most that JSON writes for one byte of a text: `\u0041`.
+const ESCAPE_BYTES: usize = 6;
 
 /// Where a secret is. Shared, never changes.
 #[derive(Clone, PartialEq, Eq)]
@@ -180,7 +182,8 @@ impl Redaction {
     /// How many bytes at the end of `bytes` may be the beginning of a secret that goes on in what follows.
     pub fn begun(&self, bytes: &[u8]) -> usize {
         let begun = |needle: &Zeroizing<Vec<u8>>| {
-            (1..needle.len().min(bytes.len() + 1)).rev().find(|length| bytes.ends_with(&needle[..*length])).unwrap_or(0)
+            let from = bytes.len().saturating_sub(needle.len() * ESCAPE_BYTES);
+            (from..bytes.len()).find(|at| likeness(&bytes[*at..], needle) == Likeness::Begun).map_or(0, |at| bytes.len() - at)
         };
         self.needles.iter().map(begun).max().unwrap_or(0)
     }
@@ -205,11 +208,12 @@ impl Redaction {
 
 fn replaced(bytes: &[u8], needle: &[u8]) -> Option<Vec<u8>> {
     let find = |from: usize| {
+        let may_begin = |byte: &u8| *byte == needle[0] || *byte == b'\\';
         let mut at = from;
-        while let Some(step) = bytes.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == needle[0])) {
+        while let Some(step) = bytes.get(at..).and_then(|rest| rest.iter().position(may_begin)) {
             at += step;
-            if bytes[at..].starts_with(needle) {
-                return Some(at);
+            if let Likeness::Whole(length) = likeness(&bytes[at..], needle) {
+                return Some((at, length));
             }
             at += 1;
         }
@@ -219,16 +223,98 @@ fn replaced(bytes: &[u8], needle: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut done = 0;
     loop {
-        out.extend_from_slice(&bytes[done..next]);
+        let (at, length) = next;
+        out.extend_from_slice(&bytes[done..at]);
         out.extend_from_slice(HIDDEN);
-        done = next + needle.len();
+        done = at + length;
         match find(done) {
-            Some(at) => next = at,
+            Some(found) => next = found,
             None => break,
         }
     }
     out.extend_from_slice(&bytes[done..]);
     Some(out)
+}
+
+/// How the beginning of what came back compares with a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Likeness {
+    Other,
+    /// All that came is the beginning of it.
+    Begun,
+    /// So many bytes are all of it.
+    Whole(usize),
+}
+
+/// As it was sent, or as a text in JSON has it, whose writer may escape any character and must escape some.
+fn likeness(bytes: &[u8], needle: &[u8]) -> Likeness {
+    if bytes.starts_with(needle) {
+        return Likeness::Whole(needle.len());
+    }
+    if needle.starts_with(bytes) {
+        return Likeness::Begun;
+    }
+    let (mut at, mut done) = (0, 0);
+    while done < needle.len() {
+        let (length, character) = match bytes.get(at..) {
+            None | Some([]) => return Likeness::Begun,
+            Some([b'\\', rest @ ..]) => match unescaped(rest) {
+                Escape::Of(length, character) => (1 + length, character),
+                Escape::Begun => return Likeness::Begun,
+                Escape::None => return Likeness::Other,
+            },
+            Some([byte, ..]) if *byte == needle[done] => {
+                (at, done) = (at + 1, done + 1);
+                continue;
+            }
+            Some(_) => return Likeness::Other,
+        };
+        let mut buffer = [0; 4];
+        let character = character.encode_utf8(&mut buffer).as_bytes();
+        if !needle[done..].starts_with(character) {
+            return Likeness::Other;
+        }
+        (at, done) = (at + length, done + character.len());
+    }
+    Likeness::Whole(at)
+}
+
+/// What stands behind a backslash in JSON.
+enum Escape {
+    /// So many bytes for this character.
+    Of(usize, char),
+    /// It is cut off.
+    Begun,
+    None,
+}
+
+fn unescaped(rest: &[u8]) -> Escape {
+    let unit = |digits: &[u8]| u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+    let character = match rest.first() {
+        None => return Escape::Begun,
+        Some(byte @ (b'"' | b'\\' | b'/')) => char::from(*byte),
+        Some(b'b') => '\u{8}',
+        Some(b'f') => '\u{c}',
+        Some(b'n') => '\n',
+        Some(b'r') => '\r',
+        Some(b't') => '\t',
+        Some(b'u') => {
+            let Some(digits) = rest.get(1..5) else { return Escape::Begun };
+            let Some(first) = unit(digits) else { return Escape::None };
+            if let Some(Ok(character)) = char::decode_utf16([first]).next() {
+                return Escape::Of(5, character);
+            }
+            // Half of a character; the other half follows in an escape of its own.
+            let Some(more) = rest.get(5..11) else { return Escape::Begun };
+            let second = more.strip_prefix(b"\\u").and_then(unit);
+            return match second.and_then(|second| char::decode_utf16([first, second]).next()) {
+                Some(Ok(character)) => Escape::Of(11, character),
+                _ => Escape::None,
+            };
+        }
+        Some(_) => return Escape::None,
+    };
+    Escape::Of(1, character)
 }
 
 #[cfg(test)]
@@ -303,5 +389,28 @@ mod tests {
         }
         let clean = redaction.apply(b"s3crets3cret, ss3crett").expect("three of them");
         assert_eq!(String::from_utf8(clean).expect("text"), "[REDACTED][REDACTED], s[REDACTED]t");
+    }
+
+    #[test]
+    fn what_comes_back_in_json_is_known_however_it_is_escaped() {
+        let mut redaction = Redaction::default();
+        redaction.add("p\"w/d\\é<😀".as_bytes());
+        for written in [
+            r#"p"w/d\é<😀"#,
+            r#"p\"w/d\\é<😀"#,
+            r#"p\"w\/d\\\u00e9<\ud83d\ude00"#,
+            r#"\u0070\u0022w\u002Fd\u005c\u00E9\u003c\uD83D\uDE00"#,
+        ] {
+            let text = format!("a \\ {written} z");
+            let clean = redaction.apply(text.as_bytes()).map(|clean| String::from_utf8(clean).expect("text"));
+            assert_eq!(clean.as_deref(), Some("a \\ [REDACTED] z"), "{written}");
+            for cut in 1..written.len() {
+                assert_eq!(redaction.begun(&written.as_bytes()[..cut]), cut, "{written} cut at {cut}");
+                assert_eq!(redaction.begun(&[b"a ", &written.as_bytes()[..cut]].concat()), cut, "{written} cut at {cut}");
+            }
+        }
+        for other in [r#"p\"w/d\x"#, r"p\u0022x", r"\q", r"\uzzzz", r"\ud83dx and more", r"\ud83d\u0041"] {
+            assert_eq!((redaction.apply(other.as_bytes()), redaction.begun(other.as_bytes())), (None, 0), "{other}");
+        }
     }
 }

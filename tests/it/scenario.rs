@@ -1,5 +1,6 @@
 //! The scenarios, by what a user of the platform would notice.
 
+mod ai;
 mod bad_input;
 mod burst;
 mod chaos;
@@ -8,6 +9,7 @@ mod conflict;
 mod connection;
 mod core_nats;
 mod crash;
+mod crash_blocks;
 mod descriptors;
 mod disk_fails;
 mod disk_full;
@@ -24,11 +26,13 @@ mod keys;
 mod memory;
 mod native;
 mod ownership;
+mod panics;
 mod poison;
 mod provision;
 mod redelivery;
 mod rehearsal;
 mod reshard;
+mod secrets;
 mod stall;
 mod storage;
 mod stores;

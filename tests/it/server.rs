@@ -18,6 +18,8 @@ pub(crate) struct NatsServer {
     child: Option<Child>,
     port: u16,
     jetstream: bool,
+    /// Who may connect: further arguments of the server.
+    access: Vec<String>,
     dir: tempfile::TempDir,
 }
 
@@ -41,8 +43,17 @@ impl NatsServer {
     /// # Errors
     /// nats-server is not installed, or does not come up.
     pub(crate) async fn start(jetstream: bool) -> Result<Self> {
+        NatsServer::guarded(jetstream, &[]).await
+    }
+
+    /// The same, with arguments that say who may connect.
+    ///
+    /// # Errors
+    /// As in [`NatsServer::start`].
+    pub(crate) async fn guarded(jetstream: bool, access: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("endstation-nats-").tempdir()?;
-        let mut server = NatsServer { child: None, port: free_port(), jetstream, dir };
+        let access = access.iter().map(|&arg| arg.to_owned()).collect();
+        let mut server = NatsServer { child: None, port: free_port(), jetstream, access, dir };
         server.restart().await?;
         Ok(server)
     }
@@ -52,7 +63,7 @@ impl NatsServer {
         self.kill();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
         let mut command = Command::new("nats-server");
-        command.args(["--addr", "127.0.0.1", "--port", &self.port.to_string()]);
+        command.args(["--addr", "127.0.0.1", "--port", &self.port.to_string()]).args(&self.access);
         if self.jetstream {
             command.arg("--jetstream").arg("--store_dir").arg(self.dir.path());
         }

@@ -140,7 +140,24 @@ impl Worker {
                 shell
             }
         };
-        command.arg("serve").current_dir(self.dir.path()).env_clear();
+        command.arg("serve");
+        self.surround(&mut command);
+        command.envs(extra.iter().copied());
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+        self.child = Some(child.context("the endstation binary does not start")?);
+        Ok(())
+    }
+
+    /// `endstation` with these arguments, in the worker's folder and with its environment.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_endstation"));
+        command.args(args).stdin(Stdio::null());
+        self.surround(&mut command);
+        command
+    }
+
+    fn surround(&self, command: &mut Command) {
+        command.current_dir(self.dir.path()).env_clear();
         command.envs(std::env::vars().filter(|(name, _)| matches!(name.as_str(), "PATH" | "HOME" | "LLVM_PROFILE_FILE")));
         command
             .env("RUST_BACKTRACE", "1")
@@ -148,11 +165,7 @@ impl Worker {
             .env("WORKER_ID", &self.id)
             .env("ENDSTATION__STORAGE__DIR", self.storage())
             .env("ENDSTATION__OPS__BIND", format!("127.0.0.1:{}", self.ops_port))
-            .envs(self.settings.env.iter().map(|(name, value)| (name, value)))
-            .envs(extra.iter().copied());
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
-        self.child = Some(child.context("the endstation binary does not start")?);
-        Ok(())
+            .envs(self.settings.env.iter().map(|(name, value)| (name, value)));
     }
 
     /// Waits for `/_readyz` to answer 200.

@@ -28,6 +28,9 @@ use super::page::Page;
 use super::rt::{Clock, Stop, caught, panic_text, sleep, spawn};
 use super::tenure::Lease;
 
+#[cfg(feature = "failpoints")]
+mod defect;
+
 /// How much of what a try says may be on its way to observers, in bytes; the last piece may go over it.
 const PROGRESS_BYTES_MAX: u64 = 256 << 10;
 /// How often a try looks whether there is room again.
@@ -108,7 +111,12 @@ impl Perform {
         // What must never run twice begins only while no other worker can own it.
         let lease = (work.effect == EffectClass::Unsafe).then(|| self.lease.clone());
         let named = page.name(key, partition, id);
-        let at_once = || lease.as_ref().is_none_or(Lease::holds).then(|| block.instant(&cx)).flatten();
+        let at_once = || {
+            let result = lease.as_ref().is_none_or(Lease::holds).then(|| block.instant(&cx)).flatten()?;
+            #[cfg(feature = "failpoints")]
+            defect::polled(&cx.tenant, 1);
+            Some(result)
+        };
         let instant = std::panic::catch_unwind(AssertUnwindSafe(at_once));
         drop(named);
         let instant = match instant {
@@ -148,7 +156,14 @@ impl Perform {
                 }
                 let outputs = match instant {
                     Some(outputs) => outputs,
-                    None => block.execute(cx).await?,
+                    None => {
+                        #[cfg(feature = "failpoints")]
+                        let tenant = cx.tenant.clone();
+                        let code = block.execute(cx);
+                        #[cfg(feature = "failpoints")]
+                        let code = defect::planted(tenant, code);
+                        code.await?
+                    }
                 };
                 if outputs.len() as u64 <= inline_bytes_max {
                     return Ok(Verdict::Done(outputs));

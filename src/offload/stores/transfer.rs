@@ -169,6 +169,7 @@ pub(super) async fn write(
     }
     match while_awaited(&mut answer, Duration::ZERO, upload.writer.close()).await {
         Some(Ok(found)) => {
+            fail::fail_point!("C3", |_| std::process::abort());
             let _ = answer.send(Ok(Found::of(&found)));
         }
         Some(Err(error)) => {

@@ -60,7 +60,7 @@ struct Shared {
 impl Router {
     /// Connects and starts to watch.
     pub(crate) async fn connect(url: &str, jetstream: bool, subjects: Subjects, strict: Strictness) -> Result<Self> {
-        let client = async_nats::ConnectOptions::new()
+        let client = introduced(url)?
             .reconnect_delay_callback(|_| Duration::from_millis(50))
             .connect(url)
             .await
@@ -82,6 +82,13 @@ impl Router {
             }
         });
         Ok(Router { client, jetstream, subjects, shared, reader })
+    }
+
+    /// Asks the workers something that is no assignment, and gives the one answer.
+    pub(crate) async fn question(&self, subject: &str, question: &Value) -> Result<Value> {
+        lock(&self.shared).own_subjects.insert(subject.to_owned());
+        let answer = self.client.request(subject.to_owned(), question.to_string().into()).await?;
+        Ok(serde_json::from_slice(&answer.payload)?)
     }
 
     /// Sends an assignment that is owed an answer.
@@ -348,6 +355,16 @@ impl Shared {
             self.broken.push(format!("{violation}\n  on {subject} {headers:?}\n  {text}"));
         }
     }
+}
+
+/// A connection that says who it is by what stands before the server's host; the client does not look there.
+pub(crate) fn introduced(url: &str) -> Result<async_nats::ConnectOptions> {
+    let (url, options) = (url::Url::parse(url)?, async_nats::ConnectOptions::new());
+    Ok(match (url.username(), url.password()) {
+        ("", _) => options,
+        (token, None) => options.token(token.to_owned()),
+        (user, Some(password)) => options.user_and_password(user.to_owned(), password.to_owned()),
+    })
 }
 
 fn header_map(headers: &Headers) -> HeaderMap {

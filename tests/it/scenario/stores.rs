@@ -10,7 +10,7 @@ use crate::worker::Settings;
 use crate::world::{PATIENCE, World};
 
 /// A worker for whose tenant `acme` this server is the connector `archive`.
-fn settings(server: &Server) -> Settings {
+pub(super) fn settings(server: &Server) -> Settings {
     let fields = [
         ("TENANTS", "acme".to_owned()),
         ("STORE", "s3".to_owned()),
