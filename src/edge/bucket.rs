@@ -88,6 +88,10 @@ impl Bucket {
         value: Vec<u8>,
         instead_of: u64,
     ) -> Result<Written, async_nats::Error> {
+        // Where somebody listens to every subject, a message to a bucket that is not there is merely unanswered.
+        if instead_of == 0 && !self.exists(client).await? {
+            return Ok(Written::NoBucket);
+        }
         let mut headers = HeaderMap::new();
         headers.insert(CREATE_ONLY, instead_of.to_string().as_str());
         let answer = match client.request_with_headers(self.subject(key), headers, value.into()).await {

@@ -310,11 +310,19 @@ impl Tenancy {
         let from_us = since_boot_us();
         for (key, held) in &mut self.held {
             let record = Record { beat: held.record.beat + 1, ..held.record.clone() };
+            let patience = Duration::from_millis(LEASE_TRY_MS);
             let written = SHARED.write(&link.client, key, json(&record), held.revision);
-            match tokio::time::timeout(Duration::from_millis(LEASE_TRY_MS), written).await {
+            let written = match tokio::time::timeout(patience, written).await {
+                // The same as no answer, where somebody listens to every subject.
+                Err(_) if matches!(tokio::time::timeout(patience, SHARED.exists(&link.client)).await, Ok(Ok(false))) => {
+                    Ok(Ok(Written::NoBucket))
+                }
+                written => written,
+            };
+            match written {
                 Ok(Ok(Written::At(revision))) => *held = Held { revision, record },
                 Ok(Ok(Written::Beaten)) => {
-                    match tokio::time::timeout(Duration::from_millis(LEASE_TRY_MS), SHARED.read(&link.client, key)).await {
+                    match tokio::time::timeout(patience, SHARED.read(&link.client, key)).await {
                         Ok(Ok(None)) => held.revision = 0,
                         Ok(Ok(Some((revision, bytes)))) => match serde_json::from_slice::<Record>(&bytes) {
                             // Our own: the answer to an earlier write was lost, or the server lost a later one.

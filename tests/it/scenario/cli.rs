@@ -114,6 +114,22 @@ fn a_second_run_is_answered_from_the_journal_and_a_failed_line_gets_its_next_att
 }
 
 #[test]
+fn the_example_of_signatures_comes_out_as_it_says() -> Result<()> {
+    let (place, examples) = (Place::new()?, Path::new(env!("CARGO_MANIFEST_DIR")).join("examples"));
+    let key = format!("keys.demo.secret=secret://file{}", examples.join("rfc8032-demo-key.hex").display());
+    let (tenants, algorithm) = ("keys.demo.tenants=acme", "keys.demo.algorithm=ed25519");
+    let file = examples.join("sign.ndjson").display().to_string();
+    let output = place.run(&["run", &file, "--set", tenants, "--set", algorithm, "--set", &key])?;
+    exits(&output, 1)?;
+    let results = objects(&output)?;
+    ensure!(results.len() == 4 && of(&results, "sign")?["outputs"]["size"] == 10, "{results:?}");
+    ensure!(of(&results, "holds")?["outputs"]["valid"] == true, "{results:?}");
+    ensure!(of(&results, "does-not-hold")?["outputs"]["valid"] == false, "{results:?}");
+    ensure!(of(&results, "denied")?["error"]["code"] == "PERMISSION_DENIED", "{results:?}");
+    Ok(())
+}
+
+#[test]
 fn a_pipe_gets_each_result_before_its_next_line_is_there() -> Result<()> {
     let place = Place::new()?;
     let mut child = place.command(&["run", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;

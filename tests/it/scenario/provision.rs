@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream::{self, consumer, stream};
+use futures_util::StreamExt as _;
 use serde_json::json;
 
 use crate::router::peer::Router;
@@ -84,5 +85,28 @@ async fn a_deleted_durable_is_made_again() -> Result<()> {
     let name = context.stream_by_subject("caf.exec.assign.v1").await?;
     context.get_stream(&name).await?.delete_consumer("endstation").await?;
     world.router.run(&Assignment::new("acme", "echo", json!({"n": 2})), PATIENCE).await?;
+    world.finish().await
+}
+
+/// What goes unheard elsewhere is heard by who listens to every subject, and is still not answered.
+#[tokio::test]
+async fn a_listener_to_everything_does_not_hide_that_the_leases_have_no_bucket() -> Result<()> {
+    let server = NatsServer::start(true).await?;
+    let router = Router::connect(&server.url(), true, Subjects::default(), Strictness::default()).await?;
+    let mut everything = async_nats::connect(server.url()).await?.subscribe(">").await?;
+    tokio::spawn(async move { while everything.next().await.is_some() {} });
+    // With a secret of its own the worker has nothing else to keep in the bucket.
+    let worker = Worker::start(&server.url(), Settings::default().set("ENDSTATION__WORKER__KEY_SALT", "any text")).await?;
+    let world = World { router, worker, server };
+    let seen = world.router.run(&Assignment::new("acme", "echo", json!({"n": 1})), PATIENCE).await?;
+    ensure!(seen.status() == "success", "{:?}", seen.object);
+    streams(&world.router).delete_stream("KV_endstation").await?;
+    let begun = std::time::Instant::now();
+    while streams(&world.router).get_stream("KV_endstation").await.is_err() {
+        ensure!(begun.elapsed() < PATIENCE, "the bucket is not made again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let seen = world.router.run(&Assignment::new("acme", "echo", json!({"n": 2})), PATIENCE).await?;
+    ensure!(seen.status() == "success", "{:?}", seen.object);
     world.finish().await
 }

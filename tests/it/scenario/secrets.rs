@@ -291,7 +291,15 @@ async fn no_secret_of_any_place_is_in_any_output() -> Result<()> {
     let mut wrong = Vec::new();
     for (job, well) in &steps {
         let seen = world.router.result(&job.id, PATIENCE).await?;
-        if (seen.status() == "success") != *well {
+        let (inputs, outputs) = (&job.json["job"]["payload"], &seen.object.get("outputs"));
+        // What was sent came back, and was taken out.
+        let echoed =
+            ["token", "login", "header"].iter().any(|name| inputs["connector"] == *name) && inputs.get("response").is_none();
+        let clean = |outputs: &Value| {
+            let heard = outputs["json"].get("heard").unwrap_or(&outputs["text"]);
+            heard.as_str().is_some_and(|heard| heard.contains("[REDACTED]"))
+        };
+        if (seen.status() == "success") != *well || (echoed && outputs.is_some_and(|outputs| !clean(outputs))) {
             wrong.push(format!("{}: {:?}", job.json["job"], seen.object));
         }
     }
