@@ -118,7 +118,7 @@ async fn deliveries_that_a_killed_server_waits_for_without_having_them_keep_noth
     let mut world = World::jetstream(Settings::default()).await?;
     let sleep = |ms: u64| Assignment::new("acme", "sleep", json!({ "ms": ms }));
     // What lies before the first message that is left, the server forgets by itself.
-    let first = sleep(25_000);
+    let first = sleep(32_000);
     world.router.send(&first).await?;
     let gone: Vec<Assignment> = (0..GHOSTS).map(|_| sleep(2_000)).collect();
     world.router.send_all(&gone).await?;
@@ -136,7 +136,7 @@ async fn deliveries_that_a_killed_server_waits_for_without_having_them_keep_noth
     tokio::time::sleep(Duration::from_secs(2)).await;
     let out = crate::stranded::standing(&world.router).await?.out;
     ensure!(out > GHOSTS as u64, "the server has not taken the bait: {out} are out");
-    world.router.run(&Assignment::new("acme", "echo", json!({})), Duration::from_secs(12)).await?;
+    world.router.run(&Assignment::new("acme", "echo", json!({})), Duration::from_secs(20)).await?;
     ensure!(world.router.ask(|model| model.result_of(&first.id).is_none()), "the first is over: nothing is shown");
     world.finish().await
 }
