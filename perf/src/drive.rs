@@ -10,7 +10,7 @@ use async_nats::{Client, Subscriber};
 use futures_util::StreamExt as _;
 use hdrhistogram::Histogram;
 
-use crate::message::{Form, answered};
+use crate::message::{BESIDE, Form, answered};
 
 /// Not measured: connections, caches and the consumer's first pulls settle.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -212,6 +212,9 @@ impl<'a> Driver<'a> {
     fn take(&mut self, body: &[u8], begin: Instant) -> Result<()> {
         let now = Instant::now();
         let (n, good) = answered(body).with_context(|| format!("not a result: {}", String::from_utf8_lossy(body)))?;
+        if n >= BESIDE {
+            return Ok(());
+        }
         let slot = self.slots.get_mut(n as usize).with_context(|| format!("a result for step {n}, which was never sent"))?;
         let waited = match std::mem::replace(slot, Slot::Done) {
             Slot::Sent(at) => Some(now - at),

@@ -12,6 +12,7 @@ mod drive;
 mod engine;
 mod floor;
 mod frames;
+mod gpu;
 mod message;
 mod nats;
 mod place;
@@ -40,6 +41,10 @@ enum Command {
     Floor(NatsArgs),
     /// Blocks that do something, over NATS, beside one that does nothing and a bare HTTP client.
     Blocks(NatsArgs),
+    /// Steps that do nothing, while another tenant's steps do a lot.
+    Neighbours(NatsArgs),
+    /// The gpu lane's jobs on a device, if there is one, and on the CPU.
+    Gpu(gpu::GpuArgs),
     /// Shards without NATS.
     Engine(engine::EngineArgs),
     /// What a start costs, and a worker that does nothing.
@@ -73,6 +78,9 @@ pub(crate) struct NatsArgs {
     /// Steps waiting when the drain begins.
     #[arg(long, default_value_t = 200_000)]
     backlog: u32,
+    /// Steps of the other tenant at once, for `neighbours`.
+    #[arg(long, default_value_t = 100)]
+    beside: u32,
     /// Tenants that the steps belong to, in turn.
     #[arg(long, default_value_t = 16)]
     tenants: u32,
@@ -122,6 +130,8 @@ fn main() -> Result<()> {
     match cli.command {
         Command::Nats(args) => runtime.block_on(nats::measure(&args, Scenario::Nats)),
         Command::Floor(args) => runtime.block_on(nats::measure(&args, Scenario::Floor)),
+        Command::Neighbours(args) => runtime.block_on(nats::measure(&args, Scenario::Neighbours)),
+        Command::Gpu(args) => gpu::measure(&args),
         Command::Blocks(args) => runtime.block_on(nats::measure(&args, Scenario::Blocks)),
         Command::PlaceWorker(args) => runtime.block_on(place::work(&args)),
         Command::Engine(args) => engine::measure(&args),

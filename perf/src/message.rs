@@ -25,7 +25,20 @@ pub(crate) enum Job {
     BlobPut,
     /// One that is there.
     BlobGet,
+    /// The digest of [`LARGE`].
+    HashLarge,
+    /// A GET whose answer comes one byte a second.
+    HttpSlow,
+    /// A GET of a large answer, into a blob.
+    HttpLarge,
 }
+
+/// A blob that keeps a compute thread for about a second, and its size in bytes.
+pub(crate) const LARGE: (&str, u64) = ("large.bin", 1 << 30);
+/// Whose steps run beside those that are measured.
+pub(crate) const LOUD: &str = "loud";
+/// The first number of these: below it are those that are measured.
+pub(crate) const BESIDE: u32 = 1 << 31;
 
 /// The blob that every tenant has, and what is in it.
 pub(crate) const BLOB: (&str, &str) = ("there.txt", "the quick brown fox jumps over the lazy dog\n");
@@ -45,6 +58,13 @@ impl Job {
                 ("fs.blob_put", format!(r#"{{"path":"{}/{n}.txt","content":"{text}"}}"#, n % 64))
             }
             Job::BlobGet => ("fs.blob_get", format!(r#"{{"path":"{}"}}"#, BLOB.0)),
+            Job::HashLarge => ("crypto.hash", format!(r#"{{"path":"{}"}}"#, LARGE.0)),
+            Job::HttpSlow => ("http.request", r#"{"connector":"place","path":"/slow"}"#.to_owned()),
+            Job::HttpLarge => {
+                let to = format!("got/{n}");
+                let inputs = format!(r#"{{"connector":"place","path":"/large","response":"blob","response_blob":"{to}"}}"#);
+                ("http.request", inputs)
+            }
         }
     }
 }
@@ -94,19 +114,28 @@ pub(crate) fn assignment(n: u32, tenants: u32) -> Vec<u8> {
     spelt(Job::Echo, n, tenants)
 }
 
+/// Assignment `n` of those that run beside: it has all the time that it wants.
+pub(crate) fn beside(job: Job, n: u32) -> Vec<u8> {
+    assigned(job, BESIDE + n, LOUD, 600_000)
+}
+
 fn spelt(job: Job, n: u32, tenants: u32) -> Vec<u8> {
-    let tenant = n % tenants.max(1);
+    assigned(job, n, &format!("tenant-{}", n % tenants.max(1)), 60_000)
+}
+
+fn assigned(job: Job, n: u32, tenant: &str, deadline_ms: u32) -> Vec<u8> {
     let (block, payload) = job.spelt(n);
     format!(
         concat!(
-            r#"{{"version":"1","assignment_id":"{id}","request_id":"{id}","tenant_id":"tenant-{tenant}","#,
+            r#"{{"version":"1","assignment_id":"{id}","request_id":"{id}","tenant_id":"{tenant}","#,
             r#""executor":{{"provider_id":"endstation","channel":"nats"}},"#,
             r#""job":{{"type":"{block}","payload":{payload}}},"#,
-            r#""options":{{"priority":50,"deadline_ms":60000}},"#,
+            r#""options":{{"priority":50,"deadline_ms":{deadline_ms}}},"#,
             r#""correlation":{{"trace_id":"0af7651916cd43dd8448eb21{n:08x}"}},"metadata":{{"source":"perf"}}}}"#
         ),
         id = id(n),
         tenant = tenant,
+        deadline_ms = deadline_ms,
         block = block,
         payload = payload,
         n = n

@@ -2,18 +2,22 @@
 //! alike. Each measurement has a fresh server, fresh streams and a fresh process.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::NatsArgs;
 use crate::drive::{Cpu, Driver, Load, Window};
-use crate::message::{BLOB, Job};
+use crate::message::{self, ASSIGN, BLOB, Job, LARGE, LOUD};
 use crate::place::{self, Place};
 use crate::report::{Machine, Report};
 use crate::server::NatsServer;
-use crate::subject::{ALL, BLOCKS, Counters, Running, Subject};
+use crate::subject::{ALL, BLOCKS, Counters, NEIGHBOURS, Running, Subject};
 use crate::{disk, process};
+
+/// What runs beside is under way by then.
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// One measurement of one subject under one load.
 #[derive(Clone, Debug, Serialize)]
@@ -50,16 +54,22 @@ pub(crate) enum Scenario {
     Floor,
     /// Blocks that do something.
     Blocks,
+    /// What one tenant's steps cost another's.
+    Neighbours,
 }
 
 /// Measures and reports.
 pub(crate) async fn measure(args: &NatsArgs, scenario: Scenario) -> Result<()> {
     let root = crate::scratch(args.dir.as_deref())?;
     let worker = if scenario == Scenario::Floor { None } else { Some(worker_binary(args.worker.as_deref())?) };
-    let place = if scenario == Scenario::Blocks { Some(Place::open(root.path())?) } else { None };
+    let place = if matches!(scenario, Scenario::Blocks | Scenario::Neighbours) { Some(Place::open(root.path())?) } else { None };
     let machine = Machine::look(&args.keep, disk::fsync(root.path())?)?;
     let wanted = |subject: &Subject| (worker.is_some() || subject.is_floor()) && subject.name().contains(&args.only);
-    let all = if scenario == Scenario::Blocks { &BLOCKS[..] } else { &ALL[..] };
+    let all = match scenario {
+        Scenario::Blocks => &BLOCKS[..],
+        Scenario::Neighbours => &NEIGHBOURS[..],
+        Scenario::Nats | Scenario::Floor => &ALL[..],
+    };
     let subjects: Vec<Subject> = all.iter().copied().filter(wanted).collect();
     let mut rows = Vec::new();
     for round in 0..args.runs {
@@ -76,7 +86,7 @@ pub(crate) async fn measure(args: &NatsArgs, scenario: Scenario) -> Result<()> {
             }
         }
     }
-    if let Some(place) = &place {
+    if let Some(place) = place.as_ref().filter(|_| scenario == Scenario::Blocks) {
         let bare = place::bare(place, args.seconds).await?;
         let (gets, cpu_us) = bare;
         eprintln!("a bare client of the same place, 64 in flight: {gets:.0} GETs/s, {cpu_us:.1} µs of its CPU each");
@@ -85,6 +95,7 @@ pub(crate) async fn measure(args: &NatsArgs, scenario: Scenario) -> Result<()> {
         Scenario::Nats => "nats",
         Scenario::Floor => "floor",
         Scenario::Blocks => "blocks",
+        Scenario::Neighbours => "neighbours",
     };
     Report::new(name, machine, rows).show(&args.keep)
 }
@@ -115,6 +126,11 @@ async fn one(
             std::fs::write(folder.join(BLOB.0), BLOB.1)?;
         }
     }
+    if subject == Subject::Beside(Some(Job::HashLarge)) {
+        let folder = dir.join("data/blobs").join(endstation::blocks::local::folder_of(LOUD));
+        std::fs::create_dir_all(&folder)?;
+        std::fs::File::create(folder.join(LARGE.0))?.set_len(LARGE.1)?;
+    }
     let server = NatsServer::start(dir, subject.form(), subject.stored()).await?;
     let (mut running, window, counters, peak, threads);
     if load == Load::Drain {
@@ -129,6 +145,15 @@ async fn one(
     } else {
         running = Running::launch(subject, worker, args.shards.as_deref(), &server, place.as_deref(), dir)?;
         running.ready().await?;
+        if let Subject::Beside(Some(job)) = subject {
+            let client = server.connect().await?;
+            for n in 0..args.beside {
+                client.publish(ASSIGN, message::beside(job, n).into()).await?;
+            }
+            client.flush().await?;
+            // They are all under way, or what there may be of them.
+            tokio::time::sleep(SETTLE).await;
+        }
         let pid = running.pid();
         let cpu = || read_cpu(Some(pid), server.pid());
         let driver = Driver::new(server.connect().await?, subject.form(), args.tenants, &cpu).await?;

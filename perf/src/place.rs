@@ -9,11 +9,13 @@ use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::process::thread_cpu_us;
+use crate::process::{raise_files, thread_cpu_us};
 use crate::server::free_port;
 
 /// In flight at once by the bare client.
 const IN_FLIGHT: usize = 64;
+/// A large answer, in bytes.
+const POURED: u64 = 64 << 20;
 const ANSWER: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 37\r\n\r\n{\"text\":\"the quick brown fox jumps\"}\n";
 const END: &[u8] = b"\r\n\r\n";
@@ -65,6 +67,7 @@ impl Drop for Place {
 
 /// Answers until it is killed.
 pub(crate) async fn work(args: &PlaceArgs) -> Result<()> {
+    raise_files()?;
     let listener = TcpListener::bind(("127.0.0.1", args.port)).await?;
     loop {
         let (stream, _) = listener.accept().await?;
@@ -95,11 +98,38 @@ async fn serve(mut stream: TcpStream) -> Result<()> {
                 break;
             }
             begin = end;
+            if text.starts_with("get /slow") {
+                return dribble(stream).await;
+            }
+            if text.starts_with("get /large") {
+                pour(&mut stream).await?;
+                continue;
+            }
             stream.write_all(ANSWER).await?;
         }
         buffer.copy_within(begin..filled, 0);
         filled -= begin;
     }
+}
+
+/// An answer of one byte a second.
+async fn dribble(mut stream: TcpStream) -> Result<()> {
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 100000\r\n\r\n").await?;
+    loop {
+        stream.write_all(b"x").await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// A large answer as fast as it is taken.
+async fn pour(stream: &mut TcpStream) -> Result<()> {
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: {POURED}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    let piece = vec![0; 256 << 10];
+    for _ in 0..POURED / piece.len() as u64 {
+        stream.write_all(&piece).await?;
+    }
+    Ok(())
 }
 
 fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {

@@ -26,6 +26,19 @@ pub(crate) fn peak_bytes(pid: u32) -> Result<u64> {
     Ok(kib * 1024)
 }
 
+/// Opens as many files as this process may.
+pub(crate) fn raise_files() -> Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointers are to a limit of ours that outlives the calls.
+    let failed = unsafe {
+        let read = libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        read != 0 || libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) != 0
+    };
+    anyhow::ensure!(!failed, "no more files may be opened: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
 /// Threads it has now.
 pub(crate) fn threads(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;

@@ -32,7 +32,17 @@ pub(crate) enum Subject {
     Native,
     /// endstation with steps of a block that does something, results stored.
     Block(Job),
+    /// endstation with steps that do nothing, while another tenant's do this.
+    Beside(Option<Job>),
 }
+
+/// What a tenant is beside, alone first.
+pub(crate) const NEIGHBOURS: [Subject; 4] = [
+    Subject::Beside(None),
+    Subject::Beside(Some(Job::HashLarge)),
+    Subject::Beside(Some(Job::HttpSlow)),
+    Subject::Beside(Some(Job::HttpLarge)),
+];
 
 /// The blocks that do something, beside one that does nothing.
 pub(crate) const BLOCKS: [Subject; 5] = [
@@ -75,6 +85,14 @@ impl Subject {
             Subject::Block(Job::HttpPost) => "http.request, POST (never twice)",
             Subject::Block(Job::BlobPut) => "fs.blob_put",
             Subject::Block(Job::BlobGet) => "fs.blob_get",
+            Subject::Block(Job::HashLarge) => "crypto.hash of 1 GiB",
+            Subject::Block(Job::HttpSlow) => "http.request, a byte a second",
+            Subject::Block(Job::HttpLarge) => "http.request, 64 MiB to a blob",
+            Subject::Beside(None) => "echo alone",
+            Subject::Beside(Some(Job::HashLarge)) => "echo beside hashes of 1 GiB",
+            Subject::Beside(Some(Job::HttpSlow)) => "echo beside slow servers",
+            Subject::Beside(Some(Job::HttpLarge)) => "echo beside downloads of 64 MiB",
+            Subject::Beside(Some(_)) => "echo beside others",
         }
     }
 
@@ -82,7 +100,7 @@ impl Subject {
     pub(crate) fn stored(self) -> bool {
         match self {
             Subject::Bare(results) | Subject::Floor(results) | Subject::Worker { results, .. } => results == Results::Stream,
-            Subject::Shared | Subject::Native | Subject::Block(_) => true,
+            Subject::Shared | Subject::Native | Subject::Block(_) | Subject::Beside(_) => true,
         }
     }
 
@@ -148,7 +166,7 @@ impl Running {
                 }
                 command
             }
-            Subject::Worker { .. } | Subject::Shared | Subject::Native | Subject::Block(_) => {
+            Subject::Worker { .. } | Subject::Shared | Subject::Native | Subject::Block(_) | Subject::Beside(_) => {
                 let events = matches!(subject, Subject::Worker { events: true, .. });
                 let port = free_port()?;
                 ops_port = Some(port);
@@ -169,6 +187,10 @@ impl Running {
                 }
                 if subject == Subject::Native {
                     command.env("ENDSTATION__NATS__ASSIGN_SUBJECTS", STEPS);
+                }
+                if matches!(subject, Subject::Beside(_)) {
+                    // As many servers as there are keep a step each waiting.
+                    command.env("ENDSTATION__LIMITS__TENANT_RUNNING", "20000").env("ENDSTATION__LIMITS__SHARD_RUNNING", "20000");
                 }
                 if let Some(place) = place {
                     command
