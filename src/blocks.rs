@@ -128,7 +128,7 @@ impl Reach {
     fn blobs(&self, cx: &BlockCx, connector: Option<&str>, pointer: &str) -> Result<Rc<dyn Blobs>, Fault> {
         let Some(name) = connector else { return Ok(cx.blobs.clone()) };
         let store = self.policy.store(&cx.tenant, name, pointer).map_err(|refused| refused.fault())?;
-        Guardrails::of(&cx.guardrails)?.store(store, pointer).map_err(|refused| refused.fault())?;
+        Guardrails::read(&cx.guardrails)?.store(store, pointer).map_err(|refused| refused.fault())?;
         Ok(self.stores.of(store))
     }
 }
@@ -142,15 +142,22 @@ pub struct Checked {
     pub inputs: Option<Bytes>,
     /// What it needs of the machine.
     pub needs: Demand,
+    /// What these inputs must not be left without, besides what the block itself needs.
+    pub scopes: Scopes,
     /// A policy forbids it, whatever else is true of it.
     pub denied: Option<Fault>,
 }
 
 impl Checked {
     fn as_sent(effect: EffectClass) -> Self {
-        Checked { effect, inputs: None, needs: IO, denied: None }
+        Checked { effect, inputs: None, needs: IO, scopes: NO_SCOPES, denied: None }
     }
 }
+
+/// What a step needs that touches nothing of its tenant's.
+const NO_SCOPES: Scopes = Scopes::of(&[]);
+/// What a step needs that names a blob.
+const BLOBS: Scopes = Scopes::of(&[Scope::Blob]);
 
 /// Nothing but a slot among the steps that wait for others.
 const IO: Demand = Demand { lane: Lane::Io, memory_bytes: 0, device_form: false, memory_on_device_bytes: 0 };

@@ -472,8 +472,8 @@ fn asked<'a>(query: &Query<'a>) -> Ask<'a> {
 }
 
 fn found(block: BlockId, kind: BlockId, entry: &blocks::Entry, query: &Query<'_>, checked: Checked) -> FoundBlock {
-    let Checked { effect, inputs, needs: demand, denied } = checked;
-    let denied = query.narrow.denied(entry.scopes).or(denied);
+    let Checked { effect, inputs, needs: demand, scopes, denied } = checked;
+    let denied = query.narrow.denied(entry.scopes.or(scopes)).or(denied);
     FoundBlock { block, kind, canonical: entry.info.name, effect, inputs, demand, denied }
 }
 

@@ -130,7 +130,7 @@ impl Generate {
 
     async fn run(&self, cx: &BlockCx, wish: &Wish<'_>) -> Result<Bytes, Fault> {
         let policy = self.reach.policy.clone();
-        let guardrails = Guardrails::of(&cx.guardrails)?;
+        let guardrails = Guardrails::read(&cx.guardrails)?;
         let plan = plan(&policy, &cx.tenant, wish, &guardrails).map_err(Unplanned::fault)?;
         let Served { route, connector, provider } = plan.served;
         let guard = guardrails.guard(route.guard);

@@ -6,7 +6,7 @@
 //! never put out what it keeps; where all of them together are too many bytes for a shard, the tenant that has asked for
 //! nothing for the longest time loses all of its own.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,10 +19,12 @@ use shards::ids::{BlockId, Text};
 use shards::outcome::Fault;
 use shards::runtime::rt::Clock;
 
-use super::TABLE;
+use super::{TABLE, is_paid_for};
 
 /// Counted for each entry besides its outputs, in bytes.
 const ENTRY_BYTES: u64 = 128;
+/// Counted for each tenant that keeps anything, in bytes.
+const DRAWER_BYTES: u64 = 1 << 10;
 /// An entry takes no more than this part of what its tenant may keep.
 const ENTRY_PART: u64 = 4;
 
@@ -61,6 +63,8 @@ pub struct Cache {
     clock: Clock,
     counts: Arc<CacheCounts>,
     tenants: RefCell<HashMap<Text, Drawer>>,
+    /// All that is counted, in bytes.
+    bytes: Cell<u64>,
 }
 
 /// One tenant's.
@@ -88,7 +92,7 @@ impl Weighter<[u8; 32], Kept> for Weight {
 impl Cache {
     /// An empty one.
     pub fn new(settings: CacheSettings, clock: Clock, counts: Arc<CacheCounts>) -> Cache {
-        Cache { settings, clock, counts, tenants: RefCell::default() }
+        Cache { settings, clock, counts, tenants: RefCell::default(), bytes: Cell::new(0) }
     }
 
     /// What is kept under this name and is no older than that.
@@ -114,18 +118,35 @@ impl Cache {
         }
         let now_us = self.clock.now().mono_us;
         let mut tenants = self.tenants.borrow_mut();
-        let new = || Drawer {
-            kept: quick_cache::unsync::Cache::with_weighter((most / (4 * ENTRY_BYTES)) as usize, most, Weight),
-            used_us: now_us,
-        };
-        let drawer = tenants.entry(tenant.clone()).or_insert_with(new);
+        if !tenants.contains_key(tenant) {
+            let kept = quick_cache::unsync::Cache::with_weighter((most / (4 * ENTRY_BYTES)) as usize, most, Weight);
+            // Copies, here and below: what is given may be a piece of something larger.
+            tenants.insert(Text::from(&**tenant), Drawer { kept, used_us: now_us });
+            self.bytes.set(self.bytes.get() + DRAWER_BYTES);
+        }
+        let Some(drawer) = tenants.get_mut(tenant) else { return };
+        let before = drawer.kept.weight();
         drawer.used_us = now_us;
-        // A copy: what a block made may be a piece of something larger.
         let outputs = Bytes::copy_from_slice(outputs);
         drawer.kept.insert(id, Kept { outputs, since_us: now_us, until_us: now_us.saturating_add(ttl_ms * 1000) });
-        while tenants.values().map(|drawer| drawer.kept.weight()).sum::<u64>() > self.settings.shard_bytes_max {
-            let idle = tenants.iter().min_by_key(|(_, drawer)| drawer.used_us).map(|(tenant, _)| tenant.clone());
-            idle.and_then(|tenant| tenants.remove(&tenant));
+        self.bytes.set(self.bytes.get() + drawer.kept.weight() - before);
+        if self.bytes.get() > self.settings.shard_bytes_max {
+            self.forget_the_idle(&mut tenants);
+        }
+    }
+
+    /// Makes room for a while: a quarter of all there may be, so that tenants are not put in order for each entry.
+    fn forget_the_idle(&self, tenants: &mut HashMap<Text, Drawer>) {
+        let mut by_use: Vec<(u64, Text)> = tenants.iter().map(|(tenant, drawer)| (drawer.used_us, tenant.clone())).collect();
+        by_use.sort_unstable();
+        // Whoever came last stays, however little there may be.
+        by_use.pop();
+        for (_, tenant) in by_use {
+            if self.bytes.get() <= self.settings.shard_bytes_max / 4 * 3 {
+                break;
+            }
+            let gone = tenants.remove(&tenant).map_or(0, |drawer| drawer.kept.weight() + DRAWER_BYTES);
+            self.bytes.set(self.bytes.get() - gone);
         }
     }
 }
@@ -155,7 +176,11 @@ impl Block for Cached {
                 return Ok(outputs);
             }
             let outputs = run(&*self.inner, cx).await?;
-            self.cache.keep(&tenant, id, &outputs, wish.ttl_ms);
+            if is_paid_for(self.inner.info().name) {
+                self.cache.keep(&tenant, id, &for_nothing(&outputs), wish.ttl_ms);
+            } else {
+                self.cache.keep(&tenant, id, &outputs, wish.ttl_ms);
+            }
             Ok(outputs)
         })
     }
@@ -166,6 +191,15 @@ async fn run(block: &dyn Block, cx: BlockCx) -> Result<Bytes, Fault> {
         Some(result) => result,
         None => block.execute(cx).await,
     }
+}
+
+/// Outputs as they are given again: their cost was paid once.
+fn for_nothing(outputs: &Bytes) -> Bytes {
+    let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(outputs) else { return outputs.clone() };
+    let amounts = value.get_mut("cost").and_then(serde_json::Value::as_object_mut);
+    let Some(amounts) = amounts else { return outputs.clone() };
+    amounts.values_mut().for_each(|amount| *amount = 0.into());
+    Bytes::from(value.to_string())
 }
 
 /// Under what the outputs of a step are kept; the tenant has a drawer of its own.
@@ -267,6 +301,13 @@ mod tests {
     }
 
     #[test]
+    fn what_was_paid_for_costs_nothing_the_second_time() {
+        let given = |text: &'static str| for_nothing(&Bytes::from_static(text.as_bytes()));
+        assert_eq!(given(r#"{"text":"a","cost":{"USD":0.25}}"#), r#"{"text":"a","cost":{"USD":0}}"#);
+        assert_eq!(given(r#"{"text":"a" }"#), r#"{"text":"a" }"#);
+    }
+
+    #[test]
     fn a_tenant_keeps_so_much_and_puts_out_nothing_of_anothers() {
         on_a_shard(|blobs, _| async move {
             let bench = Bench::new(blobs, 4_096, 1 << 20);
@@ -291,7 +332,8 @@ mod tests {
                 bench.ask(tenant, "850", "k", 60_000).await;
             }
             let kept = |tenant| bench.block.cache.tenants.borrow().contains_key(tenant);
-            assert_eq!(["a", "b", "c", "d", "e"].map(kept), [false, true, true, true, true]);
+            assert_eq!(["a", "b", "c", "d", "e"].map(kept), [false, false, false, true, true]);
+            assert!(bench.block.cache.bytes.get() <= 4_096, "{}", bench.block.cache.bytes.get());
             let none = Bench::new(bench.blobs.clone(), 0, 1 << 20);
             assert_eq!(none.ask("a", "1", "k", 60_000).await, Some(1));
             assert_eq!(none.ask("a", "1", "k", 60_000).await, Some(2), "nothing is kept at all");

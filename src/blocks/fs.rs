@@ -223,7 +223,7 @@ impl Put {
             Content::Blob { path, connector } => {
                 let blobs = self.reach.blobs(cx, connector.as_deref(), "blob_connector")?;
                 let blob = blobs.open(&cx.tenant, path).await?;
-                Guardrails::of(&cx.guardrails)?.fits(blob.size(), task.content.pointer())?;
+                Guardrails::read(&cx.guardrails)?.fits(blob.size(), task.content.pointer())?;
                 From::Blob(blob)
             }
         };
@@ -344,7 +344,7 @@ impl Get {
         if end - task.offset > GET_BYTES_MAX {
             return Err(too_large(end - task.offset));
         }
-        Guardrails::of(&cx.guardrails)?.fits(end - task.offset, "path")?;
+        Guardrails::read(&cx.guardrails)?.fits(end - task.offset, "path")?;
         let content = read_part(&*blob, task.offset, end).await?;
         if let Some(said) = task.sha256 {
             let mut hasher = Sha256::new();

@@ -72,7 +72,7 @@ pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
     // A device takes the whole of it.
     let whole_bytes = task.source.inline().map_or(DEMAND.memory_on_device_bytes, |(_, size)| size);
     let needs = Demand { lane: task.source.lane(), memory_on_device_bytes: whole_bytes, ..DEMAND };
-    Ok(Checked { needs, denied, ..Checked::as_sent(EffectClass::Pure) })
+    Ok(Checked { needs, scopes: task.source.scopes(), denied, ..Checked::as_sent(EffectClass::Pure) })
 }
 
 impl Hash {

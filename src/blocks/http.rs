@@ -33,7 +33,7 @@ use crate::policy::{Auth, Connector};
 use crate::secrets::{Redaction, SecretRef};
 
 use super::inputs::forbidden;
-use super::{Ask, Checked, Reach};
+use super::{Ask, BLOBS, Checked, NO_SCOPES, Reach};
 
 pub(super) mod answer;
 pub(super) mod fault;
@@ -72,7 +72,7 @@ impl Http {
         }
         let policy = self.reach.policy.clone();
         let route = policy.route(&cx.tenant, request.connector.as_deref()).map_err(|refused| refused.fault())?;
-        let guardrails = Guardrails::of(&cx.guardrails)?;
+        let guardrails = Guardrails::read(&cx.guardrails)?;
         let guard = guardrails.guard(route.guard);
         let target = request.target(&route, &guard)?;
         let effect = effect(request, route.connector.map(|(_, connector)| connector));
@@ -163,7 +163,9 @@ pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
         Ok(_) => None,
     };
     let denied = denied.or(too_much).or_else(|| stores_denied(ask, &request));
-    Ok(Checked { denied, ..Checked::as_sent(effect) })
+    let blobs = matches!(request.content, Content::Blob { .. }) || matches!(request.form, Form::Blob { .. });
+    let scopes = if blobs { BLOBS } else { NO_SCOPES };
+    Ok(Checked { scopes, denied, ..Checked::as_sent(effect) })
 }
 
 /// What forbids the stores that the body comes from and the answer goes to.
@@ -177,8 +179,7 @@ fn stores_denied(ask: &Ask<'_>, request: &Request<'_>) -> Option<Fault> {
         Ok(store) if !overwrite && !store.settings.if_absent => {
             Some(forbidden("overwrite", "true: this store cannot refuse to replace what is there"))
         }
-        Ok(_) => from,
-        Err(refused) => from.or_else(|| Some(refused.fault())),
+        _ => from.or_else(|| ask.store_denied(Some(name), "response_blob_connector")),
     }
 }
 
@@ -243,7 +244,7 @@ impl Block for Http {
     fn execute<'a>(&'a self, cx: BlockCx) -> Local<'a, Result<Bytes, Fault>> {
         Box::pin(async move {
             let mut request = Request::read(&cx.inputs)?;
-            request.keep_to(&Guardrails::of(&cx.guardrails)?)?;
+            request.keep_to(&Guardrails::read(&cx.guardrails)?)?;
             let sent = Cell::new(false);
             let Some(ms) = request.attempt_ms else { return self.run(&cx, &request, &sent).await };
             let effect = self.effect_of(&request, &cx);

@@ -133,7 +133,7 @@ impl Media {
         let (width, height, quality) = (image.width(), image.height(), task.quality);
         let encoded = self.reach.compute.run(move || encoding.encode(&image, quality)).await;
         let encoded = encoded.map_err(|cause| failed("The image cannot be encoded.", "/format", &cause))?;
-        Guardrails::of(&cx.guardrails)?.fits(encoded.len() as u64, "format")?;
+        Guardrails::read(&cx.guardrails)?.fits(encoded.len() as u64, "format")?;
         let head =
             json!({ "format": encoding.name(), "width": width, "height": height, "size": encoded.len(), "computed_by": by });
         match &task.to {

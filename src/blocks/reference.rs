@@ -21,7 +21,7 @@ use super::outputs::json;
 use super::source::{HERE_BYTES, read_whole, strides};
 use crate::policy::narrow::{Guardrails, Narrow};
 
-use super::{Ask, Checked, Entry, Reach, TABLE, is_paid_for, path};
+use super::{Ask, BLOBS, Checked, Entry, Reach, TABLE, is_paid_for, path};
 
 /// The largest inputs that are read, in bytes.
 const BYTES_MAX: u64 = 8 << 20;
@@ -126,7 +126,7 @@ pub fn check(entry: &Entry, ask: &Ask<'_>) -> Result<Checked, Fault> {
     if is_paid_for(entry.info.name) && !ask.provider.is_empty() {
         inputs["provider"] = ask.provider.into();
     }
-    Ok(Checked { effect: entry.info.effect, inputs: Some(json(&inputs)), needs: entry.unread, denied })
+    Ok(Checked { effect: entry.info.effect, inputs: Some(json(&inputs)), needs: entry.unread, scopes: BLOBS, denied })
 }
 
 /// Where outputs are kept that are too large for a message: in a store for the tenants that it lists, else among the tenant's own
@@ -172,7 +172,7 @@ impl Referred {
         let provider = referred["provider"].as_str().unwrap_or_default();
         let inputs = Bytes::from(self.fetch(&cx).await?);
         // Which scopes it is left with was looked at when it came.
-        let narrow = Narrow { scopes: None, guardrails: Guardrails::of(&cx.guardrails)? };
+        let narrow = Narrow { scopes: None, guardrails: Guardrails::read(&cx.guardrails)? };
         let ask = Ask { policy: &self.reach.policy, tenant: &cx.tenant, name, inputs: &inputs, provider, narrow: &narrow };
         let checked = self.entry.check(&ask)?;
         if let Some(denied) = checked.denied {
@@ -189,6 +189,7 @@ impl Referred {
         let there = Reference::read(&cx.inputs)?;
         let blobs = self.reach.blobs(cx, there.connector.as_deref(), "payload_ref")?;
         let blob = blobs.open(&cx.tenant, &there.path).await?;
+        Guardrails::read(&cx.guardrails)?.fits(blob.size(), "payload_ref")?;
         if blob.size() > BYTES_MAX {
             let details = serde_json::json!({ "field": FIELD, "size": blob.size(), "size_max": BYTES_MAX });
             return Err(

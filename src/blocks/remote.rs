@@ -105,7 +105,10 @@ impl Remote {
         if bytes.is_some_and(|bytes| bytes > OBJECT_BYTES_MAX) {
             return Err(fault::too_large());
         }
-        let open = |account| Reservation::open(account, inner.stores.clone(), inner.home(tenant), inner.store.name.clone());
+        let open = |account| {
+            let (stores, name) = (inner.stores.clone(), inner.store.name.clone());
+            Reservation::open(account, stores, inner.home(tenant), name, path.to_owned())
+        };
         let mut reservation = inner.account(tenant).map(open);
         if let (Some(reservation), Some(bytes)) = (&mut reservation, bytes) {
             reservation.grow(bytes).await?;

@@ -120,7 +120,12 @@ fn admit(ask: &Ask<'_>, task: &Task<'_>, signs: bool) -> Result<Checked, Fault> 
         }
         Ok(key) => {
             let denied = ask.store_denied(task.source.connector(), "connector");
-            task.fits(key).map(|()| Checked { needs: Demand { lane: task.source.lane(), ..IO }, denied, ..pure })
+            task.fits(key).map(|()| Checked {
+                needs: Demand { lane: task.source.lane(), ..IO },
+                scopes: task.source.scopes(),
+                denied,
+                ..pure
+            })
         }
         Err(refused) => Ok(Checked { denied: Some(refused.fault()), ..pure }),
     }

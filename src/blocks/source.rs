@@ -9,10 +9,10 @@ use shards::outcome::{Code, Fault};
 use shards::step::Lane;
 
 use crate::compute::Compute;
-use crate::policy::narrow::Guardrails;
+use crate::policy::narrow::{Guardrails, Scopes};
 
 use super::inputs::{Inputs, forbidden};
-use super::{Reach, path};
+use super::{BLOBS, NO_SCOPES, Reach, path};
 
 /// Computed over on the shard, in bytes: a fraction of a millisecond with every algorithm that we have, and not more than handing
 /// it to another thread costs.
@@ -75,13 +75,18 @@ impl<'a> Source<'a> {
             Source::Blob { path, .. } => path,
         };
         let blob = reach.blobs(cx, self.connector(), "connector")?.open(&cx.tenant, path).await?;
-        Guardrails::of(&cx.guardrails)?.fits(blob.size(), "path")?;
+        Guardrails::read(&cx.guardrails)?.fits(blob.size(), "path")?;
         if blob.size() > bytes_max {
             let (size, sentence) = (blob.size(), "The blob is larger than one step may take in one piece.");
             let details = format!(r#"{{"pointer":"/path","size":{size},"size_max":{bytes_max}}}"#);
             return Err(Fault::new(Code::ExecutionFailed, sentence).with_details(details));
         }
         read_whole(&*blob).await.map(Cow::Owned)
+    }
+
+    /// What a step with it must not be left without.
+    pub(super) fn scopes(&self) -> Scopes {
+        if self.inline().is_some() { NO_SCOPES } else { BLOBS }
     }
 
     /// Where a step with it waits.
@@ -105,7 +110,7 @@ impl<'a> Source<'a> {
             Source::Bytes(bytes) => bytes,
             Source::Blob { path, .. } => {
                 let blob = reach.blobs(cx, self.connector(), "connector")?.open(&cx.tenant, path).await?;
-                Guardrails::of(&cx.guardrails)?.fits(blob.size(), "path")?;
+                Guardrails::read(&cx.guardrails)?.fits(blob.size(), "path")?;
                 return fold_blob(&*blob, &reach.compute, state, take).await;
             }
         };

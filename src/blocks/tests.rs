@@ -31,6 +31,7 @@ use crate::policy::narrow::NOTHING;
 
 pub(super) mod checks;
 pub(super) mod manifests;
+mod narrowed;
 mod runs;
 
 /// Runs `test` on a core of its own, with a root for blobs.

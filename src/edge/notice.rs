@@ -10,6 +10,8 @@ use shards::limits::{ID_BYTES_MAX, Limits};
 use shards::outcome::{Code, Fault};
 use shards::step::{Delivery, Notice};
 
+use crate::policy::signers::{HEADER, Kind};
+
 use super::fingerprint::field;
 use super::json::{Tape, Value, fields};
 use super::native::{self, CANCEL_PREFIX, Encoding, SIGNALS_PREFIX, optional_id};
@@ -36,6 +38,11 @@ fields! {
 /// Whether a subject is one that notices come on.
 pub(crate) fn is_notice(subject: &str) -> bool {
     subject.starts_with(CANCEL_PREFIX) || subject.starts_with(SIGNALS_PREFIX)
+}
+
+/// What a message on such a subject is to those who sign it.
+pub(super) fn kind(subject: &str) -> Kind {
+    Kind::Notice(if subject.starts_with(SIGNALS_PREFIX) { "signal" } else { "cancel" })
 }
 
 /// Reads a notice: its tenant, the key of the step it is about (zero where none is), and what it says.
@@ -76,6 +83,10 @@ fn cancel(delivery: &Delivery, tenant: &str, salt: &Salt, limits: &Limits, tape:
         return Err(twice(&format!("/context/{name}")));
     }
     let named = optional_id(&mail, context.tenant_id(), "/context/tenant_id")?;
+    // A signature is over the body: what it says of no tenant in there, it says of every one that its signer has.
+    if named.is_none() && delivery.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(HEADER)) {
+        return Err(missing("/context/tenant_id"));
+    }
     let other = mail.heads.tenant.is_some_and(|header| **header != *tenant) || named.is_some_and(|named| *named != *tenant);
     if other || !is_tenant(tenant) {
         let fault = Fault::new(Code::PermissionDenied, "subject, header and payload name different tenants");

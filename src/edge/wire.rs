@@ -29,6 +29,7 @@ use crate::edge::roll::Roll;
 use crate::edge::{answer, beamline, event, native, notice, protobuf};
 use crate::policy::Policy;
 use crate::policy::narrow::{Guardrails, Narrow, Scopes};
+use crate::policy::signers::Kind;
 
 /// How the subject of a line's delivery begins. No NATS subject has a space in it, so a message that was read back from
 /// the journal still shows that it was a line.
@@ -166,6 +167,12 @@ fn is_line(delivery: &Delivery) -> bool {
     }
 }
 
+/// A message is not signed as it must be.
+fn unsigned(rule: &str) -> Fault {
+    let details = serde_json::json!({ "rule": rule });
+    Fault::new(Code::SignatureInvalid, "the message is not signed as it must be").with_details(details.to_string())
+}
+
 /// Outputs of a step cannot be used again.
 fn not_kept(rule: &str) -> Fault {
     let details = serde_json::json!({ "field": "/cache", "rule": rule });
@@ -224,7 +231,9 @@ impl EdgeWire {
     fn try_read(&self, delivery: &Delivery, since_ms: u64, tape: &mut Tape) -> Result<Read, Unreadable> {
         if notice::is_notice(&delivery.subject) {
             let (tenant, key, notice) = notice::read(delivery, &self.settings.salt, &self.settings.limits, tape);
-            let notice = self.check_signature(&tenant, delivery, since_ms).map_or_else(Notice::Refused, |_| notice);
+            let notice = self
+                .check_signature(notice::kind(&delivery.subject), &tenant, delivery, since_ms)
+                .map_or_else(Notice::Refused, |_| notice);
             return Ok(Read { tenant, key, fingerprint: Fingerprint([0; 32]), asker: None, content: Content::Notice(notice) });
         }
         let garbage = |why| Unreadable::new(Fault::new(Code::InvalidFormat, why));
@@ -255,7 +264,7 @@ impl EdgeWire {
         let native = native::is_native(&mail);
         let mut reading = if native { native::read(&mut mail)? } else { beamline::read(&mut mail)? };
         // Before anything of it counts: what is not signed as it must be is nobody's.
-        reading.ceiling = self.check_signature(&reading.tenant, delivery, since_ms).map_err(|fault| {
+        reading.ceiling = self.check_signature(Kind::Step, &reading.tenant, delivery, since_ms).map_err(|fault| {
             let tenant = reading.tenant.clone();
             Unreadable { tenant, fault }
         })?;
@@ -263,12 +272,14 @@ impl EdgeWire {
     }
 
     /// The scopes that a message's signer leaves to it.
-    fn check_signature(&self, tenant: &str, delivery: &Delivery, at_ms: u64) -> Result<Option<Scopes>, Fault> {
-        let signed = self.settings.policy.check_signature(tenant, delivery, at_ms, &mut self.signed.borrow_mut());
-        signed.map_err(|rule| {
-            let details = serde_json::json!({ "rule": rule });
-            Fault::new(Code::SignatureInvalid, "the message is not signed as it must be").with_details(details.to_string())
-        })
+    fn check_signature(&self, kind: Kind, tenant: &str, delivery: &Delivery, at_ms: u64) -> Result<Option<Scopes>, Fault> {
+        if delivery.body.len() as u64 > self.settings.limits.payload_bytes_max {
+            // Nothing is computed over what is refused for its size; and nobody is answered who has to sign.
+            let demanded = self.settings.policy.demands_signature(tenant) && !matches!(delivery.origin, Origin::Journal { .. });
+            return if demanded { Err(unsigned("the message is larger than this worker takes")) } else { Ok(None) };
+        }
+        let signed = self.settings.policy.check_signature(kind, tenant, delivery, at_ms, &mut self.signed.borrow_mut());
+        signed.map_err(|rule| unsigned(&rule))
     }
 
     /// Names the step and its asker, and looks its block up.

@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use serde_json::{Value, json};
 use shards::outcome::{Code, Fault};
 
@@ -37,6 +36,12 @@ impl Scopes {
     pub fn with(self, name: &str) -> Scopes {
         let known = Scope::NAMES.iter().find(|(known, _)| *known == name);
         known.map_or(self, |(_, scope)| Scopes(self.0 | Scopes::of(&[*scope]).0))
+    }
+
+    /// What either has.
+    #[must_use]
+    pub fn or(self, other: Scopes) -> Scopes {
+        Scopes(self.0 | other.0)
     }
 
     /// What both have.
@@ -132,14 +137,6 @@ impl Guardrails {
             }
         }
         Ok(rails)
-    }
-
-    /// Of a step that was accepted with them.
-    ///
-    /// # Errors
-    /// As for [`Guardrails::read`].
-    pub fn of(guardrails: &Bytes) -> Result<Guardrails, Fault> {
-        Guardrails::read(guardrails)
     }
 
     /// The smaller of the two bounds on what is sent, received, read or written, in bytes.

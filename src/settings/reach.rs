@@ -53,13 +53,21 @@ impl Desk {
         let dns = self.take_from(Cow::Borrowed("net.dns"), |written| Some(&written.net.dns), "", sockets);
         let (proxy, no_proxy) = self.proxy();
         let mut policy = PolicySettings { dns, proxy, no_proxy, own: own(nats, ops, grpc), ..PolicySettings::default() };
-        for tenant in self.section(|written| &written.tenants) {
+        // Whoever says nothing of it for a tenant means what is said for all: it is no grant that a section of its own takes away.
+        let tenants = self.section(|written| &written.tenants);
+        let all = tenants.contains(DEFAULT)
+            && self.of_tenant(DEFAULT, "require_signature", |tenant| &tenant.require_signature, "false", flag);
+        for tenant in tenants {
             let rule = is_name(&tenant, TENANT_BYTES_MAX).then_some(()).ok_or("a tenant's id, or default");
             let scopes = self.of_tenant(&tenant, "scopes", |tenant| &tenant.scopes, "", scopes);
             if let Err(rule) = rule {
                 self.fault(&format!("tenants.{tenant}.scopes"), format!("must stand under {rule}"));
             }
-            let demanded = self.of_tenant(&tenant, "require_signature", |tenant| &tenant.require_signature, "false", flag);
+            let usual = if all { "true" } else { "false" };
+            let demanded = match tenant.as_str() {
+                DEFAULT => all,
+                tenant => self.of_tenant(tenant, "require_signature", |tenant| &tenant.require_signature, usual, flag),
+            };
             policy.grants.insert(tenant.clone(), scopes);
             policy.demands.insert(tenant, demanded);
         }
@@ -374,6 +382,19 @@ mod tests {
         assert_eq!(settings.policy.grants["acme"], [Scope::Http]);
         let row = settings.rows().iter().find(|row| row.key == "connectors.crm.url").expect("shown");
         assert_eq!(row.origin.to_string(), "env ENDSTATION__CONNECTORS__CRM__URL");
+    }
+
+    #[test]
+    fn what_all_tenants_must_sign_one_with_a_section_of_its_own_must_too() {
+        let signer = format!(
+            "[signers.ci]\ntenants = \"*\"\npublic = \"{}\"\n",
+            "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+        );
+        let policy = settle(&format!(
+            "{signer}[tenants.default]\nrequire_signature = true\n[tenants.acme]\nscopes = \"http\"\n[tenants.free]\nrequire_signature = false\n"
+        ));
+        let demands = policy.expect("a configuration").demands;
+        assert_eq!(["acme", "default", "free"].map(|tenant| demands[tenant]), [true, true, false]);
     }
 
     #[test]

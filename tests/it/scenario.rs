@@ -28,6 +28,7 @@ mod native;
 mod ownership;
 mod panics;
 mod poison;
+mod policy;
 mod provision;
 mod redelivery;
 mod rehearsal;

@@ -170,7 +170,7 @@ impl Shard {
         let adopts = recovered && !told && !arrival.is_call() && asker(&job.arrival) == asker(&arrival);
         if adopts || same_message(&job.arrival) {
             self.held_bytes = self.held_bytes - job.arrival.held_bytes() + arrival.held_bytes();
-            job.arrival = arrival;
+            job.arrival = on_the_same_terms(&job.arrival, arrival);
             return;
         }
         if let Some(old) = job.others.iter_mut().find(|old| same_message(old)) {
@@ -572,4 +572,17 @@ fn queue_is_full(limit: u32) -> Fault {
 
 fn conflict_fault() -> Fault {
     Fault::new(Code::KeyConflict, "The same key already stands for other content.")
+}
+
+/// The delivery that comes in the place of another, to be run as the step was accepted: what a sender says of its needs and of its
+/// bounds is no part of F, and the step waits and counts by what it said first.
+fn on_the_same_terms(old: &Rc<Arrival>, new: Rc<Arrival>) -> Rc<Arrival> {
+    let (Some(accepted), Some(said)) = (old.work(), new.work()) else { return new };
+    let same = accepted.needs == said.needs
+        && accepted.kind == said.kind
+        && accepted.block == said.block
+        && accepted.guardrails == said.guardrails
+        && accepted.cache == said.cache
+        && accepted.effect == said.effect;
+    if same { new } else { Rc::new(Arrival { content: old.content.clone(), ..Arrival::clone(&new) }) }
 }

@@ -35,11 +35,13 @@ impl InUse {
         self.by_lane[lane as usize]
     }
 
-    /// Who has gone, or waits for its own tenant only, holds up nobody else.
-    fn drop_idle_first(&mut self, jobs: &[Job], tenants: &Tenants) {
+    /// Who has gone, or waits for its own tenant or a slot of its lane, holds up nobody else.
+    fn drop_idle_first(&mut self, jobs: &[Job], tenants: &Tenants, limits: &Limits) {
         self.first = self.first.filter(|(tenant, first)| {
             let work = jobs[first.slot as usize].arrival.work().filter(|_| waits(jobs, *first));
-            work.is_some_and(|work| fits_its_tenant(&tenants.peek(*tenant).account, work) == Fit::Take)
+            work.is_some_and(|work| {
+                self.has_room(work.needs.lane, limits) && fits_its_tenant(&tenants.peek(*tenant).account, work) == Fit::Take
+            })
         });
     }
 
@@ -111,11 +113,11 @@ impl Shard {
 
     /// Puts those back into their rings that left for want of memory, unless another is before them; whether any are.
     fn memory_is_offered(&mut self) -> bool {
-        let Shard { jobs, tenants, in_use, lanes, .. } = self;
+        let Shard { jobs, tenants, in_use, lanes, settings, .. } = self;
         if in_use.without.is_empty() {
             return false;
         }
-        in_use.drop_idle_first(jobs, tenants);
+        in_use.drop_idle_first(jobs, tenants, &settings.limits);
         if in_use.first.is_some() {
             return false;
         }
@@ -130,9 +132,15 @@ impl Shard {
         let (ticket, lane) = (self.ticket(slot), self.lane_of(slot));
         let Shard { jobs, tenants, in_use, settings, running, .. } = self;
         let (limits, tenant) = (&settings.limits, jobs[slot as usize].tenant);
-        *running < limits.shard_running_max
+        let first = in_use.first;
+        let may = *running < limits.shard_running_max
             && in_use.has_room(lane, limits)
-            && fit(jobs, tenants, in_use, limits, tenant, ticket) == Fit::Take
+            && fit(jobs, tenants, in_use, limits, tenant, ticket) == Fit::Take;
+        // Those that wait elsewhere have an order of their own, and keep no memory from the lanes.
+        if in_use.first != first && in_use.first.is_some_and(|(_, taken)| taken == ticket) {
+            in_use.first = first;
+        }
+        may
     }
 
     /// A queued step has its running slot from here on.
@@ -179,7 +187,7 @@ fn fit(jobs: &[Job], tenants: &Tenants, in_use: &mut InUse, limits: &Limits, ten
     if fits != Fit::Take || bytes == 0 || planted(Bug::IgnoreMemory) {
         return fits;
     }
-    in_use.drop_idle_first(jobs, tenants);
+    in_use.drop_idle_first(jobs, tenants, limits);
     // What is larger than all there is (it was accepted under another limit) runs when nothing else has any.
     let there = in_use.memory_bytes == 0 || in_use.memory_bytes.saturating_add(bytes) <= limits.shard_memory_bytes_max;
     if there && in_use.first.is_none_or(|(_, first)| first == ticket) {

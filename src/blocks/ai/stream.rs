@@ -102,7 +102,7 @@ impl Reader {
 
 /// Tells the answer as it comes and gives what it said, with how many pieces were told.
 pub(super) async fn tell(cx: &BlockCx, mut answer: Answer, kind: Kind, asked: &Asked<'_>) -> Result<(Reply, u64), Fault> {
-    let bytes_max = Guardrails::of(&cx.guardrails)?.bytes_max(STREAM_BYTES_MAX);
+    let bytes_max = Guardrails::read(&cx.guardrails)?.bytes_max(STREAM_BYTES_MAX);
     let mut decoder = decoder(&answer, bytes_max).map_err(|error| asked.network(&error.into()))?;
     let mut reader = Reader::new(kind);
     let mut teller = Teller { cx, redaction: asked.redaction, rest: Vec::new(), told: 0, size: 0 };

@@ -21,6 +21,9 @@ const ACCOUNTS_MAX: usize = 16_384;
 /// A refusal is looked into again after so long at the earliest: a list costs.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
+/// Lists in a row, while others write: the largest sum stands then, and what was missed shows with the next.
+const MEASURES_MAX: u32 = 3;
+
 /// By tenant. Lives on its core.
 #[derive(Default)]
 pub(super) struct Accounts(RefCell<HashMap<String, Rc<Account>>>);
@@ -38,6 +41,7 @@ impl Accounts {
                 reserved: Cell::new(0),
                 open: Cell::new(0),
                 ended: Cell::new(0),
+                writing: RefCell::default(),
                 measuring: Mutex::default(),
             })
         };
@@ -56,7 +60,17 @@ pub(super) struct Account {
     open: Cell<u32>,
     /// Writes that have ended, however.
     ended: Cell<u64>,
+    /// The objects that are being written.
+    writing: RefCell<HashMap<String, Writers>>,
     measuring: Mutex<()>,
+}
+
+/// Who writes one object now. Lives on its core.
+#[derive(Default)]
+struct Writers {
+    count: u32,
+    /// There were several at once, since there was none.
+    met: bool,
 }
 
 /// What one write takes of an account. Dropped, it gives it back.
@@ -65,15 +79,21 @@ pub(super) struct Reservation {
     stores: Stores,
     home: Place,
     store: String,
+    path: String,
     bytes: u64,
     /// The store may have taken it without our knowing.
     doubtful: bool,
 }
 
 impl Reservation {
-    pub(super) fn open(account: Rc<Account>, stores: Stores, home: Place, store: String) -> Self {
+    pub(super) fn open(account: Rc<Account>, stores: Stores, home: Place, store: String, path: String) -> Self {
         account.open.set(account.open.get() + 1);
-        Reservation { account, stores, home, store, bytes: 0, doubtful: false }
+        let mut writing = account.writing.borrow_mut();
+        let writers = writing.entry(path.clone()).or_default();
+        writers.count += 1;
+        writers.met |= writers.count > 1;
+        drop(writing);
+        Reservation { account, stores, home, store, path, bytes: 0, doubtful: false }
     }
 
     /// Takes so much more.
@@ -104,16 +124,19 @@ impl Reservation {
         if self.account.used.get() != before {
             return Ok(());
         }
-        loop {
+        let mut most = 0;
+        for _ in 0..MEASURES_MAX {
             let ended = self.account.ended.get();
             let sum = self.stores.measure(self.home.clone()).await.map_err(|error| fault::of(&error, Effected::None))?;
-            // A list may have passed the place of what was written meanwhile. It comes to an end: whoever would write more waits
-            // here, too.
+            // A list may have passed the place of what was written meanwhile.
+            most = sum.max(most);
             if self.account.ended.get() == ended {
-                self.account.used.set(Some((sum, Instant::now())));
-                return Ok(());
+                most = sum;
+                break;
             }
         }
+        self.account.used.set(Some((most, Instant::now())));
+        Ok(())
     }
 
     /// From now on the store may have it.
@@ -124,7 +147,8 @@ impl Reservation {
     /// It is known what became of it: so much is there now, and so much is not any more.
     pub(super) fn keep(mut self, written: u64, replaced: u64) {
         self.doubtful = false;
-        if replaced > 0 && self.account.open.get() > 1 {
+        let met = self.account.writing.borrow().get(&self.path).is_some_and(|writers| writers.met);
+        if replaced > 0 && met {
             // Two that replace the same object may both take it for theirs to subtract: only the store knows.
             self.account.used.set(None);
         } else if let Some((used, since)) = self.account.used.get() {
@@ -138,6 +162,13 @@ impl Drop for Reservation {
         self.account.reserved.set(self.account.reserved.get() - self.bytes);
         self.account.open.set(self.account.open.get() - 1);
         self.account.ended.set(self.account.ended.get() + 1);
+        let mut writing = self.account.writing.borrow_mut();
+        if let Some(writers) = writing.get_mut(&self.path) {
+            writers.count -= 1;
+            if writers.count == 0 {
+                writing.remove(&self.path);
+            }
+        }
         if self.doubtful {
             self.account.used.set(None);
         }

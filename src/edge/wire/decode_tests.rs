@@ -424,7 +424,8 @@ fn what_is_not_signed_as_it_must_be_is_nobodys_and_what_is_has_its_signers_scope
     let wire = EdgeWire::new(WireSettings { policy, ..WireSettings::shipped(Text::from_static("w-1"), Salt([7; 32]), seen) });
     let on = |subject: &'static str, body: &str, signed: bool| {
         let mut pae = Vec::new();
-        crate::policy::signers::encode("application/json", body.as_bytes(), &mut pae);
+        let kind = if notice::is_notice(subject) { notice::kind(subject) } else { Kind::Step };
+        crate::policy::signers::encode(kind, "application/json", body.as_bytes(), &mut pae);
         let signature = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, key.sign(&pae).to_bytes());
         let mut delivery = Delivery { subject: Text::from_static(subject), ..delivery(Origin::Core, body.to_owned()) };
         if signed {
@@ -448,6 +449,14 @@ fn what_is_not_signed_as_it_must_be_is_nobodys_and_what_is_has_its_signers_scope
         other => panic!("{other:?}"),
     };
     assert_eq!((told(false), told(true)), (Some(Code::SignatureInvalid), None));
+    // Whoever has to sign is not answered for what is too large to be looked at, either.
+    let large = on("caf.exec.assign.v1", &assignment(&[("/metadata", json!({ "x": "y".repeat(2 << 20) }))]), false);
+    assert!(matches!(&large.content, Content::Garbage(fault) if fault.code == Code::SignatureInvalid), "{:?}", large.content);
+    let nobody = json!({ "assignment_id": "a" }).to_string();
+    let Content::Notice(Notice::Refused(fault)) = on("beamline.worker.cancel.v1.acme", &nobody, true).content else {
+        panic!("a signed cancel that names no tenant");
+    };
+    assert_eq!(fault.code, Code::MissingRequiredField);
 }
 
 #[test]

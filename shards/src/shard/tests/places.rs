@@ -99,6 +99,43 @@ fn who_stood_behind_the_first_goes_on_when_that_one_is_out_of_time() {
 }
 
 #[test]
+fn who_was_first_and_waits_for_its_lane_keeps_no_memory_from_another_lane() {
+    let mut bench = tiny(|limits| (limits.cpu_running_max, limits.shard_memory_bytes_max) = (1, 100));
+    let large = step("").of("l").needs(Needs { lane: Lane::Cpu, memory_bytes: 60, concurrency: 0 });
+    send_all(
+        &mut bench,
+        [("a", step("").of("a").needs(memory(60))), ("large", large), ("cpu", step("").of("c").needs(of_the(Lane::Cpu)))],
+    );
+    let runs = bench.runs();
+    assert_eq!(runs.len(), 2, "the large one lacks memory, and another takes its lane's only slot");
+    send_all(&mut bench, [("io", step("").of("i").needs(memory(50)))]);
+    bench.done(runs[0].0);
+    bench.run();
+    assert_eq!(bench.shard.memory_in_use(), 50);
+    bench.done(runs[1].0);
+    assert!(bench.runs().is_empty(), "now it lacks memory again");
+}
+
+#[test]
+fn a_recovered_step_waits_in_its_lane_whatever_is_said_when_it_is_sent_again() {
+    let mut bench = tiny(|limits| limits.tenant_running_max = 1);
+    let (first, second) = (step("a"), step("b"));
+    bench.send(&first.clone().from(delivery(1, 1)));
+    bench.send(&second.clone().from(delivery(2, 1)));
+    bench.sync();
+    let kept = bench.frames.len();
+    bench.restart(kept, &[&first, &second]);
+    bench.send(&second.needs(Needs { lane: Lane::Cpu, memory_bytes: 7, concurrency: 0 }).from(delivery(3, 1)));
+    assert_eq!((bench.shard.queued_in(Lane::Cpu), bench.shard.memory_in_use()), (0, 0));
+    bench.sync();
+    let ticket = bench.run();
+    bench.done(ticket);
+    bench.sync();
+    bench.run();
+    assert_eq!((bench.shard.running_in(Lane::Io), bench.shard.queued_in(Lane::Io)), (1, 0));
+}
+
+#[test]
 fn no_lane_takes_every_slot_of_a_core() {
     let mut bench = tiny(|limits| limits.shard_running_max = 2);
     let cpu = || step("").needs(of_the(Lane::Cpu));
