@@ -187,7 +187,7 @@ fn planted(mirror: &Mirror, store: &Server) -> Planted {
     all.set("connectors.claude.header", "x-api-key");
 
     let there = format!("http://{}", store.address);
-    let archive = [("store", "s3"), ("endpoint", &*there), ("bucket", "blobs"), ("region", "us-east-1"), ("bytes_max", "1MiB")];
+    let archive = [("store", "s3"), ("endpoint", &*there), ("bucket", "blobs"), ("region", "us-east-1"), ("bytes_max", "64KiB")];
     all.connector("archive", &[&archive[..], &[("direct", "true")]].concat());
     for (key, secret) in [("connectors.archive.access_key", ACCESS_KEY), ("connectors.archive.secret_key", SECRET_KEY)] {
         all.refer(key, secret);
@@ -260,7 +260,7 @@ fn steps() -> Vec<(Assignment, bool)> {
         step(false, "ai.generate", json!({"connector": connector, "prompt": "well", "model": "huge-1"}));
     }
     step(true, "fs.blob_put", json!({"connector": "archive", "path": "a", "content": "kept"}));
-    step(false, "fs.blob_put", json!({"connector": "archive", "path": "a", "content": "other"}));
+    step(false, "fs.blob_put", json!({"connector": "archive", "path": "large", "content": "x".repeat(100_000)}));
     step(false, "fs.blob_get", json!({"connector": "archive", "path": "nowhere"}));
     for connector in ["locked", "signed", "keyed", "cloud"] {
         step(false, "fs.blob_put", json!({"connector": connector, "path": "a", "content": "x", "overwrite": true}));
