@@ -1,8 +1,9 @@
-//! A secret in each place that takes one, and a search for all of them in everything that can be read: the log at its most talkative,
-//! whatever goes over NATS, the files of journal, blobs and dead letters, health and metrics, the answers of the command line.
+//! A secret in each place that takes one, and a search for all of them in everything that can be read: the log at its most
+//! talkative, whatever goes over NATS, the files of journal, blobs and dead letters, health and metrics, the answers of the
+//! command line.
 //!
-//! The other side says back whatever it is sent, in every form that occurs to it ([`crate::mirror`]); that a secret was really sent
-//! there is looked at, too. What a tenant has an answer put into a blob is its own, and not looked at.
+//! The other side says back whatever it is sent, in every form that occurs to it ([`crate::mirror`]); that a secret was really
+//! sent there is looked at, too. What a tenant has an answer put into a blob is its own, and not looked at.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -51,7 +52,8 @@ impl Heard {
     }
 }
 
-/// Looks for the canaries in everything that the worker shows and keeps, and what these commands print. How many outputs it were.
+/// Looks for the canaries in everything that the worker shows and keeps, and what these commands print. How many outputs it
+/// were.
 pub(super) async fn search(canaries: &Canaries, world: &World, heard: &Heard, commands: &[Vec<String>]) -> Result<usize> {
     let worker = &world.worker;
     let mut searched = 0;
