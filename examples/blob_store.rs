@@ -1,5 +1,5 @@
-//! Blobs in an object store, against an S3 server that this program starts: a put and the same again, a part of a blob, a content
-//! that gives the name, what may not be replaced, a copy from the worker's own disk, and a quota that is used up.
+//! Blobs in an object store, against an S3 server that this program starts: a put and the same again, a part of a blob, a
+//! content that gives the name, what may not be replaced, a copy from the worker's own disk, and a quota that is used up.
 //!
 //!     cargo run --release --example blob_store
 //!

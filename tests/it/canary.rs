@@ -1,4 +1,5 @@
-//! Secrets planted to be found nowhere: each of them is looked for in every output, as it is and in the forms in which it is sent.
+//! Secrets planted to be found nowhere: each of them is looked for in every output, as it is and in the forms in which it is
+//! sent.
 
 use anyhow::{Result, ensure};
 use base64::Engine as _;

@@ -1,11 +1,11 @@
 //! The worker as its users meet it: the real binary against a real nats-server, judged by a model of the router.
 //!
-//! [`router`] is the model, written from the wire contract alone; [`server`], [`worker`] and [`ledger`] are the world
-//! around it, [`objects`] an S3 server, [`volume`] is a disk that fails and [`proxy`] a connection that does, [`place`] is what HTTP steps reach,
-//! [`provider`] a stub of a model's provider;
-//! [`stranded`] judges what a killed server forgot; [`scenario`] holds the tests. Nothing here links the worker's code: what
-//! counts is what goes over the wire.
-//! Every test has its own server, ports and folders, so they run in parallel; the heavy ones take turns.
+//! [`router`] is the model, written from the wire contract alone; [`server`], [`worker`] and [`ledger`] are the world around
+//! it, [`objects`] an S3 server, [`volume`] is a disk that fails and [`proxy`] a connection that does, [`place`] is what HTTP
+//! steps reach, [`provider`] a stub of a model's provider, [`mirror`] says back what it is sent, and [`canary`] looks for
+//! secrets; [`stranded`] judges what a killed server forgot; [`scenario`] holds the tests. Nothing here links the worker's
+//! code: what counts is what goes over the wire. Every test has its own server, ports and folders, so they run in parallel;
+//! the heavy ones take turns.
 
 mod canary;
 #[cfg(feature = "failpoints")]

@@ -1,8 +1,9 @@
-//! A server that says back whatever it was sent: in a body, a header, an error's text, as a model's answer, in the words of an object
-//! store. And a proxy that takes those to it who say who they are. What it was sent it keeps, so that a test can tell that it was.
+//! A server that says back whatever it was sent: in a body, a header, an error's text, as a model's answer, in the words of an
+//! object store. And a proxy that takes those to it who say who they are. What it was sent it keeps, so that a test can tell
+//! that it was.
 //!
-//! A path says what is wanted by its words: `no` and `unwell` are statuses, `events` a stream, `cut` an end too early, `escaped` a
-//! writer of JSON that escapes every character.
+//! A path says what is wanted by its words: `no` and `unwell` are statuses, `events` a stream, `cut` an end too early,
+//! `escaped` a writer of JSON that escapes every character.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -94,13 +95,15 @@ fn answer(path: &str, head: &str, body: &str) -> (&'static str, &'static str, St
     match path {
         _ if path.starts_with("/vault") => {
             let said = head.replace('&', "&amp;").replace('<', "&lt;");
-            let error = format!("<?xml version=\"1.0\"?><Error><Code>InvalidAccessKeyId</Code><Message>{said}</Message></Error>");
-            ("403 Forbidden", "application/xml", error)
+            let error = format!("<Error><Code>InvalidAccessKeyId</Code><Message>{said}</Message></Error>");
+            ("403 Forbidden", "application/xml", format!("<?xml version=\"1.0\"?>{error}"))
         }
         _ if path.ends_with("/completions") || path.ends_with("/messages") => {
             let choice = json!({"message": {"content": head}, "finish_reason": "stop"});
             let parts = json!([{"type": "text", "text": head}]);
-            let whole = json!({"model": head, "id": head, "choices": [choice], "content": parts, "stop_reason": "end_turn", "usage": usage});
+            let whole = json!({
+                "model": head, "id": head, "choices": [choice], "content": parts, "stop_reason": "end_turn", "usage": usage,
+            });
             if fails { ("401 No", "application/json", refused(head)) } else { ("200 OK", "application/json", whole.to_string()) }
         }
         _ if path.contains("no") => ("403 Forbidden", "application/json", refused(head)),

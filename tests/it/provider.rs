@@ -1,8 +1,8 @@
-//! A stub of a provider with OpenAI's interface: it does what the first word of a prompt says, and keeps count of what it was asked
-//! and of who hung up on it.
+//! A stub of a provider with OpenAI's interface: it does what the first word of a prompt says, and keeps count of what it was
+//! asked and of who hung up on it.
 //!
-//! `busy` asks once to be left alone for a second, `refuse` and `echo` say what they were sent, `silent` hears and says nothing,
-//! `held` does so once, `drip` streams until somebody hangs up; any other word is answered at once.
+//! `busy` asks once to be left alone for a second, `refuse` and `echo` say what they were sent, `silent` hears and says
+//! nothing, `held` does so once, `drip` streams until somebody hangs up; any other word is answered at once.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! `ai.generate` as a tenant meets it, against a stub of a provider that counts what it is asked. Whatever happens, the provider's
-//! key is in nothing that can be read.
+//! `ai.generate` as a tenant meets it, against a stub of a provider that counts what it is asked. Whatever happens, the
+//! provider's key is in nothing that can be read.
 
 use std::time::Duration;
 

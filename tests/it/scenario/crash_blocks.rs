@@ -1,6 +1,7 @@
-//! A crash where it matters to blocks that touch the outside: the process aborts, is started again, and each step has one outcome
-//! and its effect what its class promises, counted at its own server: objects in a store, images among the worker's own blobs and
-//! in the store, a provider's requests. The same of `http.request` is in [`super::http`], of the simple blocks in [`super::crash`].
+//! A crash where it matters to blocks that touch the outside: the process aborts, is started again, and each step has one
+//! outcome and its effect what its class promises, counted at its own server: objects in a store, images among the worker's own
+//! blobs and in the store, a provider's requests. The same of `http.request` is in [`super::http`], of the simple blocks in
+//! [`super::crash`].
 //!
 //! Needs a worker with failpoints: `cargo test --features failpoints --test it crash_blocks`.
 

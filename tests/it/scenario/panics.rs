@@ -1,6 +1,6 @@
 //! Every block whose own code panics, at its first poll and in the middle of its work, or on a compute thread: its step fails
-//! alone, once and with what may have happened, and other tenants' steps of the same blocks succeed meanwhile. Nothing of it stays
-//! taken: not a place to run, not memory, not a connection.
+//! alone, once and with what may have happened, and other tenants' steps of the same blocks succeed meanwhile. Nothing of it
+//! stays taken: not a place to run, not memory, not a connection.
 //!
 //! Needs a worker with failpoints: `cargo test --features failpoints --test it panics`.
 
@@ -187,7 +187,8 @@ mod on_purpose {
             // Nobody has been told to end yet: descriptors are those of connections that are kept.
             opened.push(descriptors(&world.worker)?);
         }
-        // A connection is kept for each tenant and place, or two, so a few may come; of those that steps panicked over none stays.
+        // A connection is kept for each tenant and place, or two, so a few may come; of those that steps panicked over none
+        // stays.
         let begun = Instant::now();
         while descriptors(&world.worker)? > opened[0] + 12 {
             ensure!(begun.elapsed() < Duration::from_secs(5), "descriptors grow: {opened:?}, {}", descriptors(&world.worker)?);

@@ -1,8 +1,9 @@
-//! A secret in each place that takes one, and a search for all of them in everything that can be read: the log at its most talkative,
-//! whatever goes over NATS, the files of journal, blobs and dead letters, health and metrics, the answers of the command line.
+//! A secret in each place that takes one, and a search for all of them in everything that can be read: the log at its most
+//! talkative, whatever goes over NATS, the files of journal, blobs and dead letters, health and metrics, the answers of the
+//! command line.
 //!
-//! The other side says back whatever it is sent, in every form that occurs to it ([`crate::mirror`]); that a secret was really sent
-//! there is looked at, too. What a tenant has an answer put into a blob is its own, and not looked at.
+//! The other side says back whatever it is sent, in every form that occurs to it ([`crate::mirror`]); that a secret was really
+//! sent there is looked at, too. What a tenant has an answer put into a blob is its own, and not looked at.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -51,7 +52,8 @@ impl Heard {
     }
 }
 
-/// Looks for the canaries in everything that the worker shows and keeps, and what these commands print. How many outputs it were.
+/// Looks for the canaries in everything that the worker shows and keeps, and what these commands print. How many outputs it
+/// were.
 pub(super) async fn search(canaries: &Canaries, world: &World, heard: &Heard, commands: &[Vec<String>]) -> Result<usize> {
     let worker = &world.worker;
     let mut searched = 0;
@@ -187,7 +189,7 @@ fn planted(mirror: &Mirror, store: &Server) -> Planted {
     all.set("connectors.claude.header", "x-api-key");
 
     let there = format!("http://{}", store.address);
-    let archive = [("store", "s3"), ("endpoint", &*there), ("bucket", "blobs"), ("region", "us-east-1"), ("bytes_max", "1MiB")];
+    let archive = [("store", "s3"), ("endpoint", &*there), ("bucket", "blobs"), ("region", "us-east-1"), ("bytes_max", "64KiB")];
     all.connector("archive", &[&archive[..], &[("direct", "true")]].concat());
     for (key, secret) in [("connectors.archive.access_key", ACCESS_KEY), ("connectors.archive.secret_key", SECRET_KEY)] {
         all.refer(key, secret);
@@ -260,7 +262,7 @@ fn steps() -> Vec<(Assignment, bool)> {
         step(false, "ai.generate", json!({"connector": connector, "prompt": "well", "model": "huge-1"}));
     }
     step(true, "fs.blob_put", json!({"connector": "archive", "path": "a", "content": "kept"}));
-    step(false, "fs.blob_put", json!({"connector": "archive", "path": "a", "content": "other"}));
+    step(false, "fs.blob_put", json!({"connector": "archive", "path": "large", "content": "x".repeat(100_000)}));
     step(false, "fs.blob_get", json!({"connector": "archive", "path": "nowhere"}));
     for connector in ["locked", "signed", "keyed", "cloud"] {
         step(false, "fs.blob_put", json!({"connector": connector, "path": "a", "content": "x", "overwrite": true}));

@@ -1,5 +1,6 @@
-//! Blocks that panic on purpose: `FAILPOINTS=block-panics=return(acme)` has every block of tenant acme's steps panic when it is first
-//! polled, `return(acme@3)` at its third poll; several tenants with commas between them. Only with the feature `failpoints`.
+//! Blocks that panic on purpose: `FAILPOINTS=block-panics=return(acme)` has every block of tenant acme's steps panic when it is
+//! first polled, `return(acme@3)` at its third poll; several tenants with commas between them. Only with the feature
+//! `failpoints`.
 
 use std::future::poll_fn;
 use std::pin::Pin;
