@@ -239,7 +239,7 @@ pub static TABLE: &[Entry] = &[
     Entry {
         info: &http::INFO,
         dev: false,
-        telling: &[],
+        telling: &[http::graphql::NAME],
         scopes: Scopes::of(&[Scope::Http]),
         unread: IO,
         manifest: include_str!("blocks/manifests/http.request.json"),

@@ -28,7 +28,7 @@ use crate::policy::{Policy, Refused};
 use crate::secrets::Redaction;
 
 use super::http::answer;
-use super::http::{AGENT, IDEMPOTENCY_KEY, sign};
+use super::http::{AGENT, IDEMPOTENCY_KEY, pass_on_trace, sign};
 use super::inputs::missing;
 use super::outputs::{json as json_text, push_text};
 use super::source::HERE_BYTES;
@@ -136,6 +136,7 @@ impl Generate {
         let guard = guardrails.guard(route.guard);
         let (mut headers, mut private, mut redaction) = (HeaderMap::new(), Vec::new(), Redaction::default());
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        pass_on_trace(cx, &mut headers);
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(decode::ACCEPTED));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static(accepted(provider.kind, wish.stream)));

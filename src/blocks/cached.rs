@@ -271,6 +271,7 @@ mod tests {
                 needs: Needs::default(),
                 inputs: Bytes::from_static(inputs.as_bytes()),
                 guardrails: Bytes::new(),
+                trace_id: None,
                 cache: Some(CacheWish { key: Text::from_static(key), ttl_ms }),
                 blobs: self.blobs.clone(),
                 observers: None,

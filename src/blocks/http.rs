@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use shards::block::{Blob, Block, BlockCx, BlockInfo, Local};
-use shards::ids::hex;
+use shards::ids::{Key, hex};
 use shards::outcome::{Code, Effected, Fault};
 use shards::runtime::rt;
 use shards::step::EffectClass;
@@ -37,6 +37,7 @@ use super::{Ask, BLOBS, Checked, NO_SCOPES, Reach};
 
 pub(super) mod answer;
 pub(super) mod fault;
+pub(super) mod graphql;
 mod request;
 pub(super) mod sse;
 mod stream;
@@ -47,10 +48,12 @@ use fault::Told;
 use request::{Content, Form, Request};
 
 pub(super) static INFO: BlockInfo =
-    BlockInfo { name: "http.request", aliases: &["http"], version: "1.0.0", effect: EffectClass::Unsafe };
+    BlockInfo { name: "http.request", aliases: &["http", graphql::NAME], version: "1.0.0", effect: EffectClass::Unsafe };
 
 /// Who says it.
 pub(super) const AGENT: &str = concat!("endstation/", env!("CARGO_PKG_VERSION"));
+/// Which trace a request belongs to.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// By which the other side tells a request that comes twice.
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -83,6 +86,7 @@ impl Http {
         };
         let (mut headers, mut private, mut redaction) = (request.headers.clone(), Vec::new(), Redaction::default());
         headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
+        pass_on_trace(cx, &mut headers);
         headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static(decode::ACCEPTED));
         if let Some((_, connector)) = route.connector {
             sign(&connector.settings.auth, &mut headers, &mut private, &mut redaction)
@@ -144,15 +148,37 @@ impl Http {
     }
 }
 
+/// Tells the other side which trace the request belongs to, unless the step says so itself.
+pub(super) fn pass_on_trace(cx: &BlockCx, headers: &mut HeaderMap) {
+    if let Some(parent) = cx.trace_id.as_deref().and_then(|trace| traceparent(trace, &cx.key, cx.try_number)) {
+        headers.entry(TRACEPARENT).or_insert(parent);
+    }
+}
+
+/// As W3C Trace Context has it; none where the trace is no such one. The span is the step's own, another for each try.
+fn traceparent(trace: &str, key: &Key, try_number: u32) -> Option<HeaderValue> {
+    let span = key.0.first_chunk().map_or(0, |half| u64::from_be_bytes(*half));
+    let span = span.wrapping_add(u64::from(try_number)).max(1);
+    is_trace(trace).then(|| HeaderValue::try_from(format!("00-{trace}-{span:016x}-01")).expect("digits"))
+}
+
+fn is_trace(text: &str) -> bool {
+    text.len() == 32
+        && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        && text.bytes().any(|byte| byte != b'0')
+}
+
 /// A step before acceptance: its inputs, and what its tenant may reach.
 pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
-    let mut request = Request::read(ask.inputs)?;
+    let spelled_out = if ask.name == graphql::NAME { Some(graphql::spelled_out(ask.inputs)?) } else { None };
+    let mut request = Request::read(spelled_out.as_deref().map_or(ask.inputs, str::as_bytes))?;
     let guardrails = &ask.narrow.guardrails;
     let too_much = request.keep_to(guardrails).err();
     let route = match ask.policy.route(ask.tenant, request.connector.as_deref()) {
         Ok(route) => route,
         Err(refused) => {
-            return Ok(Checked { denied: Some(refused.fault()), ..Checked::as_sent(effect(&request, None)) });
+            let (denied, effect) = (Some(refused.fault()), effect(&request, None));
+            return Ok(Checked { inputs: spelled_out.map(Bytes::from), denied, ..Checked::as_sent(effect) });
         }
     };
     let effect = effect(&request, route.connector.map(|(_, connector)| connector));
@@ -165,7 +191,8 @@ pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
     let denied = denied.or(too_much).or_else(|| stores_denied(ask, &request));
     let blobs = matches!(request.content, Content::Blob { .. }) || matches!(request.form, Form::Blob { .. });
     let scopes = if blobs { BLOBS } else { NO_SCOPES };
-    Ok(Checked { scopes, denied, ..Checked::as_sent(effect) })
+    drop(request);
+    Ok(Checked { inputs: spelled_out.map(Bytes::from), scopes, denied, ..Checked::as_sent(effect) })
 }
 
 /// What forbids the stores that the body comes from and the answer goes to.

@@ -326,6 +326,7 @@ mod tests {
                     blobs: blobs.clone(),
                     guardrails: Bytes::new(),
                     cache: None,
+                    trace_id: None,
                     observers: None,
                 };
                 let outputs = blocks[usize::from(id_of(block).0)].execute(cx).await?;

@@ -138,6 +138,7 @@ pub(super) async fn run_with(
         blobs: blobs.clone(),
         guardrails: Bytes::new(),
         cache: None,
+        trace_id: None,
         observers: None,
     };
     let outputs = build_all(reach)[usize::from(id.0)].execute(cx).await?;
@@ -214,6 +215,7 @@ fn every_name_of_the_contract_finds_its_block() {
         ("fs_blob_get", "fs.blob_get"),
         ("fs.get", "fs.blob_get"),
         ("http", "http.request"),
+        ("graphql", "http.request"),
         ("ai.generate", "ai.generate"),
         ("text.generate", "ai.generate"),
         ("chat", "ai.generate"),

@@ -100,6 +100,7 @@ impl Perform {
             tenant: arrival.tenant.clone(),
             key: arrival.key,
             try_number,
+            trace_id: arrival.asker.as_ref().and_then(|asker| asker.trace_id.clone()),
             needs: work.needs,
             inputs: work.inputs.clone(),
             guardrails: work.guardrails.clone(),

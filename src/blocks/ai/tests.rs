@@ -93,6 +93,7 @@ async fn ask_as(reach: &Reach, blobs: &Rc<LocalBlobs>, name: &str, inputs: Value
         blobs: blobs.clone(),
         guardrails: Bytes::new(),
         cache: None,
+        trace_id: None,
         observers: Some(heard.clone()),
     };
     let outputs = build_all(reach)[usize::from(id.0)].execute(cx).await;

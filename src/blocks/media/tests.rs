@@ -64,6 +64,7 @@ async fn needing(reach: &Reach, blobs: &Rc<LocalBlobs>, name: &str, needs: Needs
         blobs: blobs.clone(),
         guardrails: Bytes::new(),
         cache: None,
+        trace_id: None,
         observers: None,
     };
     let outputs = build_all(reach)[usize::from(id.0)].execute(cx).await?;

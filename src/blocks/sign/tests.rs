@@ -288,6 +288,7 @@ fn who_a_key_does_not_list_is_denied_twice_and_not_told_whether_it_is_there() {
                     blobs: blobs.clone(),
                     guardrails: Bytes::new(),
                     cache: None,
+                    trace_id: None,
                     observers: None,
                 };
                 let after = build_all(&reach)[usize::from(id.0)].execute(cx).await.expect_err("denied when it runs");

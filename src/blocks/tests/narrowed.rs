@@ -49,6 +49,7 @@ async fn narrowed(
         blobs: blobs.clone(),
         guardrails: Bytes::copy_from_slice(guardrails.as_bytes()),
         cache: None,
+        trace_id: None,
         observers: None,
     };
     let outputs = build_all(reach)[usize::from(found.block.0)].execute(cx).await?;

@@ -23,6 +23,7 @@ fn echo_gives_back_its_inputs_byte_for_byte() {
                 blobs: blobs.clone(),
                 guardrails: Bytes::new(),
                 cache: None,
+                trace_id: None,
                 observers: None,
             };
             assert_eq!(echo.execute(cx).await.expect("echo"), outputs);

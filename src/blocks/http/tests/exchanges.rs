@@ -409,10 +409,25 @@ pub(super) async fn stream(reach: &Reach, blobs: &Rc<LocalBlobs>, inputs: Value)
         blobs: blobs.clone(),
         guardrails: bytes::Bytes::new(),
         cache: None,
+        trace_id: None,
         observers: Some(heard.clone()),
     };
     let (id, _) = find("http.request", false).expect("there");
     let outputs = super::super::super::build_all(reach)[usize::from(id.0)].execute(cx).await;
     let told = heard.0.borrow().clone();
     (outputs.map(|outputs| serde_json::from_slice(&outputs).expect("JSON")), told)
+}
+
+#[test]
+fn a_trace_goes_on_with_a_span_for_each_try() {
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let of = |trace: &str, try_number| {
+        let value = super::super::traceparent(trace, &shards::ids::Key([1; 16]), try_number);
+        value.map(|value| value.to_str().expect("visible").to_owned())
+    };
+    assert_eq!(of(trace, 1).as_deref(), Some("00-4bf92f3577b34da6a3ce929d0e0e4736-0101010101010102-01"));
+    assert_ne!(of(trace, 1), of(trace, 2));
+    for none in ["", "trace-7", &trace[1..], &trace.to_uppercase(), &"0".repeat(32)] {
+        assert_eq!(of(none, 1), None, "{none}");
+    }
 }
