@@ -79,11 +79,7 @@ async fn a_tenant_that_must_sign_is_heard_by_its_signature_alone() -> Result<()>
     let long = step("long", json!({ "type": "sleep", "inputs": { "ms": 20_000 } }));
     send(steps, signed("application/json", &long), &long).await?;
     let begun = std::time::Instant::now();
-    let started = |message: &async_nats::Message| {
-        let text = String::from_utf8_lossy(&message.payload);
-        text.contains("started") && text.contains("\"long\"")
-    };
-    while !sender.seen("beamline.worker.events.acme").iter().any(started) {
+    while worker.metric("endstation_running").await? < 1.0 {
         ensure!(begun.elapsed() < Duration::from_secs(10), "it does not start");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
