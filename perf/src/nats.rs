@@ -86,10 +86,12 @@ pub(crate) async fn measure(args: &NatsArgs, scenario: Scenario) -> Result<()> {
             }
         }
     }
+    let mut note = String::new();
     if let Some(place) = place.as_ref().filter(|_| scenario == Scenario::Blocks) {
-        let bare = place::bare(place, args.seconds).await?;
-        let (gets, cpu_us) = bare;
-        eprintln!("a bare client of the same place, 64 in flight: {gets:.0} GETs/s, {cpu_us:.1} µs of its CPU each");
+        let (gets, cpu_us) = place::bare(place, args.seconds).await?;
+        note = format!("a bare client of the same place, 64 in flight: {gets:.0} GETs/s, {cpu_us:.1} µs of its CPU each\n");
+        let (puts, cpu_us) = disk::puts(root.path(), 64, args.seconds)?;
+        note += &format!("bare durable puts, 64 threads: {puts:.0}/s, {cpu_us:.1} µs of their CPU each\n");
     }
     let name = match scenario {
         Scenario::Nats => "nats",
@@ -97,7 +99,7 @@ pub(crate) async fn measure(args: &NatsArgs, scenario: Scenario) -> Result<()> {
         Scenario::Blocks => "blocks",
         Scenario::Neighbours => "neighbours",
     };
-    Report::new(name, machine, rows).show(&args.keep)
+    Report::new(name, machine, rows).show(&args.keep, &note)
 }
 
 /// The worker's binary: the one named, or `ENDSTATION_BIN`, or the one beside this.

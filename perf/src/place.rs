@@ -112,9 +112,11 @@ async fn serve(mut stream: TcpStream) -> Result<()> {
     }
 }
 
-/// An answer of one byte a second.
+/// An answer of one byte a second; no two in step with each other.
 async fn dribble(mut stream: TcpStream) -> Result<()> {
+    let offset_ms = u64::from(stream.peer_addr()?.port()) * 617 % 1_000;
     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 100000\r\n\r\n").await?;
+    tokio::time::sleep(Duration::from_millis(offset_ms)).await;
     loop {
         stream.write_all(b"x").await?;
         tokio::time::sleep(Duration::from_secs(1)).await;

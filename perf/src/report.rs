@@ -112,9 +112,9 @@ impl Keep<Row> {
         Keep { scenario, machine, medians, measurements }
     }
 
-    /// Shows the table and keeps both forms.
-    pub(crate) fn show(&self, args: &KeepArgs) -> Result<()> {
-        self.publish(args, &self.table()?)
+    /// Shows the table with a note beneath, and keeps both forms.
+    pub(crate) fn show(&self, args: &KeepArgs, note: &str) -> Result<()> {
+        self.publish(args, &(self.table()? + note))
     }
 
     fn table(&self) -> Result<String> {
