@@ -80,3 +80,5 @@ perf: deps
 	$(CARGO) run --profile profiling --quiet -p perf -- engine
 	$(CARGO) run --profile profiling --quiet -p perf -- nats $(PERF_ARGS)
 	$(CARGO) run --profile profiling --quiet -p perf -- blocks --rows 64,open $(PERF_ARGS)
+	$(CARGO) run --profile profiling --quiet -p perf -- neighbours --rows open $(PERF_ARGS)
+	$(CARGO) run --profile profiling --quiet -p perf -- gpu
