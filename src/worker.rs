@@ -26,7 +26,7 @@ use shards::runtime::tenure::{Grant, Lease};
 use shards::runtime::watchdog::{Watch, watch};
 use thiserror::Error;
 
-use crate::blocks::{self, Ask, Cache, CacheCounts, Checked, Kept, Reach, Shelf};
+use crate::blocks::{self, Cache, CacheCounts, Checked, Kept, Reach, Shelf};
 use crate::compute::{Compute, ComputeSeat};
 use crate::edge::route;
 use crate::edge::wire::{EdgeWire, Found as FoundBlock, Query, WireSettings};
@@ -448,7 +448,7 @@ fn unowned(message: &Message, shards: u16) -> u16 {
 pub fn lookup(query: &Query<'_>) -> Result<FoundBlock, shards::outcome::Fault> {
     let (block, entry) = named(query)?;
     let form = if query.cached { blocks::cached::id_of(block) } else { block };
-    Ok(found(form, block, entry, query, entry.check(&asked(query))?))
+    Ok(found(form, block, entry, query, entry.check(&query.step)?))
 }
 
 /// The same for inputs that are elsewhere; the query's say where.
@@ -457,23 +457,18 @@ pub fn lookup(query: &Query<'_>) -> Result<FoundBlock, shards::outcome::Fault> {
 /// UNKNOWN_JOB_TYPE, or what is wrong with the reference.
 pub fn lookup_reference(query: &Query<'_>) -> Result<FoundBlock, shards::outcome::Fault> {
     let (block, entry) = named(query)?;
-    let checked = blocks::reference::check(entry, &asked(query))?;
+    let checked = blocks::reference::check(entry, &query.step)?;
     Ok(found(blocks::reference::id_of(block), block, entry, query, checked))
 }
 
 fn named(query: &Query<'_>) -> Result<(BlockId, &'static blocks::Entry), shards::outcome::Fault> {
     let unknown = || shards::outcome::Fault::new(shards::outcome::Code::UnknownJobType, "No block has this name.");
-    blocks::find(query.name, query.dev).ok_or_else(unknown)
-}
-
-fn asked<'a>(query: &Query<'a>) -> Ask<'a> {
-    let Query { policy, tenant, name, inputs, provider, narrow, .. } = *query;
-    Ask { policy, tenant, name, inputs, provider, narrow }
+    blocks::find(query.step.name, query.dev).ok_or_else(unknown)
 }
 
 fn found(block: BlockId, kind: BlockId, entry: &blocks::Entry, query: &Query<'_>, checked: Checked) -> FoundBlock {
     let Checked { effect, inputs, needs: demand, scopes, denied } = checked;
-    let denied = query.narrow.denied(entry.scopes.or(scopes)).or(denied);
+    let denied = query.step.narrow.denied(entry.scopes.or(scopes)).or(denied);
     FoundBlock { block, kind, canonical: entry.info.name, effect, inputs, demand, denied }
 }
 

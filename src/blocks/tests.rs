@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
@@ -150,6 +152,29 @@ pub(super) async fn run_with(
 /// The first try of tenant `acme`.
 pub(super) async fn run(blobs: &Rc<LocalBlobs>, name: &str, inputs: Value) -> Result<Value, Fault> {
     run_as(blobs, "acme", name, &inputs.to_string(), 1).await
+}
+
+/// A server that answers each request by its first line and by where it listens, and closes the connection.
+pub(super) fn answering(answer: impl Fn(&str, SocketAddr) -> String + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let here = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { continue };
+            let mut reader = BufReader::new(stream);
+            let (mut first, mut line, mut length) = (String::new(), String::new(), 0);
+            _ = reader.read_line(&mut first);
+            while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                if let Some(said) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = said.trim().parse().unwrap_or(0);
+                }
+                line.clear();
+            }
+            _ = std::io::copy(&mut reader.by_ref().take(length), &mut std::io::sink());
+            _ = reader.get_mut().write_all(answer(&first, here).as_bytes());
+        }
+    });
+    here
 }
 
 /// Polls `future` at most `polls` times and drops it; whether it got to its end.

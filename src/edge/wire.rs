@@ -21,6 +21,7 @@ use shards::outcome::{Code, Fault, Outcome, Status};
 use shards::runtime::ports::{About, Outlet, Parcel, Wire};
 use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Headers, Notice, Origin, Profile, Source, Work};
 
+use crate::blocks;
 use crate::edge::fingerprint::{Canon, field};
 use crate::edge::json::Tape;
 use crate::edge::native::Encoding;
@@ -45,18 +46,8 @@ pub type Lookup = fn(&Query<'_>) -> Result<Found, Fault>;
 /// A step that a block is looked for. Lives on its core.
 #[derive(Clone, Copy)]
 pub struct Query<'a> {
-    /// What tenants may do.
-    pub policy: &'a Policy,
-    /// Whose step it is.
-    pub tenant: &'a str,
-    /// The name that the block is asked for by.
-    pub name: &'a str,
-    /// Its inputs, or where they are: JSON text.
-    pub inputs: &'a [u8],
-    /// What the platform's executor is called by the sender; empty where there is none.
-    pub provider: &'a str,
-    /// What the step allows itself less than its tenant may.
-    pub narrow: &'a Narrow,
+    /// What the block looks at; its inputs, or where they are.
+    pub step: blocks::Ask<'a>,
     /// Whether outputs of an earlier step will do.
     pub cached: bool,
     /// Whether blocks for development are there.
@@ -347,16 +338,8 @@ impl EdgeWire {
             guardrails: Guardrails::read(ask.guardrails.unwrap_or_default().as_bytes())?,
         };
         let WireSettings { policy, dev, .. } = &self.settings;
-        let found = look(&Query {
-            policy,
-            tenant,
-            name,
-            inputs: &inputs,
-            provider,
-            narrow: &narrow,
-            cached: ask.cache.is_some(),
-            dev: *dev,
-        })?;
+        let step = blocks::Ask { policy, tenant, name, inputs: &inputs, provider, narrow: &narrow };
+        let found = look(&Query { step, cached: ask.cache.is_some(), dev: *dev })?;
         if ask.effect_ceiling.is_some_and(|ceiling| found.effect > ceiling) {
             let fault = Fault::new(Code::PermissionDenied, "the block may do more than the sender allows");
             return Err(fault.with_details(field("/effect_ceiling")));

@@ -418,7 +418,7 @@ fn what_is_not_signed_as_it_must_be_is_nobodys_and_what_is_has_its_signers_scope
     let policy = std::sync::Arc::new(Policy::new(settings.policy, false).expect("nothing to read"));
     let seen = |query: &Query<'_>| {
         // What the block table is told comes back as a fault.
-        let scopes: Vec<&str> = query.narrow.scopes.into_iter().flat_map(Scopes::list).map(|scope| scope.as_str()).collect();
+        let scopes: Vec<&str> = query.step.narrow.scopes.into_iter().flat_map(Scopes::list).map(|scope| scope.as_str()).collect();
         Err(Fault::new(Code::UnknownJobType, "no block has this name").with_details(scopes.join(" ")))
     };
     let wire = EdgeWire::new(WireSettings { policy, ..WireSettings::shipped(Text::from_static("w-1"), Salt([7; 32]), seen) });

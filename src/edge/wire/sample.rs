@@ -13,11 +13,11 @@ pub(super) fn lookup(query: &Query<'_>) -> Result<Found, Fault> {
         let block = BlockId(block);
         Found { block, kind: block, canonical, effect, inputs: None, demand: Demand::default(), denied: None }
     };
-    match query.name {
+    match query.step.name {
         "echo" => Ok(found(1, "echo", EffectClass::Pure)),
         "put" => Ok(found(2, "put", EffectClass::Conditional)),
         "old_put" => {
-            let inner = std::str::from_utf8(query.inputs).expect("checked before").trim_start_matches('{');
+            let inner = std::str::from_utf8(query.step.inputs).expect("checked before").trim_start_matches('{');
             let inputs = Some(Bytes::from(format!("{{\"overwrite\":true,{inner}")));
             Ok(Found { inputs, ..found(2, "put", EffectClass::Conditional) })
         }

@@ -152,7 +152,8 @@ impl StoreError {
     }
 }
 
-/// Whether the store answered with a status that says that it did nothing. The library keeps an answer's head in words alone.
+/// Whether the store answered with a status that says that it did nothing. The library keeps an answer's head in words
+/// alone: `only_an_answer_that_says_no_leaves_no_doubt` notices when it chooses others. Without them there is doubt.
 fn says_no(error: &opendal::Error) -> bool {
     error.to_string().contains("response: Parts { status: 4")
 }

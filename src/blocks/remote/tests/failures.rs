@@ -1,9 +1,7 @@
 //! What becomes of a step when the store, the network or the step itself does not go on.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
-
 use super::*;
+use crate::blocks::tests::answering;
 
 const LATE: Duration = Duration::from_millis(STALL_MS * 8);
 
@@ -134,28 +132,6 @@ fn a_lost_answer_is_unknown_and_another_try_finds_its_own_work() {
     });
 }
 
-/// Answers every request with this.
-fn always(answer: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("bound");
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(stream) = stream else { continue };
-            let mut reader = BufReader::new(stream);
-            let (mut line, mut length) = (String::new(), 0);
-            while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
-                if let Some(said) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                    length = said.trim().parse().unwrap_or(0);
-                }
-                line.clear();
-            }
-            _ = std::io::copy(&mut reader.by_ref().take(length), &mut std::io::sink());
-            _ = reader.get_mut().write_all(answer.as_bytes());
-        }
-    });
-    address
-}
-
 #[test]
 fn only_an_answer_that_says_no_leaves_no_doubt() {
     on_a_shard(|blobs, _| async move {
@@ -163,7 +139,7 @@ fn only_an_answer_that_says_no_leaves_no_doubt() {
             ("HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", Effected::None),
             ("HTTP/1.1 305 Use Proxy\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", Effected::Unknown),
         ] {
-            let (store, _secrets) = on_s3(always(answer));
+            let (store, _secrets) = on_s3(answering(|_, _| answer.to_owned()));
             let fault = run(&with(store), &blobs, "fs.put", put("a", "content")).await.expect_err(answer);
             assert_eq!((fault.code, fault.effect), (Code::ExecutionFailed, effect), "{answer} {fault:?}");
         }
