@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use crate::dedup::Entry;
+use crate::gate::Vote;
 use crate::ids::{AskerId, Fingerprint, Key, Lsn, Partition, Ticket};
 use crate::journal::Log;
 use crate::keys::KeyMap;
@@ -140,6 +141,8 @@ pub struct Past {
     pub retry_at_ms: Option<u64>,
     /// Its budget ends then, Unix ms.
     pub deadline_ms: u64,
+    /// What people have said to it.
+    pub votes: Vec<Vote>,
     /// Its outcome, where only the publishing is unproven.
     pub outcome: Option<(Lsn, Rc<Outcome>)>,
     /// What kind of key it is.
@@ -322,6 +325,17 @@ pub enum Letter {
         /// Unix ms.
         at_ms: u64,
     },
+    /// A step waits for people.
+    ApprovalNeeded {
+        /// Why it is told now.
+        why: Asking,
+        /// Until when those who are asked now may decide, Unix ms.
+        until_ms: u64,
+        /// Counts up within one step, with the lifecycle's events.
+        sequence: u32,
+        /// Unix ms.
+        at_ms: u64,
+    },
     /// What a try says while it runs: told as it comes, kept nowhere.
     Progress {
         /// What.
@@ -344,6 +358,17 @@ pub enum Letter {
     Reply(Reply),
 }
 
+/// Why people are told that a step waits for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asking {
+    /// It begins to.
+    First,
+    /// Its time, or a round's, is nearly over.
+    Reminder,
+    /// Those who were asked first have not decided; others are asked now.
+    Escalation,
+}
+
 /// What becomes of a notice. Lives on its core.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -351,6 +376,12 @@ pub enum Reply {
     Cancelled,
     /// It had ended so, and that is durable.
     Ended(Status),
+    /// What was said counts, and is durable.
+    Noted,
+    /// This person, or this signal, was heard before: that one stands.
+    Heard(Vote),
+    /// What was said came too late: this had been decided, and is durable.
+    Decided(Rc<Outcome>),
     /// No such step is known here.
     Unknown,
     /// The notice was of no use, or the call's step is not taken.

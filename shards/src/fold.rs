@@ -7,6 +7,7 @@ use hashbrown::HashMap;
 
 use crate::dedup::{Home, Known};
 use crate::event::Role;
+use crate::gate::Vote;
 use crate::ids::{AskerId, Fingerprint, Key, Lsn, Partition, Text};
 use crate::journal::{CodecError, FrameView, Peek, SOURCE_STREAM};
 use crate::planted::{Bug, planted};
@@ -38,6 +39,7 @@ struct Open {
     interrupted: bool,
     retry_at_ms: Option<u64>,
     deadline_ms: u64,
+    votes: Vec<Vote>,
     result: Option<Lsn>,
     role: Role,
     owned: Owned,
@@ -111,6 +113,8 @@ pub struct Unfinished {
     pub retry_at_ms: Option<u64>,
     /// When the budget ends, Unix ms.
     pub deadline_ms: u64,
+    /// What people have said to it, in order.
+    pub votes: Vec<Vote>,
     /// What kind of key it is.
     pub role: Role,
     /// Under whose eyes it came.
@@ -139,11 +143,12 @@ impl Fold {
                 interrupted,
                 retry_at_ms,
                 deadline_ms,
+                votes,
                 result,
                 role,
                 owned,
             } = one;
-            (key, Open { message, fingerprint, asker, tries, interrupted, retry_at_ms, deadline_ms, result, role, owned })
+            (key, Open { message, fingerprint, asker, tries, interrupted, retry_at_ms, deadline_ms, votes, result, role, owned })
         });
         Fold {
             known,
@@ -176,9 +181,9 @@ impl Fold {
                 self.stamp(lsn, fact.received_ms, (fact.source == SOURCE_STREAM).then_some(fact.since_ms));
                 self.released.remove(&key);
                 // Carried forward: its tries stand in older frames until they have been written again behind this one.
-                let carried = self.open.get(&key).filter(|open| open.result.is_none() && open.fingerprint == fact.fingerprint);
-                let (tries, interrupted, retry_at_ms) =
-                    carried.map_or((0, false, None), |open| (open.tries, open.interrupted, open.retry_at_ms));
+                let carried = self.open.remove(&key).filter(|open| open.result.is_none() && open.fingerprint == fact.fingerprint);
+                let (tries, interrupted, retry_at_ms, votes) = carried
+                    .map_or((0, false, None, Vec::new()), |open| (open.tries, open.interrupted, open.retry_at_ms, open.votes));
                 self.open.insert(
                     key,
                     Open {
@@ -189,6 +194,7 @@ impl Fold {
                         interrupted,
                         retry_at_ms,
                         deadline_ms: fact.deadline_ms,
+                        votes,
                         result: None,
                         role: Role::Step,
                         owned: owned(fact.source),
@@ -234,6 +240,7 @@ impl Fold {
                     interrupted: false,
                     retry_at_ms: None,
                     deadline_ms: 0,
+                    votes: Vec::new(),
                     result: Some(lsn),
                     role,
                     owned: owned(fact.source),
@@ -243,6 +250,13 @@ impl Fold {
             Peek::Published { asker, .. } => {
                 if self.open.get(&key).is_some_and(|open| open.result.is_some() && open.asker == asker) {
                     self.open.remove(&key);
+                }
+            }
+            Peek::Signal { vote } => {
+                self.wall_ms = self.wall_ms.max(vote.at_ms);
+                // What was carried forward behind its message stands twice.
+                if let Some(open) = self.open.get_mut(&key).filter(|open| !open.votes.contains(&vote)) {
+                    open.votes.push(vote);
                 }
             }
             Peek::Released { at_ms } => {
@@ -307,6 +321,7 @@ impl Fold {
                 interrupted: open.interrupted && !planted(Bug::ResetTries),
                 retry_at_ms: open.retry_at_ms,
                 deadline_ms: open.deadline_ms,
+                votes: open.votes,
                 role: open.role,
                 owned: open.owned,
             })

@@ -59,6 +59,7 @@ pub mod view;
 use bytes::Bytes;
 
 use crate::audit::AuditItem;
+use crate::gate::Vote;
 use crate::ids::{AskerId, Fingerprint, Key, Lsn, Partition, Text};
 use crate::outcome::Outcome;
 use crate::step::{Delivery, EffectClass, Origin, Source};
@@ -81,7 +82,7 @@ pub enum Kind {
     RetryAt = 4,
     /// Reserved.
     Parked = 5,
-    /// Reserved.
+    /// A person has said something to a step that waits for people.
     Signal = 6,
     /// Another worker has had the key's message since: the step it stands for is not to be run here.
     Released = 7,
@@ -151,7 +152,7 @@ impl Kind {
 
     /// Whether this version gives it a [`Fact`].
     pub fn known(self) -> bool {
-        !matches!(self, Kind::Parked | Kind::Signal | Kind::Cancel | Kind::Tenant | Kind::Config)
+        !matches!(self, Kind::Parked | Kind::Cancel | Kind::Tenant | Kind::Config)
     }
 }
 
@@ -210,6 +211,14 @@ pub mod tag {
     /// Of the outcome; only there where the consumer has owners.
     pub const OWNER_EPOCH: u8 = 46;
     pub const AUDIT: u8 = 48;
+    pub const ACTOR: u8 = 49;
+    /// 1 where it is for, 0 where it is against.
+    pub const APPROVE: u8 = 50;
+    pub const COMMENT: u8 = 51;
+    pub const SIGNAL_ID: u8 = 52;
+    /// Only there where it was.
+    pub const SIGNED: u8 = 53;
+    pub const PLAN: u8 = 54;
 }
 
 /// Field tags inside an audit item. For ever.
@@ -288,6 +297,8 @@ pub enum Fact {
         /// Unix ms: when the next one saw it.
         at_ms: u64,
     },
+    /// [`Kind::Signal`]
+    Signal(Vote),
     /// [`Kind::Released`]
     Released {
         /// Unix ms.

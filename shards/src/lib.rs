@@ -11,6 +11,7 @@ pub mod dedup;
 pub mod envelope;
 pub mod event;
 pub mod fold;
+pub mod gate;
 pub mod ids;
 pub mod journal;
 pub mod keys;

@@ -39,6 +39,8 @@ pub const CLOCK_JUMP_MS_MAX: u64 = 5 * 60 * 1000;
 pub const CLOCK_STEADY_MS: u64 = 10 * 60 * 1000;
 /// Longest budget of a step, in milliseconds (24 h).
 pub const BUDGET_MS_MAX: u64 = 24 * 3600 * 1000;
+/// Longest that a step may wait for people, in milliseconds (90 days).
+pub const GATE_MS_MAX: u64 = 90 * 24 * 3600 * 1000;
 /// Most tries one key may ask for.
 pub const TRIES_MAX: u32 = 100;
 
@@ -89,6 +91,8 @@ pub struct Limits {
     pub tenant_running_max: u32,
     /// Steps of one tenant that may wait at once.
     pub tenant_queued_max: u32,
+    /// Steps of one tenant that may wait for people at once.
+    pub tenant_parked_max: u32,
     /// Steps that may run at once on this shard, over all tenants.
     pub shard_running_max: u32,
     /// Of these, steps of the cpu lane.
@@ -148,6 +152,7 @@ impl Default for Limits {
         Limits {
             tenant_running_max: 1_024,
             tenant_queued_max: 10_000,
+            tenant_parked_max: 10_000,
             shard_running_max: 4_096,
             cpu_running_max: 64,
             gpu_running_max: 64,

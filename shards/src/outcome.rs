@@ -41,7 +41,8 @@ pub struct Outcome {
 impl Outcome {
     /// Whether its message goes to the dead letters: it was not done, and nobody wanted that.
     pub fn is_dead(&self) -> bool {
-        !matches!(self.status, Status::Ok | Status::Cancelled)
+        let rejected = self.fault.as_ref().is_some_and(|fault| fault.code == Code::Rejected);
+        !matches!(self.status, Status::Ok | Status::Cancelled) && !rejected
     }
 }
 
@@ -184,6 +185,7 @@ codes! {
     Indeterminate = 20, "INDETERMINATE", false, "It may have happened; it is not run again.";
     Poison = 21, "POISON", false, "It kills whoever runs it.";
     SignatureInvalid = 22, "SIGNATURE_INVALID", false, "The signature does not hold.";
+    Rejected = 23, "REJECTED", false, "People were asked, and did not approve.";
 }
 
 impl Status {

@@ -15,8 +15,12 @@ pub struct Account {
     pub queued: u32,
     /// Steps running, and timed-out ones whose work has not ended yet.
     pub running: u32,
+    /// Steps that wait for people.
+    pub parked: u32,
     /// Most that may wait.
     pub queued_max: u32,
+    /// Most that may wait for people.
+    pub parked_max: u32,
     /// Most that may run.
     pub running_max: u32,
     /// Memory kept for what runs, in bytes.
@@ -47,15 +51,21 @@ pub struct Charge {
 enum Stage {
     Queued,
     Running(Taken),
+    Parked,
 }
 
 impl Charge {
-    /// What it holds as a running slot; none: it is a place in the queue.
+    /// What it holds as a running slot; none: it is a place in the queue, or among those who wait for people.
     pub fn taken(&self) -> Option<Taken> {
         match self.stage {
-            Stage::Queued => None,
+            Stage::Queued | Stage::Parked => None,
             Stage::Running(taken) => Some(taken),
         }
+    }
+
+    /// Whether it is a place among those who wait for people.
+    pub fn is_parked(&self) -> bool {
+        self.stage == Stage::Parked
     }
 }
 
@@ -67,6 +77,11 @@ pub enum Refusal {
         /// The limit.
         limit: u32,
     },
+    /// `limits.tenant_approvals` steps wait for people already.
+    ParkedFull {
+        /// The limit.
+        limit: u32,
+    },
 }
 
 impl Account {
@@ -75,7 +90,9 @@ impl Account {
         Account {
             queued: 0,
             running: 0,
+            parked: 0,
             queued_max: limits.tenant_queued_max,
+            parked_max: limits.tenant_parked_max,
             running_max: limits.tenant_running_max,
             memory_bytes: 0,
             memory_bytes_max: limits.tenant_memory_bytes_max,
@@ -98,6 +115,23 @@ impl Account {
     pub fn charge_recovered(&mut self) -> Charge {
         self.queued += 1;
         Charge { stage: Stage::Queued }
+    }
+
+    /// Takes a place among those who wait for people.
+    ///
+    /// # Errors
+    /// The rule that forbids it; nothing is taken then.
+    pub fn charge_parked(&mut self) -> Result<Charge, Refusal> {
+        if self.parked >= self.parked_max {
+            return Err(Refusal::ParkedFull { limit: self.parked_max });
+        }
+        Ok(self.charge_parked_recovered())
+    }
+
+    /// The same for a step that was accepted in an earlier life: it cannot be refused now.
+    pub fn charge_parked_recovered(&mut self) -> Charge {
+        self.parked += 1;
+        Charge { stage: Stage::Parked }
     }
 
     /// Whether another step may run.
@@ -143,6 +177,7 @@ impl Account {
         match charge.stage {
             Stage::Queued => self.queued -= 1,
             Stage::Running(taken) => self.stopped(taken),
+            Stage::Parked => self.parked -= 1,
         }
     }
 

@@ -11,6 +11,7 @@ mod admit;
 mod call;
 mod carry;
 mod notice;
+mod park;
 mod place;
 mod record;
 mod recover;
@@ -23,7 +24,7 @@ mod struck;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use hashbrown::HashMap;
@@ -32,6 +33,7 @@ use crate::deadlines::Deadlines;
 use crate::dedup::{Home, Known};
 use crate::event::{Chunk, Effect, Effects, Event, Letter, Overload, Post, Reply, Role, Stage, Untold};
 use crate::fold::{Owned, Released, Unfinished};
+use crate::gate::Vote;
 use crate::ids::{AskerId, Key, Lsn, Now, Salt, Text, Ticket};
 use crate::lane::Lanes;
 use crate::limits::{CLOCK_JUMP_MS_MAX, CLOCK_STEADY_MS, Limits};
@@ -96,6 +98,8 @@ pub struct Shard {
     /// Steps holding a running slot, over all tenants.
     running: u32,
     deadlines: Deadlines,
+    /// Steps that wait for people, by when something is due of them: (monotonic microseconds, slot).
+    gates: BTreeSet<(u64, u32)>,
     /// Due slots of one tick; kept for its memory.
     due: Vec<u32>,
     /// What waits for a frame to be durable, in the order of the frames.
@@ -170,6 +174,12 @@ struct Job {
     role: Role,
     /// The notice that stopped it.
     stopped_by: Option<Rc<Arrival>>,
+    /// What people have said to it; nothing is allocated until one has.
+    votes: Vec<Vote>,
+    /// Those of them who decided.
+    decided_by: Option<Text>,
+    /// What was due of its gate up to here is told, Unix ms.
+    gate_ms: u64,
     /// Lifecycle events sent.
     stages: u32,
     started_ms: u64,
@@ -206,6 +216,8 @@ enum State {
     Running,
     /// Between two tries.
     Backoff,
+    /// It waits for people, and holds no place in any lane.
+    Parked,
     /// The outcome is decided and on its way to the disk.
     Decided,
     /// The outcome is durable; letters are out.
@@ -266,6 +278,7 @@ impl Shard {
             queued: 0,
             running: 0,
             deadlines: Deadlines::default(),
+            gates: BTreeSet::new(),
             due: Vec::new(),
             held: VecDeque::new(),
             probing: HashMap::new(),
@@ -329,7 +342,8 @@ impl Shard {
         // While nothing is accepted, nothing else would come and let the clock be looked at again.
         let steady = self.jumped.map(|_| self.clock_look_us);
         let looks = self.looks_due_us();
-        [timers, progress, waiting, retain, steady, looks, self.struck.look_us].into_iter().flatten().min()
+        let gates = self.gates.first().map(|(due_us, _)| *due_us);
+        [timers, progress, waiting, retain, steady, looks, self.struck.look_us, gates].into_iter().flatten().min()
     }
 
     /// The journal is over its budget and nothing in it may go yet: new work waits.
@@ -354,9 +368,9 @@ impl Shard {
         self.held_bytes
     }
 
-    /// Nothing is running, waiting or on its way out.
+    /// Nothing is running, waiting or on its way out, but for steps that wait for people.
     pub fn is_idle(&self) -> bool {
-        self.live == 0 && self.waiting == 0 && self.probing.is_empty() && self.sealing.looks() == 0
+        self.live as usize == self.gates.len() && self.waiting == 0 && self.probing.is_empty() && self.sealing.looks() == 0
     }
 
     /// Steps waiting.
@@ -367,6 +381,11 @@ impl Shard {
     /// Steps running.
     pub fn running(&self) -> u32 {
         self.running
+    }
+
+    /// Steps that wait for people.
+    pub fn parked(&self) -> u32 {
+        self.gates.len() as u32
     }
 
     /// Outcomes not yet known as published.
@@ -381,6 +400,7 @@ impl Shard {
         tally.queued = u64::from(self.queued());
         tally.running = u64::from(self.running);
         tally.unpublished = u64::from(self.unpublished);
+        tally.parked = u64::from(self.parked());
         tally
     }
 
@@ -479,6 +499,9 @@ impl Shard {
             acked: false,
             role,
             stopped_by: None,
+            votes: Vec::new(),
+            decided_by: None,
+            gate_ms: 0,
             stages: 0,
             started_ms: 0,
             started_us: 0,
@@ -522,6 +545,8 @@ impl Shard {
         job.others = Vec::new();
         self.held_bytes -= job.outcome.take().map_or(0, |outcome| outcome.outputs.len() as u64);
         job.stopped_by = None;
+        job.votes = Vec::new();
+        job.decided_by = None;
         job.earlier = Vec::new();
         self.deadlines.disarm(slot);
         self.live -= 1;

@@ -7,12 +7,13 @@
 use crate::dedup::Entry;
 use crate::event::Role;
 use crate::fold::{Owned, Released, Restored, Unfinished};
+use crate::gate::Vote;
 use crate::ids::{AskerId, Fingerprint, Key, Lsn, Partition, Text};
 use crate::keys::{Facts, Owner, Unfit};
 use crate::strike::Strikes;
 
 const MAGIC: &[u8; 8] = b"ENDSTSNP";
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 /// The shortest element of any list, in bytes: a count that the rest of the file cannot hold is not believed.
 const ELEMENT_BYTES_MIN: usize = 16;
 
@@ -84,7 +85,14 @@ pub fn encode(owner: &Owner, before: Lsn, segment: u64, files: &[Facts], rest: &
         put(&mut out, &[one.message.0, one.result.map_or(0, |lsn| lsn.0), u64::from(one.tries), flags]);
         // No retry is due at the beginning of time.
         put(&mut out, &[one.retry_at_ms.map_or(0, |at_ms| at_ms.saturating_add(1)), one.deadline_ms, code(one.role)]);
-        put(&mut out, &[u64::from(one.owned.partition.0), u64::from(one.owned.epoch)]);
+        put(&mut out, &[u64::from(one.owned.partition.0), u64::from(one.owned.epoch), one.votes.len() as u64]);
+        for vote in &one.votes {
+            put(&mut out, &[vote.at_ms, u64::from(vote.approve) | u64::from(vote.signed) << 1]);
+            for text in [&vote.actor, &vote.comment, &vote.id, &vote.plan] {
+                put(&mut out, &[text.len() as u64]);
+                out.extend_from_slice(text.as_bytes());
+            }
+        }
     }
     let crc = crc32c::crc32c(&out);
     out.extend_from_slice(&crc.to_le_bytes());
@@ -124,10 +132,8 @@ pub fn decode(bytes: &[u8], owner: &Owner) -> Result<Snapshot, Unfit> {
     })?;
     restored.newest = rest.list(|rest| Ok((rest.lsn()?, rest.u64()?)))?;
     restored.tenants = rest.list(|rest| {
-        let (seq, length) = (rest.u64()?, rest.u64()? as usize);
-        let name = rest.bytes(length)?;
-        let name = std::str::from_utf8(name).map_err(|_| DAMAGED)?;
-        Ok((Text::from(name.to_owned()), seq))
+        let seq = rest.u64()?;
+        Ok((rest.text()?, seq))
     })?;
     let mut strikes = Strikes::default();
     for (key, count, boot, lsn) in rest.list(|rest| Ok((Key(rest.array()?), rest.u32()?, rest.u32()?, rest.lsn()?)))? {
@@ -217,6 +223,12 @@ impl<'a> Rest<'a> {
         Ok(Lsn(self.u64()?))
     }
 
+    fn text(&mut self) -> Result<Text, Unfit> {
+        let length = self.u64()? as usize;
+        let text = std::str::from_utf8(self.bytes(length)?).map_err(|_| DAMAGED)?;
+        Ok(Text::from(text.to_owned()))
+    }
+
     fn list<T>(&mut self, each: impl Fn(&mut Self) -> Result<T, Unfit>) -> Result<Vec<T>, Unfit> {
         let count = self.u64()?;
         if count > (self.0.len() / ELEMENT_BYTES_MIN) as u64 {
@@ -230,6 +242,11 @@ impl<'a> Rest<'a> {
         let (message, result, tries, flags) = (self.lsn()?, self.lsn()?, self.u32()?, self.u64()?);
         let (retry, deadline_ms, role) = (self.u64()?, self.u64()?, role(self.u64()?)?);
         let (partition, epoch) = (self.u64()?.try_into().map_err(|_| DAMAGED)?, self.u32()?);
+        let votes = self.list(|rest| {
+            let (at_ms, flags) = (rest.u64()?, rest.u64()?);
+            let (actor, comment, id, plan) = (rest.text()?, rest.text()?, rest.text()?, rest.text()?);
+            Ok(Vote { actor, approve: flags & 1 != 0, comment, id, signed: flags & 2 != 0, plan, at_ms })
+        })?;
         Ok(Unfinished {
             key,
             fingerprint,
@@ -240,6 +257,7 @@ impl<'a> Rest<'a> {
             interrupted: flags & 1 != 0,
             retry_at_ms: retry.checked_sub(1),
             deadline_ms,
+            votes,
             role,
             owned: Owned { partition: Partition(partition), epoch, streamed: flags & 2 != 0 },
         })

@@ -3,9 +3,12 @@
 //! Parsing happens at the edge of the crate that knows the wire; nothing here can be malformed. A message that could not
 //! be read, or was refused while reading it, is an arrival too: it gets one durable answer like any other.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 
 use crate::block::CacheWish;
+use crate::gate::{Gate, Vote};
 use crate::ids::{AskerId, BlockId, Fingerprint, Key, Partition, Text};
 use crate::outcome::{Code, Fault};
 
@@ -140,6 +143,13 @@ pub enum Notice {
         /// Why: the fault's details, JSON object text or empty.
         details: Bytes,
     },
+    /// What a person says to a step that waits for people, whose key the arrival has.
+    Signal {
+        /// Names the step where the key does not.
+        assignment_id: Option<Text>,
+        /// What is said; its time is when the shard hears it.
+        vote: Vote,
+    },
     /// It cannot be done, whatever becomes of any step.
     Refused(Fault),
 }
@@ -173,6 +183,8 @@ pub struct Work {
     pub guardrails: Bytes,
     /// Whether outputs of an earlier step will do; only where it is pure.
     pub cache: Option<CacheWish>,
+    /// It runs nothing: it waits for people, on these terms.
+    pub gate: Option<Rc<Gate>>,
     /// A policy of this worker forbids it: it is not begun where it is new, and told what is known of it where it is not.
     pub denied: Option<Fault>,
 }

@@ -47,6 +47,8 @@ pub struct Tally {
     pub queued: u64,
     /// Steps running now.
     pub running: u64,
+    /// Steps that wait for people, now.
+    pub parked: u64,
     /// Outcomes durable but not yet known as published, now.
     pub unpublished: u64,
     /// Journal: commits made.

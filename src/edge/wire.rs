@@ -421,7 +421,11 @@ impl EdgeWire {
         let (outcome, replayed) = match letter {
             Letter::Result { outcome, replayed, .. } => (outcome, *replayed),
             Letter::DeadLetter { .. } => return self.render_message(arrival, letter),
-            Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::Progress { .. } | Letter::Reply(_) => return None,
+            Letter::Ack { .. }
+            | Letter::Lifecycle { .. }
+            | Letter::ApprovalNeeded { .. }
+            | Letter::Progress { .. }
+            | Letter::Reply(_) => return None,
         };
         // Its reader went with the run that read it; a later run that has the same line asks for itself.
         if !matches!(arrival.delivery.origin, Origin::Line(_)) {
@@ -555,7 +559,10 @@ impl Wire for EdgeWire {
 
     fn render(&self, post: &Post) -> Option<Parcel> {
         let arrival = &*post.arrival;
-        let answers = !matches!(post.letter, Letter::Lifecycle { .. } | Letter::Progress { .. } | Letter::DeadLetter { .. });
+        let answers = !matches!(
+            post.letter,
+            Letter::Lifecycle { .. } | Letter::ApprovalNeeded { .. } | Letter::Progress { .. } | Letter::DeadLetter { .. }
+        );
         let rendered = if is_line(&arrival.delivery) {
             self.render_line(arrival, &post.letter)
         } else if answers && arrival.by_call() {

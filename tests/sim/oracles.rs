@@ -57,7 +57,11 @@ pub fn i3_nothing_leaves_before_it_is_durable(
             return if taken || shared { Ok(None) } else { Err(format!("I3: {} accepted before it is durable", arrival.key)) };
         }
         Letter::Lifecycle { outcome: Some(outcome), .. } => outcome,
-        Letter::Ack { .. } | Letter::Lifecycle { .. } | Letter::Progress { .. } | Letter::Reply(_) => return Ok(None),
+        Letter::Ack { .. }
+        | Letter::Lifecycle { .. }
+        | Letter::ApprovalNeeded { .. }
+        | Letter::Progress { .. }
+        | Letter::Reply(_) => return Ok(None),
     };
     let digest = outcome_digest(outcome);
     let own = story(arrival.key).and_then(|story| story.result);

@@ -203,6 +203,7 @@ impl Truth {
                     self.expired.insert(answer.asker);
                 }
             }
+            Fact::Signal(_) => {}
             Fact::Released { .. } => {
                 if !story.released || story.result.is_some() {
                     return Err(format!("ownership: {} is released and was not open", frame.key));

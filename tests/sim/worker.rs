@@ -172,6 +172,7 @@ impl World {
                 interrupted: one.interrupted,
                 retry_at_ms: one.retry_at_ms,
                 deadline_ms: one.deadline_ms,
+                votes: one.votes.clone(),
                 outcome,
                 role: one.role,
             };

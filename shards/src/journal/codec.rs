@@ -7,6 +7,7 @@ use super::{
     audit_tag, tag,
 };
 use crate::audit::AuditItem;
+use crate::gate::Vote;
 use crate::ids::{AskerId, Fingerprint, Key, Lsn, Partition, Text};
 use crate::outcome::Outcome;
 use crate::step::{Arrival, EffectClass, Origin};
@@ -209,6 +210,7 @@ impl Log {
             Fact::Published { asker, at_ms } => self.published(head, asker, *at_ms),
             Fact::Mark { wall_ms, floor, watermark_ms } => self.mark(*wall_ms, *floor, *watermark_ms),
             Fact::Struck { strikes, boot, at_ms } => self.struck(head, *strikes, *boot, *at_ms),
+            Fact::Signal(vote) => self.signal(head, vote),
             Fact::Released { at_ms } => self.released(head, *at_ms),
             Fact::Unknown(kind) => self.write(*kind, SKIPPABLE, head, 0, |_| {}),
         }
@@ -316,6 +318,24 @@ impl Log {
             put_u32(out, tag::STRIKES, strikes);
             put_u32(out, tag::BOOT, boot);
             put_u64(out, tag::AT_MS, at_ms);
+        });
+    }
+
+    /// [`Kind::Signal`]. A version that does not know it must not start: it would ask people again.
+    pub fn signal(&mut self, head: Head, vote: &Vote) {
+        let room = vote.actor.len() + vote.comment.len() + vote.id.len() + vote.plan.len();
+        self.write(Kind::Signal as u8, 0, head, room, |out| {
+            put_u64(out, tag::AT_MS, vote.at_ms);
+            put(out, tag::ACTOR, vote.actor.as_bytes());
+            put_u8(out, tag::APPROVE, u8::from(vote.approve));
+            for (tag, text) in [(tag::COMMENT, &vote.comment), (tag::SIGNAL_ID, &vote.id), (tag::PLAN, &vote.plan)] {
+                if !text.is_empty() {
+                    put(out, tag, text.as_bytes());
+                }
+            }
+            if vote.signed {
+                put_u8(out, tag::SIGNED, 1);
+            }
         });
     }
 

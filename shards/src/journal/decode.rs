@@ -44,8 +44,9 @@ pub fn decode(bytes: &Bytes) -> Result<Frame, CodecError> {
         Kind::Struck => {
             Fact::Struck { strikes: fields.u32(tag::STRIKES)?, boot: fields.u32(tag::BOOT)?, at_ms: fields.u64(tag::AT_MS)? }
         }
+        Kind::Signal => Fact::Signal(fields.vote()?),
         Kind::Released => Fact::Released { at_ms: fields.u64(tag::AT_MS)? },
-        Kind::Parked | Kind::Signal | Kind::Cancel | Kind::Tenant | Kind::Config => Fact::Unknown(view.code()),
+        Kind::Parked | Kind::Cancel | Kind::Tenant | Kind::Config => Fact::Unknown(view.code()),
     };
     Ok(Frame { key, partition, owner_epoch, fact })
 }

@@ -11,6 +11,7 @@ use super::segment::{Damage, Expected, FORMAT, HeadError, SEGMENT_HEAD_BYTES, Se
 use super::view::Frames;
 use super::*;
 use crate::audit::AuditKind;
+use crate::gate::Vote;
 use crate::ids::Salt;
 use crate::outcome::{Code, Effected, Fault, Status};
 
@@ -72,6 +73,18 @@ fn answer() -> Answer {
     }
 }
 
+fn vote(comment: &'static str, approve: bool) -> Vote {
+    Vote {
+        actor: Text::from_static("ann"),
+        approve,
+        comment: Text::from_static(comment),
+        id: Text::from_static(if approve { "s-1" } else { "" }),
+        signed: approve,
+        plan: Text::from_static(if approve { "" } else { "p" }),
+        at_ms: 8,
+    }
+}
+
 /// One frame of every kind that has a fact, in several shapes.
 fn frames() -> Vec<Frame> {
     let retry = Fault { retry_after_ms: Some(1500), ..Fault::new(Code::Http5xx, "later") };
@@ -114,6 +127,8 @@ fn frames() -> Vec<Frame> {
         Fact::Quarantined(answer()),
         Fact::Published { asker: AskerId([5; 16]), at_ms: 4 },
         Fact::Mark { wall_ms: 1, floor: Lsn(2), watermark_ms: 3 },
+        Fact::Signal(vote("a comment", true)),
+        Fact::Signal(vote("", false)),
         Fact::Released { at_ms: 7 },
         Fact::Struck { strikes: 2, boot: 5, at_ms: 6 },
     ];
@@ -232,6 +247,7 @@ fn peeking_sees_what_decoding_sees() {
             (Peek::Mark { wall_ms, floor, watermark_ms }, fact) => {
                 assert_eq!(*fact, Fact::Mark { wall_ms, floor, watermark_ms });
             }
+            (Peek::Signal { vote }, fact) => assert_eq!(*fact, Fact::Signal(vote)),
             (Peek::Released { at_ms }, fact) => assert_eq!(*fact, Fact::Released { at_ms }),
             (Peek::Struck { strikes, boot, at_ms }, fact) => assert_eq!(*fact, Fact::Struck { strikes, boot, at_ms }),
             (peek, fact) => panic!("{peek:?} is not a view of {fact:?}"),

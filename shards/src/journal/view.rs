@@ -2,7 +2,8 @@
 
 use super::codec::{AUDIT_VERSION, CodecError, FRAME_HEAD_BYTES, SKIPPABLE};
 use super::{Kind, audit_tag, tag};
-use crate::ids::{AskerId, Fingerprint, Key, Lsn, Partition};
+use crate::gate::Vote;
+use crate::ids::{AskerId, Fingerprint, Key, Lsn, Partition, Text};
 use crate::outcome::Status;
 use crate::step::EffectClass;
 
@@ -15,7 +16,7 @@ pub struct FrameView<'a> {
 }
 
 /// What folding needs of a frame.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "fields as in Fact")]
 pub enum Peek<'a> {
     /// [`Kind::Accepted`]
@@ -36,6 +37,8 @@ pub enum Peek<'a> {
     Mark { wall_ms: u64, floor: Lsn, watermark_ms: u64 },
     /// [`Kind::Struck`]
     Struck { strikes: u32, boot: u32, at_ms: u64 },
+    /// [`Kind::Signal`]
+    Signal { vote: Vote },
     /// [`Kind::Released`]
     Released { at_ms: u64 },
     /// A kind that may be passed over.
@@ -51,6 +54,7 @@ impl Peek<'_> {
             Peek::Answer(fact) | Peek::Quarantined(fact) => Some(fact.ended_ms),
             Peek::Started { at_ms, .. } | Peek::Published { at_ms, .. } => Some(*at_ms),
             Peek::Struck { at_ms, .. } | Peek::Released { at_ms } => Some(*at_ms),
+            Peek::Signal { vote } => Some(vote.at_ms),
             Peek::Mark { wall_ms, .. } => Some(*wall_ms),
             Peek::RetryAt { .. } | Peek::Unknown(_) => None,
         }
@@ -220,8 +224,9 @@ impl<'a> FrameView<'a> {
             Kind::Struck => {
                 Peek::Struck { strikes: fields.u32(tag::STRIKES)?, boot: fields.u32(tag::BOOT)?, at_ms: fields.u64(tag::AT_MS)? }
             }
+            Kind::Signal => Peek::Signal { vote: fields.vote()? },
             Kind::Released => Peek::Released { at_ms: fields.u64(tag::AT_MS)? },
-            Kind::Parked | Kind::Signal | Kind::Cancel | Kind::Tenant | Kind::Config => Peek::Unknown(self.code()),
+            Kind::Parked | Kind::Cancel | Kind::Tenant | Kind::Config => Peek::Unknown(self.code()),
         })
     }
 
@@ -316,6 +321,21 @@ impl<'a> Fields<'a> {
             [version, ..] => Err(CodecError::AuditVersion { version: *version }),
             [] => Err(self.bad(tag::AUDIT)),
         }
+    }
+
+    /// What a person has said. A copy: it outlives the segment it was read from.
+    pub(super) fn vote(&self) -> Result<Vote, CodecError> {
+        let text = |tag| self.str(tag).map(|text| Text::from(text.to_owned()));
+        let unsaid = |tag| Ok(self.optional(tag, text)?.unwrap_or_default());
+        Ok(Vote {
+            actor: text(tag::ACTOR)?,
+            approve: self.code(tag::APPROVE, |code| [false, true].get(usize::from(code)).copied())?,
+            comment: unsaid(tag::COMMENT)?,
+            id: unsaid(tag::SIGNAL_ID)?,
+            signed: self.optional(tag::SIGNED, |tag| self.u8(tag))?.is_some(),
+            plan: unsaid(tag::PLAN)?,
+            at_ms: self.u64(tag::AT_MS)?,
+        })
     }
 
     fn answer(&self) -> Result<AnswerPeek<'a>, CodecError> {

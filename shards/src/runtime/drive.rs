@@ -333,7 +333,11 @@ impl<W: Wire> Driver<W> {
         match &post.letter {
             Letter::Ack { .. } => fail::fail_point!("C1", |_| std::process::abort()),
             Letter::Result { .. } => fail::fail_point!("C6", |_| std::process::abort()),
-            Letter::Lifecycle { .. } | Letter::Progress { .. } | Letter::DeadLetter { .. } | Letter::Reply(_) => {}
+            Letter::Lifecycle { .. }
+            | Letter::ApprovalNeeded { .. }
+            | Letter::Progress { .. }
+            | Letter::DeadLetter { .. }
+            | Letter::Reply(_) => {}
         }
         match self.wire.render(post) {
             Some(parcel) => {

@@ -448,6 +448,7 @@ async fn recover<W: Wire>(driver: &mut Driver<W>, disk: &Disk, one: &Unfinished)
         interrupted: one.interrupted,
         retry_at_ms: one.retry_at_ms,
         deadline_ms: one.deadline_ms,
+        votes: one.votes.clone(),
         outcome,
         role: one.role,
     };

@@ -306,7 +306,9 @@ impl Shard {
             return self.no_room(now, arrival, fx);
         }
         let tenant = self.tenants.find(&arrival.tenant);
-        match self.tenants.get(tenant).account.charge() {
+        let account = &mut self.tenants.get(tenant).account;
+        let charge = if work.gate.is_some() { account.charge_parked() } else { account.charge() };
+        match charge {
             Ok(charge) => {
                 let lsn = self.log_accepted(now, &arrival, work, fx);
                 self.tally.accepted += 1;
@@ -318,7 +320,10 @@ impl Shard {
                 // It has ended the process before it could be recorded.
                 let struck = self.strikes.of(&arrival.key) > 0;
                 let slot = self.open_job(now, arrival.key, arrival.clone(), lsn, Role::Step);
-                self.queue_up(slot);
+                let parked = work.gate.is_some();
+                if !parked {
+                    self.queue_up(slot);
+                }
                 let home = self.known.begin(arrival.key, &arrival.fingerprint, &asker_of(&arrival), slot, false);
                 let deadline_us = now.mono_us.saturating_add(work.budget_ms.saturating_mul(1000));
                 let claim = self.claim_for(work);
@@ -337,9 +342,12 @@ impl Shard {
                     && !matches!(work.effect, EffectClass::Pure | EffectClass::Unsafe)
                     && !planted(Bug::Untouched);
                 job.deadline_us = deadline_us;
-                self.deadlines.arm(slot, deadline_us);
                 self.unfinished.push_back((lsn, slot));
                 self.held.push_back((lsn, Held::Accepted(slot)));
+                if parked {
+                    return self.park(now, slot, fx);
+                }
+                self.deadlines.arm(slot, deadline_us);
                 if inherited && work.effect == EffectClass::Unsafe && !planted(Bug::RunInherited) {
                     let fault = Fault::new(Code::Indeterminate, "Another worker had the step; it may have happened.")
                         .with_effect(Effected::Unknown);
@@ -349,6 +357,15 @@ impl Shard {
                     self.enqueue(now, slot);
                 }
             }
+            // It may be long before there is room among these, so nobody waits here for it.
+            Err(Refusal::ParkedFull { limit }) => match &arrival.delivery.origin {
+                Origin::Stream(token) => {
+                    let token = token.clone();
+                    self.hand_back(&token, fx);
+                }
+                Origin::Call(_) => self.turn_away(arrival, too_many_parked(limit), fx),
+                _ => self.refuse(now, arrival, too_many_parked(limit), fx),
+            },
             Err(Refusal::QueueFull { limit }) => match &arrival.delivery.origin {
                 Origin::Stream(token) => {
                     let token = token.clone();
@@ -568,6 +585,11 @@ impl Shard {
 fn queue_is_full(limit: u32) -> Fault {
     let details = format!("{{\"limit\":\"limits.tenant_queued\",\"value\":{limit}}}");
     Fault::new(Code::QuotaExceeded, "The tenant's queue is full.").with_details(details)
+}
+
+fn too_many_parked(limit: u32) -> Fault {
+    let details = format!("{{\"limit\":\"limits.tenant_approvals\",\"value\":{limit}}}");
+    Fault::new(Code::QuotaExceeded, "Too many of the tenant's steps wait for people.").with_details(details)
 }
 
 fn conflict_fault() -> Fault {

@@ -59,7 +59,7 @@ impl Shard {
         let job = &self.jobs[slot as usize];
         let told = job.written.tries == 0 || job.written.interrupted || job.written.retry_at_ms.is_some();
         job.role == Role::Step
-            && matches!(job.state, State::Queued | State::Running | State::Backoff)
+            && matches!(job.state, State::Queued | State::Running | State::Backoff | State::Parked)
             && matches!(job.claim, Claim::Needless | Claim::Due)
             && job.arrival.work().is_some()
             && told
@@ -84,6 +84,7 @@ impl Shard {
                 self.log_retry_at_again(slot, at_ms, fx);
             }
         }
+        self.log_votes_again(slot, fx);
         if let Some((count, boot)) = self.strikes.newest(&key) {
             let lsn = self.log_struck(now, key, arrival.partition, count, boot, fx);
             self.strikes.recall(key, count, boot, lsn);

@@ -18,6 +18,10 @@ impl Shard {
         match notice {
             Notice::Refused(fault) => self.reply_to(arrival, Reply::Refused(fault.clone()), fx),
             Notice::Cancel { assignment_id, .. } => self.cancel_asked(now, arrival, assignment_id.as_ref(), fx),
+            Notice::Signal { assignment_id, vote } => {
+                let (assignment, vote) = (assignment_id.clone(), vote.clone());
+                self.signal_asked(now, arrival, assignment.as_ref(), vote, fx);
+            }
         }
     }
 
@@ -33,7 +37,7 @@ impl Shard {
     }
 
     /// What a notice is about: its key, else a step on its way that this assignment asked for, else the assignment's answer.
-    fn meant(&self, notice: &Arrival, assignment: Option<&Text>) -> Option<(Key, Place)> {
+    pub(super) fn meant(&self, notice: &Arrival, assignment: Option<&Text>) -> Option<(Key, Place)> {
         if let Some(memory) = self.known.get(&notice.key) {
             return Some((notice.key, memory.place));
         }
@@ -52,7 +56,7 @@ impl Shard {
     fn cancel_job(&mut self, now: Now, notice: Rc<Arrival>, slot: u32, fx: &mut Effects) {
         let job = self.job(slot);
         match (job.state, &job.outcome) {
-            (State::Queued | State::Running | State::Backoff, _) => {
+            (State::Queued | State::Running | State::Backoff | State::Parked, _) => {
                 job.stopped_by = Some(notice.clone());
                 if !planted(Bug::CancelUnheard) {
                     self.cut(now, slot, Status::Cancelled, fx);
@@ -114,7 +118,7 @@ impl Shard {
     }
 
     /// Replies once frame `lsn` is durable.
-    fn hold_reply(&mut self, lsn: Lsn, notice: Rc<Arrival>, reply: Reply) {
+    pub(super) fn hold_reply(&mut self, lsn: Lsn, notice: Rc<Arrival>, reply: Reply) {
         let at = self.held.partition_point(|(other, _)| *other <= lsn);
         self.held.insert(at, (lsn, Held::Reply(notice, reply)));
     }

@@ -3,6 +3,7 @@
 use super::Shard;
 use crate::audit::{AuditItem, AuditKind, outcome_digest};
 use crate::event::Effects;
+use crate::gate::Vote;
 use crate::ids::{AskerId, Key, Lsn, Now, Partition, Text};
 use crate::journal::{AcceptedRef, AnswerRef, Head, MessageRef, ResultRef};
 use crate::outcome::Outcome;
@@ -110,8 +111,8 @@ impl Shard {
     pub(super) fn log_result(&mut self, now: Now, slot: u32, outcome: &Outcome, fx: &mut Effects) -> Lsn {
         let mut audit = self.audit(now, self.jobs[slot as usize].tenant, AuditKind::Outcome, outcome);
         let job = &self.jobs[slot as usize];
-        if let Some(actor) = super::notice::actor(job) {
-            audit.actor = actor.clone();
+        if let Some(actor) = super::notice::actor(job).or(job.decided_by.as_ref()).cloned() {
+            audit.actor = actor;
         }
         // A step that an earlier worker accepted and this one cannot read has no block here.
         let block = job.arrival.work().map_or("", |work| self.block_name(work));
@@ -175,6 +176,23 @@ impl Shard {
         // Whose outcome it is by its frames: where another worker has owned the stream since, somebody else may have asked for it.
         fx.log.published(self.head(job.key, &job.arrival), &job.written.asker, now.wall_ms);
         self.number()
+    }
+
+    pub(super) fn log_signal(&mut self, slot: u32, vote: &Vote, fx: &mut Effects) -> Lsn {
+        let job = &self.jobs[slot as usize];
+        fx.log.signal(self.head(job.key, &job.arrival), vote);
+        fx.log.urgent = true;
+        self.number()
+    }
+
+    /// What people have said to a step, once more.
+    pub(super) fn log_votes_again(&mut self, slot: u32, fx: &mut Effects) {
+        let job = &self.jobs[slot as usize];
+        let head = self.head(job.key, &job.arrival);
+        for vote in &job.votes {
+            fx.log.signal(head, vote);
+            self.next_lsn = self.next_lsn.next();
+        }
     }
 
     pub(super) fn log_released(&mut self, now: Now, key: Key, partition: Partition, fx: &mut Effects) -> Lsn {

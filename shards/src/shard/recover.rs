@@ -42,6 +42,9 @@ impl Shard {
             self.unpublished += 1;
             return self.post_outcome(now, slot, fx);
         }
+        if arrival.work().is_some_and(|work| work.gate.is_some()) {
+            return self.parked_again(now, slot, past.votes, fx);
+        }
         let tenant = self.jobs[slot as usize].tenant;
         let charge = self.tenants.get(tenant).account.charge_recovered();
         self.queue_up(slot);

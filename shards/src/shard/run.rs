@@ -261,7 +261,7 @@ impl Shard {
     pub(super) fn cut(&mut self, now: Now, slot: u32, status: Status, fx: &mut Effects) {
         let job = &self.jobs[slot as usize];
         let late = job.state == State::Decided && planted(Bug::TimeoutWhileWriting);
-        if !late && !matches!(job.state, State::Queued | State::Running | State::Backoff) {
+        if !late && !matches!(job.state, State::Queued | State::Running | State::Backoff | State::Parked) {
             return;
         }
         let ran_us = if job.at_work { now.mono_us.saturating_sub(job.started_us) } else { 0 };
@@ -295,6 +295,7 @@ impl Shard {
             }
         }
         self.due = due;
+        self.look_at_gates(now, fx);
         self.renew_looks(now);
         if now.mono_us >= self.waiting_due_us {
             self.look_at_waiting(now, fx);

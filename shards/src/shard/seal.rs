@@ -341,6 +341,7 @@ impl Job {
             interrupted,
             retry_at_ms: retry_at_ms.filter(|_| !planted(Bug::ForgetRetryTime)),
             deadline_ms,
+            votes: self.votes.clone(),
             role: self.role,
             owned,
         })

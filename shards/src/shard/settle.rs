@@ -5,11 +5,11 @@ use std::rc::Rc;
 use super::record::asker_of;
 use super::{Held, Shard, State};
 use crate::dedup::Place;
-use crate::event::{Effect, Effects, Letter, Post, Reply, Role, Stage};
+use crate::event::{Asking, Effect, Effects, Letter, Post, Reply, Role, Stage};
 use crate::ids::{Key, Lsn, Now, Ticket};
 use crate::outcome::{Code, Effected, Outcome, Status};
 use crate::planted::{Bug, planted};
-use crate::step::{Arrival, Content, Origin, Settle};
+use crate::step::{Arrival, Content, Notice, Origin, Settle};
 
 impl Shard {
     /// An outcome of this step, decided now.
@@ -41,6 +41,9 @@ impl Shard {
             let fault = outcome.fault.as_ref().map(|fault| fault.code);
             self.tally.outcome(usize::from(work.kind.0), outcome.status, fault, latency_us);
         }
+        if job.state == State::Parked {
+            self.gates.remove(&(job.retry_at_us, slot));
+        }
         job.state = State::Decided;
         job.decided = lsn;
         let at_work = job.at_work;
@@ -67,7 +70,7 @@ impl Shard {
         let job = &mut self.jobs[slot as usize];
         let Some(charge) = job.charge.take() else { return };
         let index = job.tenant;
-        let taken = charge.taken();
+        let (taken, parked) = (charge.taken(), charge.is_parked());
         if taken.is_none() && planted(Bug::LeakQueuePlace) {
             return;
         }
@@ -76,6 +79,7 @@ impl Shard {
         let waits = !tenant.waiting.is_empty();
         match taken {
             Some(taken) => self.leave_place(index, taken),
+            None if parked => {}
             None => self.unqueue(slot),
         }
         if waits {
@@ -96,6 +100,7 @@ impl Shard {
                 Held::Accepted(slot) => {
                     self.accepted(now, slot, fx);
                     self.ask_for_claim(slot, fx);
+                    self.ask_people(now, slot, Asking::First, fx);
                 }
                 Held::Started(ticket) => self.started(now, ticket, fx),
                 Held::Progress(ticket, chunk) => self.tell_progress(now, ticket, chunk, fx),
@@ -285,7 +290,12 @@ impl Shard {
                 if planted(Bug::NoticeUnanswered) {
                     continue;
                 }
-                let reply = found.as_ref().map_or(Reply::Unknown, |outcome| Reply::Ended(outcome.status));
+                let signal = matches!(arrival.content, Content::Notice(Notice::Signal { .. }));
+                let reply = match &found {
+                    None => Reply::Unknown,
+                    Some(outcome) if signal => Reply::Decided(outcome.clone()),
+                    Some(outcome) => Reply::Ended(outcome.status),
+                };
                 self.reply_to(arrival, reply, fx);
                 continue;
             }

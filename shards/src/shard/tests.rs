@@ -9,6 +9,7 @@ use super::{Shard, ShardSettings};
 use crate::dedup::{Entry, Place};
 use crate::event::{Chunk, DiskNews, Effect, Effects, Event, Hold, Letter, Past, Post};
 use crate::fold::{Fold, Restored};
+use crate::gate::Gate;
 use crate::ids::{BlockId, Fingerprint, Identity, Key, Lsn, Now, Partition, Salt, Text, Ticket};
 use crate::journal::view::Frames;
 use crate::journal::{Fact, Frame, FrameView, decode};
@@ -56,6 +57,7 @@ struct Step {
     unknown: bool,
     tenant: &'static str,
     needs: Needs,
+    gate: Option<Rc<Gate>>,
 }
 
 fn step(name: &str) -> Step {
@@ -72,6 +74,7 @@ fn step(name: &str) -> Step {
         unknown: false,
         tenant: "t",
         needs: Needs::default(),
+        gate: None,
     }
 }
 
@@ -130,6 +133,7 @@ impl Step {
             needs: self.needs,
             guardrails: Bytes::new(),
             cache: None,
+            gate: self.gate.clone(),
             denied: self.denied.then(|| Fault::new(Code::PermissionDenied, "No.")),
         };
         let content = match self.unknown {
@@ -308,7 +312,9 @@ impl Bench {
         self.now.mono_us = 0;
         self.did.clear();
         self.boot += 1;
+        let events = self.shard.settings.events;
         self.shard = shard(&self.limits, Lsn(kept as u64 + 1), self.boot);
+        self.shard.settings.events = events;
         self.shard.settings.claims = self.claims;
         self.shard.restore(restored, &[], self.now);
         if let Some((step, boot)) = polled {
@@ -325,6 +331,7 @@ impl Bench {
                 interrupted: one.interrupted,
                 retry_at_ms: one.retry_at_ms,
                 deadline_ms: one.deadline_ms,
+                votes: one.votes.clone(),
                 outcome,
                 role: one.role,
             };
@@ -368,6 +375,7 @@ mod calls;
 mod carry;
 mod claims;
 mod dead;
+mod gates;
 mod notices;
 mod ownership;
 mod places;

@@ -30,7 +30,9 @@ impl EdgeWire {
             },
             Letter::Reply(Reply::Refused(fault)) if step => (Outlet::Reply, protobuf::step_error(fault)),
             Letter::Reply(reply) => (Outlet::Reply, notice::reply(roll, &arrival.delivery, reply)),
-            Letter::Lifecycle { .. } | Letter::Progress { .. } | Letter::DeadLetter { .. } => return None,
+            Letter::Lifecycle { .. } | Letter::ApprovalNeeded { .. } | Letter::Progress { .. } | Letter::DeadLetter { .. } => {
+                return None;
+            }
         };
         Some((outlet, Text::new(), Headers::new(), body))
     }

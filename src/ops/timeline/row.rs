@@ -62,6 +62,13 @@ pub(crate) fn row(shard: u16, lsn: u64, view: FrameView<'_>, bodies: bool) -> Re
             ("mark", Some(*wall_ms), says)
         }
         Fact::Struck { strikes, boot, at_ms } => ("struck", Some(*at_ms), fields(json!({"strikes": strikes, "boot": boot}))),
+        Fact::Signal(vote) => {
+            let mut says = fields(json!({
+                "actor": &*vote.actor, "decision": if vote.approve { "approved" } else { "rejected" }, "signed": vote.signed,
+            }));
+            says.extend((!vote.comment.is_empty()).then(|| ("comment".to_owned(), Value::from(&*vote.comment))));
+            ("signal", Some(vote.at_ms), says)
+        }
         Fact::Released { at_ms } => ("released", Some(*at_ms), Map::new()),
         Fact::Unknown(_) => ("unknown", None, Map::new()),
     };

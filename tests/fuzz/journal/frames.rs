@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use shards::audit::{AuditItem, AuditKind};
+use shards::gate::Vote;
 use shards::ids::{AskerId, Fingerprint, Key, Lsn, Partition, Text};
 use shards::journal::view::Frames;
 use shards::journal::{Accepted, Answer, Fact, Frame, FrameView, Log, Message, Peek, ResultFact, decode};
@@ -66,6 +67,7 @@ fn agree(whole: &Frame, view: &FrameView<'_>, peek: &Peek<'_>) {
         (Fact::Mark { wall_ms, floor, watermark_ms }, peek) => {
             *peek == Peek::Mark { wall_ms: *wall_ms, floor: *floor, watermark_ms: *watermark_ms }
         }
+        (Fact::Signal(vote), peek) => *peek == Peek::Signal { vote: vote.clone() },
         (Fact::Released { at_ms }, peek) => *peek == Peek::Released { at_ms: *at_ms },
         (Fact::Struck { strikes, boot, at_ms }, peek) => *peek == Peek::Struck { strikes: *strikes, boot: *boot, at_ms: *at_ms },
         (Fact::Unknown(kind), peek) => *peek == Peek::Unknown(*kind),
@@ -84,6 +86,18 @@ pub fn lengthened(bytes: &[u8]) -> Vec<u8> {
     frame
 }
 
+fn vote() -> Vote {
+    Vote {
+        actor: Text::from_static("ann"),
+        approve: true,
+        comment: Text::from_static("seen"),
+        id: Text::from_static("s-1"),
+        signed: true,
+        plan: Text::new(),
+        at_ms: NOW_MS + 750,
+    }
+}
+
 /// The life of three keys, in frames.
 pub fn story() -> Vec<Frame> {
     let frame = |key: u8, fact| Frame { key: Key([key; 16]), partition: Partition(u16::from(key)), owner_epoch: 0, fact };
@@ -97,6 +111,7 @@ pub fn story() -> Vec<Frame> {
         frame(3, Fact::Answer(answer(None))),
         frame(1, Fact::Published { asker: AskerId([9; 16]), at_ms: NOW_MS + 700 }),
         frame(4, Fact::Quarantined(answer(Some(Key([1; 16]))))),
+        frame(2, Fact::Signal(vote())),
         frame(2, Fact::Started { try_number: 1, boot: 2, at_ms: NOW_MS + 800 }),
         frame(0, Fact::Mark { wall_ms: NOW_MS + 900, floor: Lsn(1), watermark_ms: 0 }),
         frame(2, Fact::Result(result(Status::Error))),

@@ -6,7 +6,7 @@ use crate::step::Notice;
 
 impl Bench {
     /// Says "stop" to a step by its key, or by an assignment.
-    fn cancel(&mut self, key: Key, assignment: Option<&'static str>) {
+    pub(super) fn cancel(&mut self, key: Key, assignment: Option<&'static str>) {
         let notice = Notice::Cancel {
             assignment_id: assignment.map(Text::from_static),
             actor: Some(Text::from_static("ann")),
@@ -23,7 +23,7 @@ impl Bench {
     }
 
     /// What was replied since the last look, and whether something was told to stop; forgets everything else.
-    fn replies(&mut self) -> (Vec<Reply>, bool) {
+    pub(super) fn replies(&mut self) -> (Vec<Reply>, bool) {
         let all = self.look();
         let stops = all.iter().any(|effect| matches!(effect, Effect::Stop { .. }));
         let reply = |effect| match effect {

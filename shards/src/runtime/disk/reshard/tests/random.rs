@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::audit::{AuditItem, AuditKind};
+use crate::gate::Vote;
 use crate::ids::BlockId;
 use crate::journal::{Accepted, Answer, Fact, Frame, ResultFact};
 use crate::outcome::{Effected, Outcome, Status};
@@ -103,10 +104,24 @@ pub(super) fn fact(dice: &mut Dice, number: u8, at_ms: u64) -> Fact {
             audit: audit(at_ms, at_ms),
         }),
         11 | 12 => Fact::Published { asker: asker(number), at_ms },
+        13 if dice.one_in(2) => Fact::Signal(vote(at_ms)),
         13 => Fact::Released { at_ms },
         14 => Fact::Struck { strikes: dice.below(3) as u32 + 1, boot: BOOT - 1, at_ms },
         _ if dice.one_in(2) => Fact::Answer(answer(dice)),
         _ => Fact::Unknown(99),
+    }
+}
+
+fn vote(at_ms: u64) -> Vote {
+    let empty = Text::new();
+    Vote {
+        actor: Text::from_static("ann"),
+        approve: true,
+        comment: empty.clone(),
+        id: empty.clone(),
+        signed: false,
+        plan: empty,
+        at_ms,
     }
 }
 

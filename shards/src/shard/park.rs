@@ -1,0 +1,197 @@
+//! Steps that wait for people: parked without a place in any lane, asked about, decided by votes or by time.
+//!
+//! A vote counts once its frame is durable, and its sender is told then. Who speaks after the decision is told what was decided,
+//! and who speaks twice, what was said first. A step leaves its gate by one way: [`Shard::settle`].
+
+use std::rc::Rc;
+
+use super::{Job, Shard, State};
+use crate::dedup::Place;
+use crate::event::{Asking, Effect, Effects, Letter, Post, Reply};
+use crate::gate::{Decision, Due, Gate, Unheard, Vote};
+use crate::ids::{Lsn, Now, Text};
+use crate::outcome::{Code, Effected, Fault, Status};
+use crate::step::Arrival;
+
+/// Longest list of those who decided that an audit item names, in bytes.
+const DECIDERS_BYTES_MAX: usize = 1_024;
+
+impl Shard {
+    /// A step that was just accepted begins to wait.
+    pub(super) fn park(&mut self, now: Now, slot: u32, fx: &mut Effects) {
+        let job = self.job(slot);
+        job.state = State::Parked;
+        job.gate_ms = now.wall_ms;
+        let due_us = job_due(job);
+        self.gates.insert((due_us, slot));
+        self.gate_due(now, slot, fx);
+    }
+
+    /// At boot: a step that waited goes on waiting, and people are told of it again.
+    pub(super) fn parked_again(&mut self, now: Now, slot: u32, votes: Vec<Vote>, fx: &mut Effects) {
+        let tenant = self.jobs[slot as usize].tenant;
+        let charge = self.tenants.get(tenant).account.charge_parked_recovered();
+        let job = self.job(slot);
+        job.charge = Some(charge);
+        job.votes = votes;
+        self.accepted(now, slot, fx);
+        self.park(now, slot, fx);
+        let escalated = self.gate(slot).is_some_and(|gate| {
+            let deadline_ms = self.jobs[slot as usize].written.deadline_ms;
+            gate.escalation.is_some() && now.wall_ms >= gate.escalates_ms(deadline_ms)
+        });
+        self.ask_people(now, slot, if escalated { Asking::Escalation } else { Asking::First }, fx);
+    }
+
+    /// What is due of gates by now.
+    pub(super) fn look_at_gates(&mut self, now: Now, fx: &mut Effects) {
+        while let Some((due_us, slot)) = self.gates.first().copied().filter(|(due_us, _)| *due_us <= now.mono_us) {
+            debug_assert_eq!(due_us, job_due(&self.jobs[slot as usize]), "a gate is found by what is due of it");
+            self.gate_due(now, slot, fx);
+        }
+    }
+
+    /// Decides a step that can be decided, tells what is to be told of it, and looks again when something else is due.
+    fn gate_due(&mut self, now: Now, slot: u32, fx: &mut Effects) {
+        let Some(gate) = self.gate(slot) else { return };
+        let job = &self.jobs[slot as usize];
+        let (deadline_ms, was_due_us) = (job.written.deadline_ms, job_due(job));
+        if let Some(decision) = gate.decision(&job.votes, deadline_ms, now.wall_ms) {
+            return self.decide(now, slot, &gate, decision, fx);
+        }
+        let mut next = gate.due_ms(deadline_ms, job.gate_ms);
+        while next.0 <= now.wall_ms {
+            self.job(slot).gate_ms = next.0;
+            let why = if next.1 == Due::Escalation { Asking::Escalation } else { Asking::Reminder };
+            self.ask_people(now, slot, why, fx);
+            next = gate.due_ms(deadline_ms, next.0);
+        }
+        self.gates.remove(&(was_due_us, slot));
+        let job = self.job(slot);
+        job.retry_at_us = now.mono_us.saturating_add((next.0 - now.wall_ms).saturating_mul(1_000));
+        let due_us = job_due(job);
+        self.gates.insert((due_us, slot));
+    }
+
+    fn decide(&mut self, now: Now, slot: u32, gate: &Gate, decision: Decision, fx: &mut Effects) {
+        let job = self.job(slot);
+        job.decided_by = deciders(&job.votes, decision);
+        let told = gate.told(&job.votes, decision, now.wall_ms);
+        let outcome = if decision.approved {
+            let mut outcome = self.outcome(now, slot, Status::Ok, Effected::Applied, 0);
+            outcome.outputs = told;
+            outcome
+        } else {
+            let mut outcome = self.outcome(now, slot, Status::Error, Effected::None, 0);
+            self.tally.fault(Code::Rejected);
+            outcome.fault = Some(Fault::new(Code::Rejected, "The request was not approved.").with_details(told));
+            outcome
+        };
+        self.settle(now, slot, outcome, fx);
+    }
+
+    /// Tells observers that a step waits for people, if it does.
+    pub(super) fn ask_people(&mut self, now: Now, slot: u32, why: Asking, fx: &mut Effects) {
+        if !self.settings.events || self.jobs[slot as usize].state != State::Parked {
+            return;
+        }
+        let Some(gate) = self.gate(slot) else { return };
+        let job = &mut self.jobs[slot as usize];
+        let deadline_ms = job.written.deadline_ms;
+        let first = now.wall_ms < gate.escalates_ms(deadline_ms);
+        let until_ms = if first { gate.escalates_ms(deadline_ms) } else { deadline_ms };
+        let letter = Letter::ApprovalNeeded { why, until_ms, sequence: job.stages, at_ms: now.wall_ms };
+        job.stages += 1;
+        fx.list.push(Effect::Post(Post { confirm: None, arrival: job.arrival.clone(), letter }));
+    }
+
+    pub(super) fn signal_asked(
+        &mut self,
+        now: Now,
+        notice: Rc<Arrival>,
+        assignment: Option<&Text>,
+        vote: Vote,
+        fx: &mut Effects,
+    ) {
+        if self.must_look_for_notice(&notice, assignment, fx) {
+            return;
+        }
+        match self.meant(&notice, assignment) {
+            Some((_, Place::Job(slot))) => self.vote_on(now, notice, slot, vote, fx),
+            Some((key, Place::Journal(lsn))) => self.ask_journal(key, lsn, notice, fx),
+            None => self.reply_to(notice, Reply::Unknown, fx),
+        }
+    }
+
+    fn vote_on(&mut self, now: Now, notice: Rc<Arrival>, slot: u32, mut vote: Vote, fx: &mut Effects) {
+        if self.jobs[slot as usize].state == State::Parked {
+            // Time may have decided, and nobody looked yet.
+            self.gate_due(now, slot, fx);
+        }
+        let job = &self.jobs[slot as usize];
+        let (decided, durable) = (job.decided, self.durable);
+        match (job.state, &job.outcome) {
+            (State::Parked, _) => {}
+            (State::Decided, Some(outcome)) if decided > durable => {
+                let reply = Reply::Decided(outcome.clone());
+                return self.hold_reply(decided, notice, reply);
+            }
+            (_, Some(outcome)) => {
+                let reply = Reply::Decided(outcome.clone());
+                return self.reply_to(notice, reply, fx);
+            }
+            (_, None) => return self.refuse_vote(notice, "the step waits for nobody", fx),
+        }
+        let Some(gate) = self.gate(slot) else { return };
+        let job = self.job(slot);
+        vote.at_ms = now.wall_ms;
+        match gate.hear(&job.votes, &vote, job.written.deadline_ms) {
+            Ok(()) => {
+                let lsn = self.log_signal(slot, &vote, fx);
+                self.job(slot).votes.push(vote);
+                self.hold_reply(lsn, notice, Reply::Noted);
+                self.gate_due(now, slot, fx);
+            }
+            Err(Unheard::Heard(at)) => {
+                let reply = Reply::Heard(job.votes[at].clone());
+                let written = Lsn(self.next_lsn.0 - 1);
+                match written > self.durable {
+                    true => self.hold_reply(written, notice, reply),
+                    false => self.reply_to(notice, reply, fx),
+                }
+            }
+            Err(Unheard::Stranger) => self.refuse_vote(notice, "the step does not ask this person", fx),
+            Err(Unheard::Unsigned) => self.refuse_vote(notice, "the step takes only what its actor has signed", fx),
+            Err(Unheard::OtherPlan) => self.refuse_vote(notice, "the step asks about another plan", fx),
+        }
+    }
+
+    fn refuse_vote(&mut self, notice: Rc<Arrival>, why: &'static str, fx: &mut Effects) {
+        let code = if why.ends_with("nobody") { Code::InvalidInput } else { Code::PermissionDenied };
+        self.reply_to(notice, Reply::Refused(Fault::new(code, why)), fx);
+    }
+
+    fn gate(&self, slot: u32) -> Option<Rc<Gate>> {
+        self.jobs[slot as usize].arrival.work()?.gate.clone()
+    }
+}
+
+/// When something is due of a step that waits, monotonic microseconds.
+fn job_due(job: &Job) -> u64 {
+    job.retry_at_us
+}
+
+/// Those who decided so.
+fn deciders(votes: &[Vote], decision: Decision) -> Option<Text> {
+    let mut names = String::new();
+    for vote in votes.iter().filter(|vote| vote.approve == decision.approved && !decision.overdue) {
+        if names.len() + vote.actor.len() + 2 > DECIDERS_BYTES_MAX {
+            break;
+        }
+        if !names.is_empty() {
+            names.push_str(", ");
+        }
+        names.push_str(&vote.actor);
+    }
+    (!names.is_empty()).then(|| Text::from(names))
+}
