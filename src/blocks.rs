@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use shards::block::{Blobs, Block, BlockCx, BlockInfo, Demand};
+use shards::gate::Gate;
 use shards::ids::{BlockId, Text};
 use shards::outcome::Fault;
 use shards::step::{EffectClass, Lane};
@@ -26,6 +27,7 @@ pub use remote::Shelf;
 
 mod abort;
 mod ai;
+pub mod approval;
 pub mod cached;
 mod device;
 mod eat;
@@ -144,13 +146,15 @@ pub struct Checked {
     pub needs: Demand,
     /// What these inputs must not be left without, besides what the block itself needs.
     pub scopes: Scopes,
+    /// It runs nothing, and waits for people on these terms.
+    pub gate: Option<Rc<Gate>>,
     /// A policy forbids it, whatever else is true of it.
     pub denied: Option<Fault>,
 }
 
 impl Checked {
     fn as_sent(effect: EffectClass) -> Self {
-        Checked { effect, inputs: None, needs: IO, scopes: NO_SCOPES, denied: None }
+        Checked { effect, inputs: None, needs: IO, scopes: NO_SCOPES, gate: None, denied: None }
     }
 }
 
@@ -265,6 +269,16 @@ pub static TABLE: &[Entry] = &[
         manifest: include_str!("blocks/manifests/ai.generate.json"),
         check: Check::Policy(ai::check),
         build: |reach| Rc::new(ai::Generate::new(reach)),
+    },
+    Entry {
+        info: &approval::INFO,
+        dev: false,
+        telling: &[],
+        scopes: Scopes::of(&[]),
+        unread: IO,
+        manifest: include_str!("blocks/manifests/human.approval.json"),
+        check: Check::Inputs(approval::check),
+        build: |_| Rc::new(approval::Approval),
     },
     Entry {
         info: &fail::INFO,
@@ -420,6 +434,11 @@ impl Entry {
     /// What it says of itself.
     pub fn manifest(&self) -> Manifest<'static> {
         Manifest::read(self.manifest).expect("compiled in; a test reads each")
+    }
+
+    /// Whether its steps wait for people, and run nothing.
+    pub fn asks_people(&self) -> bool {
+        std::ptr::eq(self.info, &raw const approval::INFO)
     }
 
     fn goes_by(&self, name: &str) -> bool {

@@ -135,6 +135,7 @@ pub(crate) struct Limits {
     pub(crate) tenant_queued: Leaf,
     pub(crate) shard_running: Leaf,
     pub(crate) shard_queued: Leaf,
+    pub(crate) tenant_approvals: Leaf,
     pub(crate) cpu_running: Leaf,
     pub(crate) gpu_running: Leaf,
     pub(crate) tenant_memory: Leaf,

@@ -467,9 +467,9 @@ fn named(query: &Query<'_>) -> Result<(BlockId, &'static blocks::Entry), shards:
 }
 
 fn found(block: BlockId, kind: BlockId, entry: &blocks::Entry, query: &Query<'_>, checked: Checked) -> FoundBlock {
-    let Checked { effect, inputs, needs: demand, scopes, denied } = checked;
+    let Checked { effect, inputs, needs: demand, scopes, gate, denied } = checked;
     let denied = query.step.narrow.denied(entry.scopes.or(scopes)).or(denied);
-    FoundBlock { block, kind, canonical: entry.info.name, effect, inputs, demand, denied }
+    FoundBlock { block, kind, canonical: entry.info.name, effect, inputs, demand, gate, denied }
 }
 
 /// A name that nothing else has: 32 hexadecimal digits.

@@ -329,6 +329,8 @@ pub enum Letter {
     ApprovalNeeded {
         /// Why it is told now.
         why: Asking,
+        /// It is the second round's people who are asked.
+        escalated: bool,
         /// Until when those who are asked now may decide, Unix ms.
         until_ms: u64,
         /// Counts up within one step, with the lifecycle's events.

@@ -94,9 +94,19 @@ impl Gate {
         deadline_ms.saturating_sub(self.escalation.as_ref().map_or(0, |round| round.wait_ms))
     }
 
+    /// Whether the second round is on at `at_ms`.
+    pub fn is_escalated(&self, deadline_ms: u64, at_ms: u64) -> bool {
+        self.escalation.is_some() && at_ms >= self.escalates_ms(deadline_ms)
+    }
+
     /// Who is asked at `at_ms`.
     pub fn round(&self, deadline_ms: u64, at_ms: u64) -> &Round {
-        self.escalation.as_ref().filter(|_| at_ms >= self.escalates_ms(deadline_ms)).unwrap_or(&self.first)
+        self.round_of(self.is_escalated(deadline_ms, at_ms))
+    }
+
+    /// Who is asked in the second round, or the first.
+    pub fn round_of(&self, escalated: bool) -> &Round {
+        self.escalation.as_ref().filter(|_| escalated).unwrap_or(&self.first)
     }
 
     /// Whether a vote counts beside those that were heard.

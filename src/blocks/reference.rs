@@ -109,6 +109,9 @@ fn digest(value: &Value) -> Option<[u8; 32]> {
 /// # Errors
 /// INVALID_INPUT; the details hold `{"field":"/payload_ref","rule":"…"}`.
 pub fn check(entry: &Entry, ask: &Ask<'_>) -> Result<Checked, Fault> {
+    if entry.asks_people() {
+        return Err(wrong("not for this block: who may decide must stand in the message itself"));
+    }
     let there = Reference::read(ask.inputs)?;
     if there.size.is_some_and(|size| size > BYTES_MAX) {
         return Err(wrong("size: at most 8388608 bytes"));
@@ -126,7 +129,7 @@ pub fn check(entry: &Entry, ask: &Ask<'_>) -> Result<Checked, Fault> {
     if is_paid_for(entry.info.name) && !ask.provider.is_empty() {
         inputs["provider"] = ask.provider.into();
     }
-    Ok(Checked { effect: entry.info.effect, inputs: Some(json(&inputs)), needs: entry.unread, scopes: BLOBS, denied })
+    Ok(Checked { effect: entry.info.effect, inputs: Some(json(&inputs)), needs: entry.unread, scopes: BLOBS, gate: None, denied })
 }
 
 /// Where outputs are kept that are too large for a message: in a store for the tenants that it lists, else among the tenant's own

@@ -312,6 +312,7 @@ fn sentence(fault: &Fault) -> Option<&'static str> {
         Code::Indeterminate => "the step may have had its effect and is not run again",
         Code::Poison => "the step ends whoever runs it",
         Code::SignatureInvalid => "the signature does not hold",
+        Code::Rejected => "people were asked and did not approve",
         Code::InternalError | Code::Timeout | Code::ConnectionError | Code::ProviderUnavailable | Code::Http5xx => {
             "the worker itself failed"
         }

@@ -1,9 +1,11 @@
 //! Lifecycle events for observers: CloudEvents 1.0 in structured JSON, the same for both profiles.
 
-use shards::event::Stage;
+use shards::event::{Asking, Stage};
+use shards::gate::Gate;
 use shards::outcome::Outcome;
 use shards::step::Arrival;
 
+use crate::blocks::approval::Question;
 use crate::edge::native;
 use crate::edge::pen::Pen;
 use crate::edge::wire::WireSettings;
@@ -19,6 +21,16 @@ pub(super) struct Told<'a> {
     pub(super) sequence: u32,
     /// Unix ms.
     pub(super) at_ms: u64,
+}
+
+/// That people are asked.
+pub(super) struct Asked {
+    /// Why it is told now.
+    pub(super) why: Asking,
+    /// It is the second round's people.
+    pub(super) escalated: bool,
+    /// Until when they may decide, Unix ms.
+    pub(super) until_ms: u64,
 }
 
 /// One stage of a step.
@@ -53,6 +65,45 @@ pub(super) fn progress(
     pen.raw(",\"try_number\":").int(u64::from(try_number));
     pen.raw(",\"progress\":").raw_bytes(progress);
     pen.raw("}}");
+}
+
+/// People are asked: what, whom, until when, and where an answer goes.
+pub(super) fn approval(pen: &mut Pen, settings: &WireSettings, arrival: &Arrival, told: &Told<'_>, gate: &Gate, asked: &Asked) {
+    begin(pen, settings, arrival, told, "approval_needed");
+    let why = match asked.why {
+        Asking::First => "first",
+        Asking::Reminder => "reminder",
+        Asking::Escalation => "escalation",
+    };
+    pen.raw(",\"approval\":{\"why\":").text(why);
+    if let Some(question) = arrival.work().and_then(|work| Question::of(&work.inputs)) {
+        pen.raw(",\"title\":").text(&question.title);
+        if !question.text.is_empty() {
+            pen.raw(",\"text\":").text(&question.text);
+        }
+        if let Some(details) = &question.details {
+            pen.raw(",\"details\":").raw(details.get());
+        }
+    }
+    let round = gate.round_of(asked.escalated);
+    pen.raw(",\"approvers\":[");
+    for (index, name) in round.approvers.iter().enumerate() {
+        pen.raw(if index > 0 { "," } else { "" }).text(name);
+    }
+    pen.raw("],\"quorum\":").int(u64::from(round.quorum));
+    pen.raw(",\"until\":").time(asked.until_ms);
+    let overdue = match (&gate.escalation, gate.approve_overdue) {
+        (Some(_), _) if !asked.escalated => "escalate",
+        (_, true) => "approve",
+        (_, false) => "reject",
+    };
+    pen.raw(",\"on_timeout\":").text(overdue);
+    pen.raw(if gate.signed { ",\"signed\":true" } else { ",\"signed\":false" });
+    if let Some(plan) = &gate.plan {
+        pen.raw(",\"plan_digest\":").text(plan);
+    }
+    pen.raw(",\"answer_on\":").text(&format!("{}{}", native::SIGNALS_PREFIX, arrival.tenant));
+    pen.raw("}}}");
 }
 
 fn begin(pen: &mut Pen, settings: &WireSettings, arrival: &Arrival, told: &Told<'_>, name: &str) {

@@ -1,13 +1,14 @@
-//! What is said to steps on their way: cancels, which a shard looks into, and signals, for which no step waits yet.
+//! What is said to steps on their way: cancels, and signals: what people decide of steps that wait for them.
 //!
 //! Both are questions on core NATS. Every worker hears them; one that knows nothing of the step says so a little later than one
 //! that does. A cancel names a step as its request did, by its place or by its assignment, which may be a Beamline one too.
 
 use bytes::Bytes;
 use shards::event::Reply;
+use shards::gate::Vote;
 use shards::ids::{Identity, Key, Salt, Text};
 use shards::limits::{ID_BYTES_MAX, Limits};
-use shards::outcome::{Code, Fault};
+use shards::outcome::{Code, Fault, Outcome, Status};
 use shards::step::{Delivery, Notice};
 
 use crate::policy::signers::{HEADER, Kind};
@@ -22,7 +23,9 @@ use super::roll::Roll;
 
 /// The patterns that notices come on.
 pub(crate) const PATTERNS: [&str; 2] = ["beamline.worker.cancel.v1.*", "beamline.worker.signals.v1.*"];
-/// The longest reason of a cancel, in bytes.
+/// What steps wait for.
+const APPROVAL: &str = "approval";
+/// The longest reason of a cancel or a decision, in bytes.
 const REASON_BYTES_MAX: usize = 1_024;
 
 fields! {
@@ -33,6 +36,25 @@ fields! {
         actor: "actor",
         reason: "reason",
     }
+}
+
+fields! {
+    /// A Signal.
+    Signal {
+        context: "context",
+        assignment_id: "assignment_id" | "assignmentId",
+        name: "name",
+        decision: "decision",
+        actor: "actor",
+        comment: "comment",
+        data: "data",
+        signal_id: "signal_id" | "signalId",
+    }
+}
+
+fields! {
+    /// What a decision is about.
+    Data { plan_digest: "plan_digest" | "planDigest" }
 }
 
 /// Whether a subject is one that notices come on.
@@ -48,18 +70,34 @@ pub(super) fn kind(subject: &str) -> Kind {
 /// Reads a notice: its tenant, the key of the step it is about (zero where none is), and what it says.
 pub(super) fn read(delivery: &Delivery, salt: &Salt, limits: &Limits, tape: &mut Tape) -> (Text, Key, Notice) {
     let tenant = native::tenant_of(&delivery.subject).unwrap_or_default();
-    let read = if delivery.subject.starts_with(SIGNALS_PREFIX) {
-        Err(Fault::new(Code::InvalidInput, "no step of this worker waits for a signal"))
-    } else {
-        cancel(delivery, tenant, salt, limits, tape)
-    };
+    let read = said(delivery, tenant, salt, limits, tape);
     let (key, notice) = read.unwrap_or_else(|fault| (Key([0; 16]), Notice::Refused(fault)));
     (Text::from(tenant), key, notice)
 }
 
-fn cancel(delivery: &Delivery, tenant: &str, salt: &Salt, limits: &Limits, tape: &mut Tape) -> Result<(Key, Notice), Fault> {
+/// A decision counts as signed where its message is, by who decides.
+pub(super) fn signed_by(notice: Notice, signer: Option<&str>) -> Notice {
+    match (notice, signer) {
+        (Notice::Signal { assignment_id, mut vote }, Some(signer)) => {
+            if !vote.actor.is_empty() && *vote.actor != *signer {
+                let fault = Fault::new(Code::PermissionDenied, "who signed the message is not its actor");
+                return Notice::Refused(fault.with_details(field("/actor")));
+            }
+            (vote.actor, vote.signed) = (Text::from(signer), true);
+            Notice::Signal { assignment_id, vote }
+        }
+        (Notice::Signal { vote, .. }, None) if vote.actor.is_empty() => Notice::Refused(missing("/actor")),
+        (notice, _) => notice,
+    }
+}
+
+fn said(delivery: &Delivery, tenant: &str, salt: &Salt, limits: &Limits, tape: &mut Tape) -> Result<(Key, Notice), Fault> {
+    let signal = delivery.subject.starts_with(SIGNALS_PREFIX);
     let garbage = |why| Fault::new(Code::InvalidFormat, why);
     let body = match Encoding::of(delivery) {
+        Encoding::Protobuf if signal => {
+            protobuf::signal_text(&delivery.body).map_err(|_| garbage("the message is not a Signal in protobuf"))?
+        }
         Encoding::Protobuf => {
             protobuf::cancel_text(&delivery.body).map_err(|_| garbage("the message is not a StepCancel in protobuf"))?
         }
@@ -71,20 +109,48 @@ fn cancel(delivery: &Delivery, tenant: &str, salt: &Salt, limits: &Limits, tape:
     }
     let heads = Heads::read(&delivery.headers);
     let mail = Mail { body: &body, doc: &doc, subject: &delivery.subject, heads, line: false, fault: None, limits };
-    let said = Cancel::read(Some(doc.top()));
-    let context = native::Context::read(said.context());
-    if said.context().is_some_and(|context| !context.is_object()) {
+    let signed = delivery.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(HEADER));
+    if signal {
+        let said = Signal::read(Some(doc.top()));
+        let (key, assignment_id) = step(&mail, said.context(), said.assignment_id(), said.picked.twice, tenant, signed, salt)?;
+        Ok((key, Notice::Signal { assignment_id, vote: vote(&mail, &said)? }))
+    } else {
+        let said = Cancel::read(Some(doc.top()));
+        let (key, assignment_id) = step(&mail, said.context(), said.assignment_id(), said.picked.twice, tenant, signed, salt)?;
+        let actor = remark(&mail, said.actor(), "/actor", ID_BYTES_MAX)?;
+        let reason = remark(&mail, said.reason(), "/reason", REASON_BYTES_MAX)?;
+        let details = reason.map_or_else(Bytes::new, |reason| {
+            let mut pen = Pen::with_capacity(reason.len() + 16);
+            pen.raw("{\"reason\":").text(&reason).raw("}");
+            pen.done().into()
+        });
+        Ok((key, Notice::Cancel { assignment_id, actor, details }))
+    }
+}
+
+/// The key of the step that a notice is about, and the assignment that it names.
+fn step(
+    mail: &Mail<'_>,
+    context: Option<Value<'_>>,
+    assignment_id: Option<Value<'_>>,
+    repeated: Option<&str>,
+    tenant: &str,
+    signed: bool,
+    salt: &Salt,
+) -> Result<(Key, Option<Text>), Fault> {
+    if context.is_some_and(|context| !context.is_object()) {
         return Err(wrong_form("/context"));
     }
-    if let Some(name) = said.picked.twice {
+    let context = native::Context::read(context);
+    if let Some(name) = repeated {
         return Err(twice(&format!("/{name}")));
     }
     if let Some(name) = context.picked.twice {
         return Err(twice(&format!("/context/{name}")));
     }
-    let named = optional_id(&mail, context.tenant_id(), "/context/tenant_id")?;
+    let named = optional_id(mail, context.tenant_id(), "/context/tenant_id")?;
     // A signature is over the body: what it says of no tenant in there, it says of every one that its signer has.
-    if named.is_none() && delivery.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(HEADER)) {
+    if named.is_none() && signed {
         return Err(missing("/context/tenant_id"));
     }
     let other = mail.heads.tenant.is_some_and(|header| **header != *tenant) || named.is_some_and(|named| *named != *tenant);
@@ -92,11 +158,11 @@ fn cancel(delivery: &Delivery, tenant: &str, salt: &Salt, limits: &Limits, tape:
         let fault = Fault::new(Code::PermissionDenied, "subject, header and payload name different tenants");
         return Err(fault.with_details(field("/context/tenant_id")));
     }
-    let id = |value, pointer| optional_id(&mail, value, pointer);
+    let id = |value, pointer| optional_id(mail, value, pointer);
     let (run, flow) = (id(context.run_id(), "/context/run_id")?, id(context.flow_id(), "/context/flow_id")?);
     let step = id(context.step_id(), "/context/step_id")?;
     let attempt = number(context.attempt(), 0..=u64::MAX, "/context/attempt")?;
-    let assignment_id = id(said.assignment_id(), "/assignment_id")?;
+    let assignment_id = id(assignment_id, "/assignment_id")?;
     if assignment_id.as_ref().is_some_and(|assignment| !is_assignment(assignment)) {
         return Err(wrong_value("/assignment_id"));
     }
@@ -107,14 +173,39 @@ fn cancel(delivery: &Delivery, tenant: &str, salt: &Salt, limits: &Limits, tape:
         (.., Some(assignment)) => salt.key(Identity::Assignment { tenant, assignment }),
         _ => return Err(missing("/assignment_id")),
     };
-    let actor = remark(&mail, said.actor(), "/actor", ID_BYTES_MAX)?;
-    let reason = remark(&mail, said.reason(), "/reason", REASON_BYTES_MAX)?;
-    let details = reason.map_or_else(Bytes::new, |reason| {
-        let mut pen = Pen::with_capacity(reason.len() + 16);
-        pen.raw("{\"reason\":").text(&reason).raw("}");
-        pen.done().into()
-    });
-    Ok((key, Notice::Cancel { assignment_id, actor, details }))
+    Ok((key, assignment_id))
+}
+
+/// What a person decides. Copies: it is kept longer than the message.
+fn vote(mail: &Mail<'_>, said: &Signal<'_>) -> Result<Vote, Fault> {
+    let kept = |text: Option<Text>| text.map_or_else(Text::new, |text| Text::from(text.to_string()));
+    let name = mail.text(said.name()).ok_or_else(|| missing("/name"))?;
+    if *name != *APPROVAL {
+        return Err(Fault::new(Code::InvalidInput, "no step of this worker waits for such a signal").with_details(field("/name")));
+    }
+    let decision = said.decision().ok_or_else(|| missing("/decision"))?;
+    let approve = match decision.string().as_deref().map(str::to_ascii_uppercase).as_deref() {
+        Some("APPROVED" | "DECISION_APPROVED") => true,
+        Some("REJECTED" | "DECISION_REJECTED") => false,
+        Some(_) => return Err(wrong_value("/decision")),
+        None => match decision.raw() {
+            "1" => true,
+            "2" => false,
+            _ => return Err(wrong_value("/decision")),
+        },
+    };
+    if said.data().is_some_and(|data| !data.is_object()) {
+        return Err(wrong_form("/data"));
+    }
+    Ok(Vote {
+        actor: kept(remark(mail, said.actor(), "/actor", ID_BYTES_MAX)?),
+        approve,
+        comment: kept(remark(mail, said.comment(), "/comment", REASON_BYTES_MAX)?),
+        id: kept(remark(mail, said.signal_id(), "/signal_id", ID_BYTES_MAX)?),
+        signed: false,
+        plan: kept(remark(mail, Data::read(said.data()).plan_digest(), "/data/plan_digest", ID_BYTES_MAX)?),
+        at_ms: 0,
+    })
 }
 
 /// A text of at most so many bytes; empty is absent.
@@ -129,20 +220,49 @@ fn remark(mail: &Mail<'_>, value: Option<Value<'_>>, pointer: &str, bytes_max: u
 
 /// What its sender is told, written as the notice was.
 pub(super) fn reply(roll: &mut Roll, delivery: &Delivery, reply: &Reply) -> Bytes {
-    match (Encoding::of(delivery), reply) {
-        (Encoding::Protobuf, Reply::Refused(fault)) if delivery.subject.starts_with(SIGNALS_PREFIX) => {
-            protobuf::signal_reply(fault)
+    let signal = delivery.subject.starts_with(SIGNALS_PREFIX);
+    match Encoding::of(delivery) {
+        Encoding::Protobuf if signal => protobuf::signal_reply(reply),
+        Encoding::Protobuf => protobuf::cancel_reply(reply),
+        Encoding::Json => roll.cut(|pen| write(pen, reply)),
+    }
+}
+
+fn write(pen: &mut Pen, reply: &Reply) {
+    match reply {
+        Reply::Cancelled | Reply::Noted => pen.raw("{\"disposition\":\"NOTED\"}"),
+        Reply::Unknown => pen.raw("{\"disposition\":\"NOT_FOUND\"}"),
+        Reply::Ended(status) => pen.raw("{\"disposition\":\"ALREADY_ENDED\",\"status\":").text(native::status(*status)).raw("}"),
+        Reply::Heard(first) => {
+            pen.raw("{\"disposition\":\"DUPLICATE\",\"decision\":").text(decision(first.approve));
+            pen.raw(",\"actor\":").text(&first.actor).raw("}")
         }
-        (Encoding::Protobuf, reply) => protobuf::cancel_reply(reply),
-        (Encoding::Json, Reply::Cancelled) => Bytes::from_static(b"{\"disposition\":\"NOTED\"}"),
-        (Encoding::Json, Reply::Unknown) => Bytes::from_static(b"{\"disposition\":\"NOT_FOUND\"}"),
-        (Encoding::Json, Reply::Ended(status)) => roll.cut(|pen| {
-            pen.raw("{\"disposition\":\"ALREADY_ENDED\",\"status\":").text(native::status(*status)).raw("}");
-        }),
-        (Encoding::Json, Reply::Refused(fault)) => roll.cut(|pen| {
+        Reply::Decided(outcome) => {
+            pen.raw("{\"disposition\":\"ALREADY_ENDED\",\"status\":").text(native::status(outcome.status));
+            if let Some(decided) = decided(outcome) {
+                pen.raw(",\"decision\":").text(decision(outcome.status == Status::Ok)).raw(",\"decided\":").raw_bytes(decided);
+            }
+            pen.raw("}")
+        }
+        Reply::Refused(fault) => {
             pen.raw("{\"error\":");
             native::error(pen, fault, fault.effect);
-            pen.raw("}");
-        }),
-    }
+            pen.raw("}")
+        }
+    };
+}
+
+/// A decision as the protocol spells it.
+pub(super) fn decision(approve: bool) -> &'static str {
+    if approve { "APPROVED" } else { "REJECTED" }
+}
+
+/// What was decided of a step that waited for people, as JSON, if this is the outcome of one.
+pub(super) fn decided(outcome: &Outcome) -> Option<&[u8]> {
+    let told = match &outcome.fault {
+        None => &outcome.outputs,
+        Some(fault) if fault.code == Code::Rejected => &fault.details,
+        Some(_) => return None,
+    };
+    told.starts_with(b"{\"approved\":").then_some(told)
 }

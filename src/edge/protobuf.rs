@@ -67,7 +67,8 @@ pub(super) fn cancel_text(body: &[u8]) -> Result<Text, DecodeError> {
 pub(super) fn cancel_reply(reply: &Reply) -> Bytes {
     use v1::step_cancel_reply::Disposition;
     let (disposition, ended, fault) = match reply {
-        Reply::Cancelled => (Disposition::Noted, None, None),
+        Reply::Cancelled | Reply::Noted | Reply::Heard(_) => (Disposition::Noted, None, None),
+        Reply::Decided(outcome) => (Disposition::AlreadyEnded, Some(outcome.status), None),
         Reply::Ended(ended) => (Disposition::AlreadyEnded, Some(*ended), None),
         Reply::Unknown => (Disposition::NotFound, None, None),
         Reply::Refused(fault) => (Disposition::Unspecified, None, Some(fault)),
@@ -80,9 +81,60 @@ pub(super) fn cancel_reply(reply: &Reply) -> Bytes {
     reply.encode_to_vec().into()
 }
 
-/// A binary SignalReply. Signals are only ever refused.
-pub(super) fn signal_reply(fault: &Fault) -> Bytes {
-    v1::SignalReply { disposition: 0, error: Some(error(fault, fault.effect)) }.encode_to_vec().into()
+/// The JSON form of a binary Signal.
+///
+/// # Errors
+/// It is not a Signal.
+pub(super) fn signal_text(body: &[u8]) -> Result<Text, DecodeError> {
+    let signal = v1::Signal::decode(body)?;
+    let mut form = Form::new(body.len());
+    form.open();
+    if let Some(context) = &signal.context {
+        form.name("context").context(context);
+    }
+    form.word("assignment_id", signal.assignment_id.as_ref());
+    form.word("name", Some(&signal.name).filter(|name| !name.is_empty()));
+    form.code("decision", signal.decision);
+    form.word("actor", signal.actor.as_ref());
+    form.word("comment", signal.comment.as_ref());
+    form.object("data", signal.data.as_ref());
+    form.word("signal_id", signal.signal_id.as_ref());
+    form.close();
+    Ok(form.text())
+}
+
+/// A binary SignalReply.
+pub(super) fn signal_reply(reply: &Reply) -> Bytes {
+    use v1::signal::Decision;
+    use v1::signal_reply::Disposition;
+    let decision = |approve: bool| if approve { Decision::Approved as i32 } else { Decision::Rejected as i32 };
+    let mut said = v1::SignalReply::default();
+    let disposition = match reply {
+        Reply::Noted | Reply::Cancelled => Disposition::Noted,
+        Reply::Unknown => Disposition::NotFound,
+        Reply::Heard(first) => {
+            (said.decision, said.actor) = (decision(first.approve), Some(first.actor.to_string()));
+            Disposition::Duplicate
+        }
+        Reply::Ended(ended) => {
+            said.status = status(*ended) as i32;
+            Disposition::AlreadyEnded
+        }
+        Reply::Decided(outcome) => {
+            said.status = status(outcome.status) as i32;
+            if let Some(decided) = super::notice::decided(outcome) {
+                said.decision = decision(outcome.status == Status::Ok);
+                said.decided = serde_json::from_slice(decided).ok().map(structure);
+            }
+            Disposition::AlreadyEnded
+        }
+        Reply::Refused(fault) => {
+            said.error = Some(error(fault, fault.effect));
+            Disposition::Unspecified
+        }
+    };
+    said.disposition = disposition as i32;
+    said.encode_to_vec().into()
 }
 
 /// A binary StepAccepted.

@@ -8,12 +8,14 @@
 //! and inputs are slices of it.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use shards::block::Demand;
 use shards::event::{Hold, Letter, Post, Reply};
+use shards::gate::Gate;
 use shards::ids::{AskerId, BlockId, Fingerprint, Identity, Key, Now, Salt, Text};
 use shards::limits::Limits;
 use shards::map::partition;
@@ -69,6 +71,8 @@ pub struct Found {
     pub inputs: Option<Bytes>,
     /// What it needs of the machine.
     pub demand: Demand,
+    /// It waits for people, on these terms.
+    pub gate: Option<Rc<Gate>>,
     /// A policy forbids it.
     pub denied: Option<Fault>,
 }
@@ -222,9 +226,11 @@ impl EdgeWire {
     fn try_read(&self, delivery: &Delivery, since_ms: u64, tape: &mut Tape) -> Result<Read, Unreadable> {
         if notice::is_notice(&delivery.subject) {
             let (tenant, key, notice) = notice::read(delivery, &self.settings.salt, &self.settings.limits, tape);
-            let notice = self
-                .check_signature(notice::kind(&delivery.subject), &tenant, delivery, since_ms)
-                .map_or_else(Notice::Refused, |_| notice);
+            let checked = self.check_signature(notice::kind(&delivery.subject), &tenant, delivery, since_ms);
+            let notice = match checked {
+                Ok(_) => notice::signed_by(notice, self.settings.policy.signer(delivery)),
+                Err(fault) => Notice::Refused(fault),
+            };
             return Ok(Read { tenant, key, fingerprint: Fingerprint([0; 32]), asker: None, content: Content::Notice(notice) });
         }
         let garbage = |why| Unreadable::new(Fault::new(Code::InvalidFormat, why));
@@ -347,6 +353,9 @@ impl EdgeWire {
         if ask.cache.is_some() && found.effect != EffectClass::Pure {
             return Err(not_kept("only for a step whose effect class is pure"));
         }
+        if ask.cache.is_some() && found.gate.is_some() {
+            return Err(not_kept("not for a step that waits for people"));
+        }
         let rewritten = found.inputs.as_deref().map(|inputs| std::str::from_utf8(inputs).unwrap_or_default());
         let fingerprint = self.canon.borrow_mut().fingerprint(found.canonical, ask.content, rewritten)?;
         let (needs, lacking) = ask.needs.settle(found.demand, self.settings.device, &self.settings.limits);
@@ -356,7 +365,8 @@ impl EdgeWire {
             effect: found.effect,
             inputs: found.inputs.unwrap_or(inputs),
             priority: ask.priority,
-            budget_ms: ask.budget_ms,
+            // How long people have, their step itself says.
+            budget_ms: found.gate.as_ref().map_or(ask.budget_ms, |gate| gate.wait_ms()),
             not_after_ms: ask.not_after_ms.unwrap_or(since_ms.saturating_add(self.settings.limits.horizon_ms)),
             retry: ask.retry,
             note: ask.note,
@@ -364,6 +374,7 @@ impl EdgeWire {
             needs,
             guardrails: ask.guardrails.map_or_else(Bytes::new, |text| body.as_bytes().slice_ref(text.as_bytes())),
             cache: ask.cache,
+            gate: found.gate,
             denied: found.denied.or(lacking),
         };
         Ok((fingerprint, work))
@@ -484,6 +495,19 @@ impl EdgeWire {
                 let id = roll.text(|pen| _ = pen.raw("e-").hex(mark).raw("-").raw(name).raw("-").int(u64::from(*sequence)));
                 let told = event::Told { id: &id, sequence: *sequence, at_ms: *at_ms };
                 let body = roll.cut(|pen| event::lifecycle(pen, settings, arrival, &told, *stage, outcome.as_deref()));
+                let (subject, headers) = self.of_event(roll, arrival, id);
+                (Outlet::Event, subject, headers, body)
+            }
+            Letter::ApprovalNeeded { why, escalated, until_ms, sequence, at_ms } => {
+                let gate = arrival.work().and_then(|work| work.gate.as_ref()).filter(|_| settings.events)?;
+                let (mark, boot) = (mark(arrival), u64::from(settings.boot));
+                // A later life asks again, under the same numbers.
+                let id = roll.text(|pen| {
+                    _ = pen.raw("e-").hex(mark).raw("-approval_needed-").int(boot).raw("-").int(u64::from(*sequence));
+                });
+                let told = event::Told { id: &id, sequence: *sequence, at_ms: *at_ms };
+                let asked = event::Asked { why: *why, escalated: *escalated, until_ms: *until_ms };
+                let body = roll.cut(|pen| event::approval(pen, settings, arrival, &told, gate, &asked));
                 let (subject, headers) = self.of_event(roll, arrival, id);
                 (Outlet::Event, subject, headers, body)
             }

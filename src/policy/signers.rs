@@ -54,6 +54,16 @@ impl Policy {
         self.demands.get(section).is_some_and(|demanded| *demanded) && !self.open
     }
 
+    /// Who has signed a message whose signature was checked and holds, if anybody has.
+    pub fn signer(&self, delivery: &Delivery) -> Option<&str> {
+        if self.open {
+            return None;
+        }
+        let (_, said) = delivery.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(HEADER))?;
+        let (name, _) = self.signers.get_key_value(said.split(';').next()?.trim())?;
+        Some(name)
+    }
+
     /// The scopes that a message's signer leaves to it, if that are not all. `buffer` is for the encoding.
     ///
     /// # Errors

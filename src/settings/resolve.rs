@@ -217,6 +217,7 @@ impl Desk {
             horizon_min_ms: self.take(key!(journal.horizon_min), &duration_text(d.horizon_min_ms), horizon()),
             tenant_running_max: self.take(key!(limits.tenant_running), &d.tenant_running_max.to_string(), running()),
             tenant_queued_max: self.take(key!(limits.tenant_queued), &d.tenant_queued_max.to_string(), queued()),
+            tenant_parked_max: self.take(key!(limits.tenant_approvals), &d.tenant_parked_max.to_string(), number(1..=QUEUED_MAX)),
             shard_running_max: self.take(key!(limits.shard_running), &d.shard_running_max.to_string(), running()),
             shard_queued_max: self.take(key!(limits.shard_queued), &d.shard_queued_max.to_string(), queued()),
             cpu_running_max: self.take(key!(limits.cpu_running), &d.cpu_running_max.to_string(), running()),

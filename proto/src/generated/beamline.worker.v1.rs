@@ -794,9 +794,21 @@ pub struct SignalReply {
     /// What became of it; unspecified where `error` says why nothing did.
     #[prost(enumeration = "signal_reply::Disposition", tag = "1")]
     pub disposition: i32,
-    /// The request itself was not usable, or nothing waits for signals.
+    /// The request itself was not usable, or who signals is not asked.
     #[prost(message, optional, tag = "2")]
     pub error: ::core::option::Option<StepError>,
+    /// For DUPLICATE: what was said first. For ALREADY_ENDED: what was decided, if it was an approval.
+    #[prost(enumeration = "signal::Decision", tag = "3")]
+    pub decision: i32,
+    /// For DUPLICATE: who said it.
+    #[prost(string, optional, tag = "4")]
+    pub actor: ::core::option::Option<::prost::alloc::string::String>,
+    /// How it had ended, for ALREADY_ENDED.
+    #[prost(enumeration = "step_result::Status", tag = "5")]
+    pub status: i32,
+    /// What was decided and by whom, for ALREADY_ENDED, if it was an approval.
+    #[prost(message, optional, tag = "6")]
+    pub decided: ::core::option::Option<::prost_types::Struct>,
 }
 /// Nested message and enum types in `SignalReply`.
 pub mod signal_reply {
@@ -818,9 +830,9 @@ pub mod signal_reply {
         Unspecified = 0,
         /// The step has it, or will when it asks.
         Noted = 1,
-        /// The same signal was there before.
+        /// This person, or this signal, was heard before: that one stands, see `decision` and `actor`.
         Duplicate = 2,
-        /// The step had ended before.
+        /// The step had ended before; `status` and `decided` say how.
         AlreadyEnded = 3,
         /// This worker knows no such step.
         NotFound = 4,
@@ -894,6 +906,10 @@ pub struct LifecycleEvent {
     /// For RETRYING: when the next try is due.
     #[prost(message, optional, tag = "13")]
     pub next_try_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// For APPROVAL_NEEDED: why it is told (`first`, `reminder`, `escalation`), `title`, `text` and `details` of what is asked,
+    /// `approvers`, `quorum`, `until`, `on_timeout`, `signed`, `plan_digest`, and `answer_on`, the subject for a Signal.
+    #[prost(message, optional, tag = "14")]
+    pub approval: ::core::option::Option<::prost_types::Struct>,
 }
 /// Nested message and enum types in `LifecycleEvent`.
 pub mod lifecycle_event {

@@ -36,10 +36,8 @@ impl Shard {
         job.votes = votes;
         self.accepted(now, slot, fx);
         self.park(now, slot, fx);
-        let escalated = self.gate(slot).is_some_and(|gate| {
-            let deadline_ms = self.jobs[slot as usize].written.deadline_ms;
-            gate.escalation.is_some() && now.wall_ms >= gate.escalates_ms(deadline_ms)
-        });
+        let deadline_ms = self.jobs[slot as usize].written.deadline_ms;
+        let escalated = self.gate(slot).is_some_and(|gate| gate.is_escalated(deadline_ms, now.wall_ms));
         self.ask_people(now, slot, if escalated { Asking::Escalation } else { Asking::First }, fx);
     }
 
@@ -98,9 +96,9 @@ impl Shard {
         let Some(gate) = self.gate(slot) else { return };
         let job = &mut self.jobs[slot as usize];
         let deadline_ms = job.written.deadline_ms;
-        let first = now.wall_ms < gate.escalates_ms(deadline_ms);
-        let until_ms = if first { gate.escalates_ms(deadline_ms) } else { deadline_ms };
-        let letter = Letter::ApprovalNeeded { why, until_ms, sequence: job.stages, at_ms: now.wall_ms };
+        let escalated = gate.is_escalated(deadline_ms, now.wall_ms);
+        let until_ms = if escalated { deadline_ms } else { gate.escalates_ms(deadline_ms) };
+        let letter = Letter::ApprovalNeeded { why, escalated, until_ms, sequence: job.stages, at_ms: now.wall_ms };
         job.stages += 1;
         fx.list.push(Effect::Post(Post { confirm: None, arrival: job.arrival.clone(), letter }));
     }

@@ -22,6 +22,7 @@ pub(in crate::edge) fn lifecycle(event: &[u8]) -> Option<v1::LifecycleEvent> {
         try_number: count(data, "try_number"),
         progress: data.get("progress").map(progress),
         result: data.get("result").map(result),
+        approval: data.get("approval").cloned().map(structure),
         ..v1::LifecycleEvent::default()
     })
 }
