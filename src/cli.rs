@@ -3,6 +3,7 @@
 //! Exit codes: 0 all went well, 1 some of it did not, 2 the command line cannot be used, 3 the configuration cannot be used,
 //! 4 the journal is damaged, 5 a newer version wrote it.
 
+pub mod approval;
 pub mod blocks;
 pub mod config;
 pub mod demo;
@@ -72,6 +73,7 @@ Examples:
   endstation step show 3f0c…                 what became of a step
   endstation journal check                   whether every frame of the journal is as it was written
   endstation dlq ls --since 2h               steps that could not be done, wherever their letters are
+  endstation approval ls                     steps that wait for people; also show, approve and reject
   endstation drain --wait 60s                let the running worker finish what it has, and end
   endstation blocks example crypto.hash      steps to try a block with; also `blocks ls` and `blocks schema`
   endstation policy explain --tenant acme --url https://api.example.com/
@@ -171,6 +173,9 @@ pub enum Command {
     /// Dead letters, in the worker's own store and in the server's streams
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// Steps that wait for people
+    #[command(subcommand)]
+    Approval(approval::ApprovalCommand),
     /// Let a running worker take nothing more, finish what it has, and end
     #[command(after_help = DRAIN_CODES)]
     Drain(DrainArgs),
@@ -351,6 +356,7 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Demo => with_settings(global, &[], demo::main),
         Command::Step(StepCommand::Show(args)) => told(step_show(args, global)),
         Command::Journal(command) => told(journal::main(command, global)),
+        Command::Approval(command) => told(approval::main(command, global)),
         Command::Dlq(command) => told(dlq::main(command, global)),
         Command::Drain(args) => match storage_dir(args.data.as_deref(), global) {
             Ok(dir) => {

@@ -120,6 +120,10 @@ mod tests {
     use crate::ops::drain::{Drain, End};
     use anyhow::Result;
 
+    fn desk(drain: Arc<Drain>) -> admin::Desk {
+        admin::Desk { drain: Some(drain), people: crate::ops::people::People::new(Vec::new()) }
+    }
+
     fn drained(dir: &Path, wait_ms: u64) -> Result<(u8, String, String)> {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let code = main(dir, Duration::from_millis(wait_ms), Form::Ndjson, &mut out, &mut err)?;
@@ -140,7 +144,7 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let gauge = Arc::new(shards::runtime::ports::Gauge::default());
         gauge.running.store(3, std::sync::atomic::Ordering::Relaxed);
-        let _worker = admin::spawn(dir.path(), Drain::new(vec![gauge]))?;
+        let _worker = admin::spawn(dir.path(), desk(Drain::new(vec![gauge])))?;
         let (code, out, err) = drained(dir.path(), 300)?;
         assert_eq!(code, EXIT_FAILED);
         assert_eq!(out.lines().count(), 1, "told once while nothing changes: {out}");
@@ -152,7 +156,7 @@ mod tests {
     fn a_drain_that_was_cut_short_is_a_failure() -> Result<()> {
         let dir = tempfile::tempdir()?;
         let drain = Drain::new(Vec::new());
-        let _worker = admin::spawn(dir.path(), Arc::clone(&drain))?;
+        let _worker = admin::spawn(dir.path(), desk(Arc::clone(&drain)))?;
         let ends = std::thread::spawn(move || drain.ended(End::CutShort));
         let (code, _, err) = drained(dir.path(), 5_000)?;
         assert_eq!(code, EXIT_FAILED);

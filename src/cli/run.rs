@@ -7,11 +7,14 @@ pub(crate) mod feed;
 pub(crate) mod lines;
 pub(crate) mod reader;
 pub(crate) mod show;
+mod waits;
 
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use crate::dlq::{Clerk, FOLDER};
+use crate::ops::admin;
+use crate::ops::people::People;
 use crate::settings::Settings;
 use crate::worker::{Identity, Plan, Worker, WorkerError, random_salt};
 
@@ -54,12 +57,24 @@ pub fn main(run: &Run, settings: &Settings) -> u8 {
             return 3;
         }
     };
+    // Steps may wait for people, who decide from another terminal.
+    let people = People::new(worker.controls().to_vec());
+    let waits = waits::Waits::watch(worker.gauges.clone(), people.clone(), &settings.storage_dir);
+    let desk = admin::Desk { drain: None, people };
+    let _admin = match admin::spawn(&settings.storage_dir, desk) {
+        Ok(admin) => admin,
+        Err(error) => {
+            eprintln!("endstation run: the admin socket in {}: {error}", settings.storage_dir.display());
+            return 3;
+        }
+    };
     let form = if std::io::stdout().is_terminal() { show::Form::Table } else { show::Form::Lines };
     let mut show = show::Show::new(form, std::io::stdout().lock(), std::io::stderr().is_terminal());
     let name = run.file.display().to_string();
     let lines = reader::read(input).map_err(|error| feed::FeedError::Read(0, error));
     let desk = clerk.as_ref().map(Clerk::desk);
     let outcome = lines.and_then(|lines| feed::feed(&worker, &name, &lines, run.fresh, desk, &mut show));
+    drop(waits);
     let stopped = worker.stop();
     if let Some(clerk) = clerk {
         clerk.end();

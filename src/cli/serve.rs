@@ -19,6 +19,7 @@ use crate::edge::thread::{self as edge, EdgeError, EdgeSettings, Halt, Links, Sh
 use crate::ops::drain::{Drain, End};
 use crate::ops::health::{Check, Checks, Scope};
 use crate::ops::http::{OpsHandle, Sources};
+use crate::ops::people::People;
 use crate::ops::{admin, http};
 use crate::settings::Settings;
 use crate::worker::{Identity, Plan, TAKEN_IN, Worker, WorkerError, random_salt};
@@ -183,7 +184,8 @@ impl Serving {
         let draining = Arc::new(AtomicBool::new(false));
         let status = Arc::new(EdgeStatus::default());
         let drain = Drain::new(worker.gauges.clone());
-        let admin = admin::spawn(&settings.storage_dir, drain.clone())
+        let people = People::new(worker.controls().to_vec());
+        let admin = admin::spawn(&settings.storage_dir, admin::Desk { drain: Some(drain.clone()), people })
             .map_err(|error| ServeError::Admin(settings.storage_dir.clone(), error))?;
         let sources = sources(&mut worker, &identity.worker_id, &status, dlq.as_ref(), &draining);
         let ops = http::spawn(settings.ops_bind, sources).map_err(|error| ServeError::Ops(settings.ops_bind, error))?;

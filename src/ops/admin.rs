@@ -4,9 +4,12 @@
 //! lines and a last one `{"done":true, …}`, or one line `{"error": …}`.
 //! `{"cmd":"step", …}` with the fields of [`Wanted`]: one line a frame ([`super::timeline::Row`]). Journals are read from
 //! their files, never through a shard.
+//! `{"cmd":"waiting","rows_max":…}`: one line a step that waits for people ([`super::people::row`]).
+//! `{"cmd":"signal","tenant":…,"headers":{…},"body":"…"}` hands a Signal over; the last line holds the `reply`.
 //! `{"cmd":"drain"}`: a few lines a second `{"running":…,"queued":…,"unpublished":…}` until the worker has nothing left, and
 //! then `"drained"` in the last line; the connection closes with the process. Who breaks off stops listening, not the drain.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::fd::AsRawFd;
@@ -20,9 +23,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use shards::ids::Text;
 
 use super::drain::Drain;
+use super::people::{self, People};
 use super::timeline::{self, Wanted};
+use crate::policy::signers::HEADER;
 
 /// The socket's name in the storage folder.
 pub const SOCKET: &str = "admin.sock";
@@ -32,6 +38,8 @@ const CONNECTIONS_MAX: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest request, in bytes.
 const REQUEST_BYTES_MAX: u64 = 16 << 10;
+/// Most rows of one answer.
+const ROWS_MAX: usize = 10_000;
 /// Longest path that fits into a socket's address, in bytes.
 const PATH_BYTES_MAX: usize = 100;
 
@@ -62,6 +70,20 @@ pub enum Request<'a> {
     Step(&'a Wanted),
     /// Take nothing more, finish what is here, and end.
     Drain,
+    /// Which steps wait for people.
+    Waiting {
+        /// At most so many.
+        rows_max: usize,
+    },
+    /// Somebody decides one.
+    Signal {
+        /// Whose it is.
+        tenant: &'a str,
+        /// The header that signs it, where it is signed.
+        signature: Option<&'a str>,
+        /// The Signal, in JSON.
+        body: &'a str,
+    },
 }
 
 impl Request<'_> {
@@ -69,18 +91,34 @@ impl Request<'_> {
         let (cmd, mut request) = match self {
             Request::Step(wanted) => ("step", serde_json::to_value(wanted).map_err(io::Error::other)?),
             Request::Drain => ("drain", json!({})),
+            Request::Waiting { rows_max } => ("waiting", json!({ "rows_max": rows_max })),
+            Request::Signal { tenant, signature, body } => {
+                let mut request = json!({ "tenant": tenant, "body": body, "headers": {} });
+                if let Some(signature) = signature {
+                    request["headers"][HEADER] = Value::from(*signature);
+                }
+                ("signal", request)
+            }
         };
         request["cmd"] = Value::from(cmd);
         Ok(request)
     }
 }
 
-/// Opens the socket in `dir`, replacing one that a killed worker left. The caller holds the folder's lock, and carries out
-/// what `drain` asks for.
+/// What a worker can be asked for. Crosses threads.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    /// Where a drain is asked for, which the caller carries out; none: the worker ends by itself.
+    pub drain: Option<Arc<Drain>>,
+    /// Steps that wait for people.
+    pub people: People,
+}
+
+/// Opens the socket in `dir`, replacing one that a killed worker left. The caller holds the folder's lock.
 ///
 /// # Errors
 /// The socket cannot be made, or the thread not started.
-pub fn spawn(dir: &Path, drain: Arc<Drain>) -> io::Result<AdminHandle> {
+pub fn spawn(dir: &Path, desk: Desk) -> io::Result<AdminHandle> {
     let folder = Folder::open(dir)?;
     // Made under another name: nobody can connect before the mode is set, and the old one is replaced in one move.
     let (fresh, path) = (folder.path(".admin.sock.new"), folder.path(SOCKET));
@@ -93,7 +131,7 @@ pub fn spawn(dir: &Path, drain: Arc<Drain>) -> io::Result<AdminHandle> {
     fs::rename(&fresh, &path)?;
     let ended = Arc::new(AtomicBool::new(false));
     let (over, at) = (Arc::clone(&ended), dir.to_owned());
-    let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || listen(&listener, &at, &drain, &over))?;
+    let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || listen(&listener, &at, &desk, &over))?;
     Ok(AdminHandle { dir: dir.to_owned(), ended, thread: Some(thread) })
 }
 
@@ -148,7 +186,7 @@ impl Folder {
     }
 }
 
-fn listen(listener: &UnixListener, dir: &Path, drain: &Arc<Drain>, ended: &AtomicBool) {
+fn listen(listener: &UnixListener, dir: &Path, desk: &Desk, ended: &AtomicBool) {
     let open = Arc::new(AtomicUsize::new(0));
     loop {
         let accepted = listener.accept();
@@ -163,10 +201,10 @@ fn listen(listener: &UnixListener, dir: &Path, drain: &Arc<Drain>, ended: &Atomi
             continue;
         }
         open.fetch_add(1, SeqCst);
-        let (dir, drain, counted) = (dir.to_owned(), Arc::clone(drain), Arc::clone(&open));
+        let (dir, desk, counted) = (dir.to_owned(), desk.clone(), Arc::clone(&open));
         let started = std::thread::Builder::new().name("admin-client".to_owned()).spawn(move || {
             // A client that breaks off is its own business.
-            let _ = serve(&stream, &dir, &drain);
+            let _ = serve(&stream, &dir, &desk);
             counted.fetch_sub(1, SeqCst);
         });
         if started.is_err() {
@@ -182,7 +220,7 @@ struct Command {
     rest: serde_json::Map<String, Value>,
 }
 
-fn serve(stream: &UnixStream, dir: &Path, drain: &Drain) -> io::Result<()> {
+fn serve(stream: &UnixStream, dir: &Path, desk: &Desk) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::new(stream);
@@ -196,7 +234,7 @@ fn serve(stream: &UnixStream, dir: &Path, drain: &Drain) -> io::Result<()> {
             writeln!(out, "{}", json!({"error": "the request is too long"}))?;
             return out.flush();
         }
-        if let Err(error) = answer(&line, dir, drain, &mut out)? {
+        if let Err(error) = answer(&line, dir, desk, &mut out)? {
             writeln!(out, "{}", json!({ "error": error }))?;
         }
         out.flush()?;
@@ -204,10 +242,15 @@ fn serve(stream: &UnixStream, dir: &Path, drain: &Drain) -> io::Result<()> {
 }
 
 /// The outer error is the client's connection, the inner one is for the client.
-fn answer(line: &[u8], dir: &Path, drain: &Drain, out: &mut impl Write) -> io::Result<Result<(), String>> {
+fn answer(line: &[u8], dir: &Path, desk: &Desk, out: &mut impl Write) -> io::Result<Result<(), String>> {
     match command(line) {
         Ok(Asked::Step(wanted)) => step(&wanted, dir, out),
+        Ok(Asked::Waiting { rows_max }) => waiting(&desk.people, rows_max, out),
+        Ok(Asked::Signal(signal)) => said(&desk.people, signal, out),
         Ok(Asked::Drain) => {
+            let Some(drain) = &desk.drain else {
+                return Ok(Err("this worker ends by itself when its file is done".to_owned()));
+            };
             tracing::info!("asked to drain over the admin socket");
             drain.follow(|line| {
                 writeln!(out, "{line}")?;
@@ -233,10 +276,46 @@ fn step(wanted: &Wanted, dir: &Path, out: &mut impl Write) -> io::Result<Result<
     Ok(Ok(()))
 }
 
+fn waiting(people: &People, rows_max: usize, out: &mut impl Write) -> io::Result<Result<(), String>> {
+    let rows = match people.waiting(None, rows_max.min(ROWS_MAX)) {
+        Ok(rows) => rows,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    for row in &rows {
+        writeln!(out, "{}", people::row(row))?;
+    }
+    writeln!(out, "{}", json!({"done": true, "rows": rows.len()}))?;
+    Ok(Ok(()))
+}
+
+fn said(people: &People, signal: Said, out: &mut impl Write) -> io::Result<Result<(), String>> {
+    let headers = signal.headers.into_iter().map(|(name, value)| (Text::from(name), Text::from(value))).collect();
+    match people.say(&signal.tenant, headers, signal.body.into()) {
+        Ok(reply) => {
+            let reply: Value = serde_json::from_slice(&reply).map_err(io::Error::other)?;
+            writeln!(out, "{}", json!({"done": true, "reply": reply}))?;
+            Ok(Ok(()))
+        }
+        Err(error) => Ok(Err(error.to_string())),
+    }
+}
+
+/// A Signal as it is handed over.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Said {
+    tenant: String,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    body: String,
+}
+
 /// A request as it came in.
 enum Asked {
     Step(Wanted),
     Drain,
+    Waiting { rows_max: usize },
+    Signal(Said),
 }
 
 fn command(line: &[u8]) -> Result<Asked, String> {
@@ -251,7 +330,12 @@ fn command(line: &[u8]) -> Result<Asked, String> {
             None => Ok(Asked::Drain),
             Some(field) => Err(format!("drain has no field {field:?}")),
         },
-        other => Err(format!("unknown cmd {other:?}; there are: step, drain")),
+        "waiting" => {
+            let rows_max = command.rest.get("rows_max").and_then(Value::as_u64).ok_or("rows_max: a number is needed")?;
+            Ok(Asked::Waiting { rows_max: rows_max as usize })
+        }
+        "signal" => serde_json::from_value(Value::Object(command.rest)).map(Asked::Signal).map_err(|error| error.to_string()),
+        other => Err(format!("unknown cmd {other:?}; there are: step, drain, waiting, signal")),
     }
 }
 
@@ -262,13 +346,17 @@ mod tests {
     use super::*;
     use anyhow::Result;
 
+    fn desk(drain: Arc<Drain>) -> Desk {
+        Desk { drain: Some(drain), people: People::new(Vec::new()) }
+    }
+
     #[test]
     fn a_worker_answers_its_own_user_and_cleans_up_after_a_killed_one() -> Result<()> {
         let dir = tempfile::tempdir()?;
         write(dir.path())?;
         drop(UnixListener::bind(dir.path().join(SOCKET))?);
         assert!(connect(dir.path()).is_err(), "a stale socket has nobody behind it");
-        let handle = spawn(dir.path(), Drain::new(Vec::new()))?;
+        let handle = spawn(dir.path(), desk(Drain::new(Vec::new())))?;
         assert_eq!(fs::metadata(dir.path().join(SOCKET))?.permissions().mode() & 0o777, 0o600);
 
         let mut lines = Vec::new();
@@ -298,7 +386,7 @@ mod tests {
     fn a_drain_is_asked_for_and_told_to_its_end() -> Result<()> {
         let dir = tempfile::tempdir()?;
         let drain = Drain::new(vec![Arc::default()]);
-        let _handle = spawn(dir.path(), Arc::clone(&drain))?;
+        let _handle = spawn(dir.path(), desk(Arc::clone(&drain)))?;
         let stream = connect(dir.path())?;
         let mut progress = 0;
         let done = ask(&stream, Request::Drain, |line| {
@@ -320,7 +408,7 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let long = dir.path().join("a".repeat(120));
         fs::create_dir(&long)?;
-        let handle = spawn(&long, Drain::new(Vec::new()))?;
+        let handle = spawn(&long, desk(Drain::new(Vec::new())))?;
         let done = ask(&connect(&long)?, Request::Step(&coordinates()), |_| Ok(()))?;
         assert_eq!(done["frames"], 0);
         drop(handle);

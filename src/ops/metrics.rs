@@ -158,6 +158,7 @@ impl Page {
         };
         shown("endstation_unpublished", "Outcomes not yet known as published.", |g| f64::from(g.unpublished.load(Relaxed)));
         shown("endstation_queued", "Steps that wait.", |g| f64::from(g.queued.load(Relaxed)));
+        shown("endstation_waiting_for_people", "Steps that wait for people.", |g| f64::from(g.parked.load(Relaxed)));
         shown("endstation_running", "Steps that run.", |g| f64::from(g.running.load(Relaxed)));
         shown("endstation_memory_reserved_bytes", "Memory that is kept for the steps that run.", |g| {
             g.memory_bytes.load(Relaxed) as f64

@@ -13,12 +13,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::Stream;
 
 use crate::dedup::Entry;
 use crate::envelope::Envelope;
 use crate::event::{DiskNews, Effect, Effects, Event, Letter, Post, Sealed};
-use crate::ids::{Key, Lsn, Now};
+use crate::ids::{Key, Lsn, Now, Text};
 use crate::journal::{self, Fact};
 use crate::keys::{self, KeyMap, PAGE_BYTES, Unfit};
 use crate::shard::Shard;
@@ -28,7 +29,7 @@ use super::disk::{self, Disk, DiskError};
 use super::launch::unsound;
 use super::local::{Local, News};
 use super::perform::Perform;
-use super::ports::{Control, Gauge, Inbound, Outbound, Outgoing, Wire};
+use super::ports::{Control, Gauge, Inbound, Outbound, Outgoing, Outlet, Parcel, Wire};
 use super::rt::{self, Clock};
 use super::sealer::Sealer;
 
@@ -53,6 +54,8 @@ const PROBES_MAX: usize = 32;
 const STALLED_US: u64 = 50_000;
 /// What came meanwhile is taken in for so long.
 const AFTER_STALL: Duration = Duration::from_millis(1);
+/// How the names of inboxes on this machine begin: with a blank, which no NATS subject has.
+const HERE: &str = "here ";
 const TALLY_EVERY_US: u64 = 500_000;
 
 /// One core's loop. Lives on its core.
@@ -79,6 +82,9 @@ pub struct Driver<W: Wire> {
     pub(super) settle_due_us: u64,
     /// A letter is in `out`.
     pub(super) hurry: bool,
+    /// Who on this machine waits for which reply, and how many have asked.
+    pub(super) asked: Vec<(Text, flume::Sender<Bytes>)>,
+    pub(super) asks: u64,
     pub(super) posted: u64,
     pub(super) tally_due_us: u64,
     /// Something was counted since the last tally.
@@ -179,6 +185,12 @@ impl<W: Wire> Driver<W> {
             match message {
                 Control::Cancel(key) => self.apply(now, Event::Cancel { key }),
                 Control::Drain => self.apply(now, Event::Drain),
+                Control::Waiting { key, rows_max, answer } => {
+                    let rows = self.shard.waiting_for_people(now, key).take(rows_max).collect();
+                    // Nobody may be waiting any more.
+                    let _ = answer.try_send(rows);
+                }
+                Control::Say { notice, answer } => self.hear(now, notice, answer),
                 Control::Stop => {
                     self.settle_due_us = now.mono_us;
                     self.flush(now);
@@ -270,6 +282,28 @@ impl<W: Wire> Driver<W> {
         }
     }
 
+    /// Takes in a notice from somebody on this machine, who waits for the reply.
+    fn hear(&mut self, now: Now, mut notice: Delivery, answer: flume::Sender<Bytes>) {
+        self.asked.retain(|(_, waiting)| !waiting.is_disconnected());
+        self.asks += 1;
+        let name = Text::from(format!("{HERE}{}", self.asks));
+        notice.reply = Some(name.clone());
+        self.asked.push((name, answer));
+        self.deliver(now, notice);
+    }
+
+    /// Gives a reply to somebody on this machine; false where it is for somebody else.
+    fn told_here(&mut self, parcel: &Parcel) -> bool {
+        if !matches!(parcel.outlet, Outlet::Reply | Outlet::Doubt) || !parcel.subject.starts_with(HERE) {
+            return false;
+        }
+        if let Some(at) = self.asked.iter().position(|(name, _)| *name == parcel.subject) {
+            let (_, answer) = self.asked.swap_remove(at);
+            let _ = answer.try_send(parcel.body.clone());
+        }
+        true
+    }
+
     fn deliver(&mut self, now: Now, delivery: Delivery) {
         let arrival = Rc::new(self.wire.decode(delivery, now));
         self.apply(now, Event::Arrived(arrival));
@@ -340,6 +374,7 @@ impl<W: Wire> Driver<W> {
             | Letter::Reply(_) => {}
         }
         match self.wire.render(post) {
+            Some(parcel) if self.told_here(&parcel) => {}
             Some(parcel) => {
                 self.posted += 1;
                 self.hurry = true;
@@ -393,6 +428,7 @@ impl<W: Wire> Driver<W> {
         self.gauge.free.store(self.shard.free_slots(), Relaxed);
         self.gauge.held_bytes.store(self.shard.held_bytes(), Relaxed);
         self.gauge.queued.store(self.shard.queued(), Relaxed);
+        self.gauge.parked.store(self.shard.parked(), Relaxed);
         self.gauge.running.store(self.shard.running(), Relaxed);
         for (lane, [queued, running]) in Lane::ALL.into_iter().zip(&self.gauge.by_lane) {
             queued.store(self.shard.queued_in(lane), Relaxed);

@@ -233,8 +233,8 @@ async fn granted<W>(seat: &Seat<W>) -> Option<Grant> {
         match select(seat.grants.recv_async(), seat.control.recv_async()).await {
             Either::Left((grant, _)) => break grant.ok(),
             Either::Right((Ok(Control::Stop) | Err(_), _)) => break None,
-            // There is nothing here to cancel or to finish.
-            Either::Right((Ok(Control::Cancel(_) | Control::Drain), _)) => {}
+            // There is nothing here to cancel, to finish or to decide; who asked finds nobody to answer.
+            Either::Right((Ok(Control::Cancel(_) | Control::Drain | Control::Waiting { .. } | Control::Say { .. }), _)) => {}
         }
     };
     seat.gauge.waits.store(false, Relaxed);
@@ -335,6 +335,8 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>, sealer: &Seal
         turn_us: 0,
         settle_due_us: 0,
         hurry: false,
+        asked: Vec::new(),
+        asks: 0,
         posted: 0,
         tally_due_us: 0,
         untold: true,

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 
 use crate::event::{Claimant, Post};
+use crate::gate::{Gate, Vote};
 use crate::ids::{Key, Lsn, Now, Text, Ticket};
 use crate::outcome::Status;
 use crate::step::{Arrival, Delivery, Headers, Lane, Settle, StreamToken};
@@ -30,14 +31,61 @@ pub enum Inbound {
 }
 
 /// Control → shard, in its own inbox, drained first. Crosses cores.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Control {
     /// Stop this key.
     Cancel(Key),
+    /// Tell of steps that wait for people.
+    Waiting {
+        /// This one alone.
+        key: Option<Key>,
+        /// At most so many, those whose time is over first.
+        rows_max: usize,
+        /// Who asks.
+        answer: flume::Sender<Vec<Waiting>>,
+    },
+    /// Take in a notice from somebody on this machine.
+    Say {
+        /// It; where its sender waits is filled in.
+        notice: Delivery,
+        /// Who gets the reply, as it is rendered.
+        answer: flume::Sender<Bytes>,
+    },
     /// Take nothing new; the shard ends when it is empty or told to stop.
     Drain,
     /// End now; what is unfinished stays in the journal.
     Stop,
+}
+
+/// A step that waits for people, as it is shown. Crosses cores.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// Its key.
+    pub key: Key,
+    /// Whose.
+    pub tenant: Text,
+    /// The assignment that asked for it first.
+    pub assignment_id: Text,
+    /// The run of the flow, where it names one.
+    pub run_id: Option<Text>,
+    /// The flow, likewise.
+    pub flow_id: Option<Text>,
+    /// The step of the flow, likewise.
+    pub step_id: Option<Text>,
+    /// The orchestrator's attempt, likewise.
+    pub attempt: Option<u64>,
+    /// JSON text of its inputs.
+    pub inputs: Bytes,
+    /// On what terms.
+    pub gate: Gate,
+    /// What people have said.
+    pub votes: Vec<Vote>,
+    /// Since when, Unix ms.
+    pub since_ms: u64,
+    /// Until when those who are asked now may decide, Unix ms.
+    pub until_ms: u64,
+    /// The second round's people are asked.
+    pub escalated: bool,
 }
 
 /// Shard → edge. Crosses cores.
@@ -135,9 +183,11 @@ pub struct Gauge {
     pub held_bytes: AtomicU64,
     /// Steps waiting.
     pub queued: AtomicU32,
+    /// Steps that wait for people.
+    pub parked: AtomicU32,
     /// Steps running.
     pub running: AtomicU32,
-    /// Of these, by lane, in the order of [`Lane::ALL`]: waiting and running.
+    /// Of waiting and running steps, by lane, in the order of [`Lane::ALL`].
     pub by_lane: [[AtomicU32; 2]; Lane::ALL.len()],
     /// Memory that is kept for what runs, in bytes.
     pub memory_bytes: AtomicU64,

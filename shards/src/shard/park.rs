@@ -12,6 +12,8 @@ use crate::gate::{Decision, Due, Gate, Unheard, Vote};
 use crate::ids::{Lsn, Now, Text};
 use crate::outcome::{Code, Effected, Fault, Status};
 use crate::step::Arrival;
+#[cfg(feature = "runtime")]
+use crate::{ids::Key, runtime::ports::Waiting};
 
 /// Longest list of those who decided that an audit item names, in bytes.
 const DECIDERS_BYTES_MAX: usize = 1_024;
@@ -167,6 +169,32 @@ impl Shard {
     fn refuse_vote(&mut self, notice: Rc<Arrival>, why: &'static str, fx: &mut Effects) {
         let code = if why.ends_with("nobody") { Code::InvalidInput } else { Code::PermissionDenied };
         self.reply_to(notice, Reply::Refused(Fault::new(code, why)), fx);
+    }
+
+    /// Steps that wait, or the one of this key: those whose time is over first.
+    #[cfg(feature = "runtime")]
+    pub fn waiting_for_people(&self, now: Now, key: Option<Key>) -> impl Iterator<Item = Waiting> {
+        let jobs = self.gates.iter().map(|(_, slot)| &self.jobs[*slot as usize]);
+        jobs.filter(move |job| key.is_none_or(|key| job.key == key)).filter_map(move |job| {
+            let gate = job.arrival.work()?.gate.as_deref()?;
+            let (asker, deadline_ms) = (job.arrival.asker.as_ref()?, job.written.deadline_ms);
+            let escalated = gate.is_escalated(deadline_ms, now.wall_ms);
+            Some(Waiting {
+                key: job.key,
+                tenant: job.arrival.tenant.clone(),
+                assignment_id: asker.assignment_id.clone(),
+                run_id: asker.run_id.clone(),
+                flow_id: asker.flow_id.clone(),
+                step_id: asker.step_id.clone(),
+                attempt: asker.attempt,
+                inputs: job.arrival.work()?.inputs.clone(),
+                gate: gate.clone(),
+                votes: job.votes.clone(),
+                since_ms: job.arrival.received_ms,
+                until_ms: if escalated { deadline_ms } else { gate.escalates_ms(deadline_ms) },
+                escalated,
+            })
+        })
     }
 
     fn gate(&self, slot: u32) -> Option<Rc<Gate>> {
