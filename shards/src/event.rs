@@ -338,6 +338,13 @@ pub enum Letter {
         /// Unix ms.
         at_ms: u64,
     },
+    /// What the next owner needs to go on with a step that waits for people.
+    Copy {
+        /// Frames of the journal.
+        frames: Bytes,
+    },
+    /// Nobody needs that any more.
+    NoCopy,
     /// What a try says while it runs: told as it comes, kept nowhere.
     Progress {
         /// What.

@@ -10,6 +10,7 @@
 mod admit;
 mod call;
 mod carry;
+mod copies;
 mod notice;
 mod park;
 mod place;
@@ -76,6 +77,8 @@ pub struct ShardSettings {
     pub shared: bool,
     /// What must never run twice is claimed before all other workers first.
     pub claims: bool,
+    /// Steps that wait for people have copies where the next owner finds them.
+    pub copies: bool,
 }
 
 /// One core's machine. Lives on its core.
@@ -176,6 +179,8 @@ struct Job {
     stopped_by: Option<Rc<Arrival>>,
     /// What people have said to it; nothing is allocated until one has.
     votes: Vec<Vote>,
+    /// Its copy, where it has one.
+    copy: Option<Box<copies::Copy>>,
     /// Those of them who decided.
     decided_by: Option<Text>,
     /// What was due of its gate up to here is told, Unix ms.
@@ -252,6 +257,8 @@ enum Held {
     Outcome(u32),
     /// Tell who gave a notice what became of it.
     Reply(Rc<Arrival>, Reply),
+    /// Tell who said something to a step that it counts.
+    Said(Ticket, Rc<Arrival>),
     /// Drop segments.
     Prune(Lsn),
     /// Wipe from the page what the strike of this key came from.
@@ -500,6 +507,7 @@ impl Shard {
             role,
             stopped_by: None,
             votes: Vec::new(),
+            copy: None,
             decided_by: None,
             gate_ms: 0,
             stages: 0,
@@ -547,6 +555,7 @@ impl Shard {
         job.stopped_by = None;
         job.votes = Vec::new();
         job.decided_by = None;
+        job.copy = None;
         job.earlier = Vec::new();
         self.deadlines.disarm(slot);
         self.live -= 1;

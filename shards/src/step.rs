@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::block::CacheWish;
 use crate::gate::{Gate, Vote};
 use crate::ids::{AskerId, BlockId, Fingerprint, Key, Partition, Text};
-use crate::outcome::{Code, Fault};
+use crate::outcome::{Code, Fault, Outcome};
 
 /// Message headers in the order they came.
 pub type Headers = Vec<(Text, Text)>;
@@ -116,6 +116,19 @@ pub struct Arrival {
     pub content: Content,
     /// Unix ms of first receipt by this worker.
     pub received_ms: u64,
+    /// What another owner has made of it so far, where it comes from the copy that one left.
+    pub adopted: Option<Rc<Adopted>>,
+}
+
+/// What another owner has made of a step that waits for people. Lives on its core.
+#[derive(Clone, Debug)]
+pub struct Adopted {
+    /// When its time is over, Unix ms.
+    pub deadline_ms: u64,
+    /// What people have said, in order.
+    pub votes: Vec<Vote>,
+    /// What it came to, if that was decided.
+    pub outcome: Option<Rc<Outcome>>,
 }
 
 /// What an arrival asks the shard to do. Lives on its core.
@@ -328,6 +341,7 @@ impl Arrival {
             asker: None,
             content: Content::Garbage(Fault::new(Code::InvalidFormat, "Nothing.")),
             received_ms: 0,
+            adopted: None,
         }
     }
 

@@ -40,6 +40,14 @@ pub(super) const CLAIMS: Bucket = Bucket {
     what: "which endstation worker has claimed a step that must never run twice",
 };
 
+/// What the next owner needs to go on with steps that wait for people.
+pub(super) const WAITING: Bucket = Bucket {
+    name: "endstation_waiting",
+    stream: "KV_endstation_waiting",
+    prefix: "$KV.endstation_waiting.",
+    what: "steps of endstation workers that wait for people, for whoever owns the work next",
+};
+
 /// A value and the revision it has: what the next write must name.
 pub(super) type Entry = (u64, Vec<u8>);
 
@@ -60,6 +68,11 @@ impl Bucket {
         self.name
     }
 
+    /// The stream that it is.
+    pub(super) fn stream(&self) -> &'static str {
+        self.stream
+    }
+
     /// Where `key` is written.
     pub(super) fn subject(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
@@ -67,8 +80,17 @@ impl Bucket {
 
     /// What stands under `key`; `None`: nothing, or there is no bucket.
     pub(super) async fn read(&self, client: &Client, key: &str) -> Result<Option<Entry>, async_nats::Error> {
+        self.get(client, &json!({ "last_by_subj": self.subject(key) })).await
+    }
+
+    /// The oldest value that is newer than the revision `after`; `None`: there is none, or there is no bucket.
+    pub(super) async fn next(&self, client: &Client, after: u64) -> Result<Option<Entry>, async_nats::Error> {
+        self.get(client, &json!({ "seq": after + 1, "next_by_subj": self.subject(">") })).await
+    }
+
+    async fn get(&self, client: &Client, wanted: &Value) -> Result<Option<Entry>, async_nats::Error> {
         let what = format!("STREAM.MSG.GET.{}", self.stream);
-        let answer = request(client, &what, &json!({ "last_by_subj": self.subject(key) })).await?;
+        let answer = request(client, &what, wanted).await?;
         match answer.pointer("/error/code").and_then(Value::as_u64) {
             Some(404) => return Ok(None),
             Some(_) => return Err(answer["error"].to_string().into()),

@@ -325,8 +325,12 @@ impl Outbox {
             self.complain(&sent, "the server takes no message of this size", Instant::now());
             return self.dead.not_taken(Instant::now());
         }
-        // A claim counts only where a stream keeps it.
-        let streamed = if sent.parcel.outlet == Outlet::Claim { Some(true) } else { self.coverage.of(&sent.parcel.subject) };
+        // A claim, and a copy, count only where a stream keeps them.
+        let streamed = if matches!(sent.parcel.outlet, Outlet::Claim | Outlet::Copy) {
+            Some(true)
+        } else {
+            self.coverage.of(&sent.parcel.subject)
+        };
         let Some(streamed) = streamed else {
             self.coverage.waiting.push(sent);
             return;

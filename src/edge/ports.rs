@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use shards::event::Claimant;
 use shards::ids::Ticket;
 use shards::runtime::ports::{Gauge, Inbound};
@@ -156,6 +157,17 @@ impl Ports {
             left |= !port.confirmed.is_empty() || !port.claimed.is_empty();
         }
         left
+    }
+
+    /// Hands over the copy that another owner left of a step; gives it back where there is no room.
+    pub(crate) fn adopt(&mut self, shard: u16, copy: Bytes) -> Result<(), Bytes> {
+        let port = &mut self.shards[usize::from(shard)];
+        if port.inbox.is_full() {
+            return Err(copy);
+        }
+        let bytes = copy.len() as u64;
+        port.send(Inbound::Adopted(copy), 1, bytes);
+        Ok(())
     }
 
     /// Takes back the stream deliveries that have not reached a shard.

@@ -25,6 +25,9 @@ struct Answer<'a> {
     seq: u64,
     #[serde(default)]
     duplicate: bool,
+    /// Of an answer to something else than a message: it was done.
+    #[serde(default)]
+    success: bool,
     #[serde(default, borrow)]
     error: Option<Refusal<'a>>,
 }
@@ -43,6 +46,7 @@ pub(crate) fn parse(body: &[u8]) -> PubAck {
         Ok(Answer { error: Some(refusal), .. }) if WRONG_LAST_SEQUENCE.contains(&refusal.err_code) => PubAck::Fenced,
         Ok(Answer { error: Some(refusal), .. }) => PubAck::Refused(format!("{} ({})", refusal.description, refusal.err_code)),
         Ok(Answer { seq: 1.., duplicate, .. }) => PubAck::Stored { duplicate },
+        Ok(Answer { success: true, .. }) => PubAck::Stored { duplicate: false },
         Ok(_) => PubAck::Refused("an answer without a sequence".into()),
         Err(error) => PubAck::Refused(format!("an answer that is no PubAck: {error}")),
     }
@@ -53,7 +57,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sequence_means_stored() {
+    fn a_sequence_means_stored_and_so_does_the_word_that_it_was_done() {
+        let purged = br#"{"type":"io.nats.jetstream.api.v1.stream_purge_response","success":true,"purged":1}"#;
+        assert_eq!(parse(purged), PubAck::Stored { duplicate: false });
         assert_eq!(parse(br#"{"stream":"CAF_RESULT","seq":7}"#), PubAck::Stored { duplicate: false });
         assert_eq!(parse(br#"{"stream":"R","domain":"d","seq":7,"duplicate":true}"#), PubAck::Stored { duplicate: true });
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use async_nats::client::{RequestError, RequestErrorKind};
 use shards::runtime::tenure::{Grant, Lease, since_boot_us};
 
-use super::bucket::{CLAIMS, SHARED, Written};
+use super::bucket::{CLAIMS, SHARED, WAITING, Written};
 use super::claims::{self, Claimer};
 use super::lease::{Claim, Record, Released, Watch};
 use super::limits::{
@@ -22,6 +22,7 @@ use super::nats::Link;
 use super::status::EdgeStatus;
 use super::streams::{self, Consumer, Source};
 use super::thread::{EdgeError, EdgeSettings, Halt, Phase};
+use super::waiting;
 use crate::settings::Ownership;
 
 /// What the shards and their starter give the edge to own work for them. Crosses to the edge's thread once.
@@ -102,34 +103,45 @@ impl Tenancy {
 
     /// Whether steps can be claimed here; `None`: the end came before that was known.
     async fn can_claim(&self, link: &Link, phase: &mut Phase) -> Option<bool> {
-        if self.grants.is_empty() {
+        let without = "steps that must never run twice cannot be claimed before other workers: only a lease keeps them apart";
+        self.can(link, phase, CLAIMS.name(), without, || claims::prepare(&link.client, self.replicas, self.horizon)).await
+    }
+
+    /// Whether there is a place for copies of steps that wait for people; `None`: the end came before that was known.
+    async fn can_copy(&self, link: &Link, phase: &mut Phase) -> Option<bool> {
+        let without = "steps that wait for people have no copies: the stream holds each of them until it is decided";
+        self.can(link, phase, WAITING.name(), without, || waiting::prepare(&link.client, self.replicas)).await
+    }
+
+    /// Whether a bucket is there, or can be made; `None`: the end came before that was known.
+    async fn can<F>(&self, link: &Link, phase: &mut Phase, bucket: &str, without: &str, prepare: impl Fn() -> F) -> Option<bool>
+    where
+        F: Future<Output = Result<(), async_nats::Error>>,
+    {
+        if self.grants.is_empty() || !link.client.server_info().jetstream {
             return Some(false);
         }
-        if !link.client.server_info().jetstream {
-            return Some(false);
-        }
-        let bucket = CLAIMS.name();
         loop {
-            match tokio::time::timeout(
-                Duration::from_millis(API_WITHIN_MS),
-                claims::prepare(&link.client, self.replicas, self.horizon),
-            )
-            .await
-            {
+            match tokio::time::timeout(Duration::from_millis(API_WITHIN_MS), prepare()).await {
                 Ok(Ok(())) => return Some(true),
                 Ok(Err(error)) if is_final(&error) => {
-                    tracing::warn!(bucket, %error, "steps that must never run twice cannot be claimed before other workers: only a lease keeps them apart");
+                    tracing::warn!(bucket, %error, "{without}");
                     return Some(false);
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(bucket, %error, "it is not known yet whether steps can be claimed; asking again")
+                    tracing::warn!(bucket, %error, "it is not known yet whether there is such a bucket; asking again")
                 }
-                Err(_) => tracing::warn!(bucket, "it is not known yet whether steps can be claimed; asking again"),
+                Err(_) => tracing::warn!(bucket, "it is not known yet whether there is such a bucket; asking again"),
             }
             if phase.wait(Duration::from_millis(LEASE_LOOK_MS)).await == Halt::Stop || link.closed() {
                 return None;
             }
         }
+    }
+
+    /// Whether what is held was another's until now, so that there may be copies of steps which that one left.
+    pub(crate) fn took_over(&self) -> bool {
+        self.held.values().any(|held| held.record.since == held.record.epoch)
     }
 
     fn grant(&mut self, grant: Grant) {
@@ -165,18 +177,19 @@ impl Tenancy {
             Ownership::Shared => {
                 let Some(claims) = self.can_claim(link, phase).await else { return Ok(None) };
                 self.lease.unbind();
-                self.grant(Grant { epoch: 0, since: u32::MAX, shared: true, claims });
+                self.grant(Grant { epoch: 0, since: u32::MAX, shared: true, claims, copies: false });
                 return Ok(Some(vec![0; sources.len()]));
             }
             Ownership::Exclusive => {
                 // Before the lease is: it does not wait for this.
                 let Some(claims) = self.can_claim(link, phase).await else { return Ok(None) };
+                let Some(copies) = self.can_copy(link, phase).await else { return Ok(None) };
                 for (key, consumer) in wanted {
                     if !self.held.contains_key(&key) && !self.take(link, &key, consumer, phase).await? {
                         return Ok(None);
                     }
                 }
-                let grant = Grant { claims, ..self.settle() };
+                let grant = Grant { claims, copies, ..self.settle() };
                 while !self.renew(link).await? {
                     if phase.wait(Duration::from_millis(LEASE_LOOK_MS)).await == Halt::Stop || link.closed() {
                         return Ok(None);

@@ -25,6 +25,7 @@ use super::ports::Ports;
 use super::status::EdgeStatus;
 use super::streams::{self, Source, Trouble};
 use super::tenancy::{Estate, Tenancy};
+use super::waiting;
 use crate::dlq::Desk;
 use crate::settings::{NatsMode, NatsSettings};
 
@@ -266,7 +267,8 @@ async fn sessions(
         let micro = Micro::new(settings.clone(), link.clone(), status.clone());
         let intake = Intake::new(settings.clone(), link.clone(), ports.clone(), lease.clone(), phase.clone(), status.clone());
         let tasks = tokio::task::LocalSet::new();
-        let session = session(&settings, &link, outbox, intake, heart, micro, &mut tenancy, &status, phase.clone());
+        let session =
+            session(&settings, &link, ports.clone(), outbox, intake, heart, micro, &mut tenancy, &status, phase.clone());
         let outbox = tasks.run_until(session).await?;
         status.ready.store(false, Ordering::Relaxed);
         if phase.now() == Halt::Stop {
@@ -285,6 +287,7 @@ async fn sessions(
 async fn session(
     settings: &EdgeSettings,
     link: &nats::Link,
+    ports: Rc<RefCell<Ports>>,
     outbox: Outbox,
     intake: Intake,
     heart: Heart,
@@ -298,10 +301,15 @@ async fn session(
     let heart = tokio::task::spawn_local(heart.run());
     let micro = tokio::task::spawn_local(micro.run());
     let ended = match work(link, settings, tenancy, status, &mut phase).await {
-        Ok(Some((sources, inherited))) => tokio::select! {
-            () = tokio::task::unconstrained(intake.run(sources, inherited)) => Ok(()),
-            lost = tenancy.keep(link) => Err(lost),
-        },
+        Ok(Some((sources, inherited))) => {
+            if tenancy.took_over() {
+                tokio::task::spawn_local(waiting::adopt(link.clone(), ports, phase.clone()));
+            }
+            tokio::select! {
+                () = tokio::task::unconstrained(intake.run(sources, inherited)) => Ok(()),
+                lost = tenancy.keep(link) => Err(lost),
+            }
+        }
         Ok(None) => Ok(()),
         Err(error) => Err(error),
     };

@@ -29,7 +29,7 @@ use crate::edge::json::Tape;
 use crate::edge::native::Encoding;
 use crate::edge::reading::{Ask, Heads, Mail, Reading, Unreadable, is_assignment, unsupported};
 use crate::edge::roll::Roll;
-use crate::edge::{answer, beamline, event, native, notice, protobuf};
+use crate::edge::{answer, beamline, event, native, notice, protobuf, waiting};
 use crate::policy::Policy;
 use crate::policy::narrow::{Guardrails, Narrow, Scopes};
 use crate::policy::signers::Kind;
@@ -435,6 +435,8 @@ impl EdgeWire {
             Letter::Ack { .. }
             | Letter::Lifecycle { .. }
             | Letter::ApprovalNeeded { .. }
+            | Letter::Copy { .. }
+            | Letter::NoCopy
             | Letter::Progress { .. }
             | Letter::Reply(_) => return None,
         };
@@ -511,6 +513,11 @@ impl EdgeWire {
                 let (subject, headers) = self.of_event(roll, arrival, id);
                 (Outlet::Event, subject, headers, body)
             }
+            Letter::Copy { frames } => (Outlet::Copy, waiting::subject(&arrival.key).into(), Headers::new(), frames.clone()),
+            Letter::NoCopy => {
+                let (subject, body) = waiting::removal(&arrival.key);
+                (Outlet::Copy, subject.into(), Headers::new(), body)
+            }
             Letter::Progress { chunk, try_number, sequence, at_ms } => {
                 if !settings.events {
                     return None;
@@ -578,14 +585,19 @@ impl Wire for EdgeWire {
             Origin::Line(_) | Origin::Core | Origin::Call(_) => (now.wall_ms, now.wall_ms),
         };
         let Read { tenant, key, fingerprint, asker, content } = self.read(&delivery, since_ms);
-        Arrival { partition: partition(&tenant), delivery, tenant, key, fingerprint, asker, content, received_ms }
+        Arrival { partition: partition(&tenant), delivery, tenant, key, fingerprint, asker, content, received_ms, adopted: None }
     }
 
     fn render(&self, post: &Post) -> Option<Parcel> {
         let arrival = &*post.arrival;
         let answers = !matches!(
             post.letter,
-            Letter::Lifecycle { .. } | Letter::ApprovalNeeded { .. } | Letter::Progress { .. } | Letter::DeadLetter { .. }
+            Letter::Lifecycle { .. }
+                | Letter::ApprovalNeeded { .. }
+                | Letter::Copy { .. }
+                | Letter::NoCopy
+                | Letter::Progress { .. }
+                | Letter::DeadLetter { .. }
         );
         let rendered = if is_line(&arrival.delivery) {
             self.render_line(arrival, &post.letter)

@@ -1,6 +1,7 @@
 //! The scenarios, by what a user of the platform would notice.
 
 mod ai;
+mod approval;
 mod bad_input;
 mod burst;
 mod chaos;

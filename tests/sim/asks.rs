@@ -223,6 +223,8 @@ impl World {
             Reply::Refused(_) if !matches!(notice.content, Content::Notice(Notice::Refused(_))) => {
                 Err(format!("cancel: notice {number} about {key} is refused"))
             }
+            // No step here waits for people.
+            Reply::Noted | Reply::Heard(_) | Reply::Decided(_) => Err(format!("notice {number} about {key} is heard as a word")),
             Reply::Cancelled | Reply::Ended(_) | Reply::Unknown | Reply::Refused(_) => Ok(()),
         }
     }

@@ -120,7 +120,7 @@ impl World {
                 return self.note("post event", Some(arrival.key), *stage as u64 | u64::from(*sequence) << 8);
             }
             // No block here says anything while it runs.
-            Letter::Progress { .. } | Letter::ApprovalNeeded { .. } => return,
+            Letter::Progress { .. } | Letter::ApprovalNeeded { .. } | Letter::Copy { .. } | Letter::NoCopy => return,
             Letter::Result { outcome, .. } => {
                 self.note("post result", Some(arrival.key), outcome.status as u64);
                 if outcome.fault.as_ref().is_some_and(|fault| fault.code == Code::Expired) {

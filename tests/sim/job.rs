@@ -193,6 +193,7 @@ pub fn decode(delivery: Delivery, wall_ms: u64, horizon_ms: u64) -> Arrival {
         content: Content::Garbage(Fault::new(Code::InternalError, "")),
         received_ms: wall_ms,
         delivery,
+        adopted: None,
     };
     let not_after_ms = if job.not_after_ms > 0 { job.not_after_ms } else { arrival.since_ms() + horizon_ms };
     arrival.content = content.unwrap_or(Content::Work(Work {

@@ -60,6 +60,8 @@ pub fn i3_nothing_leaves_before_it_is_durable(
         Letter::Ack { .. }
         | Letter::Lifecycle { .. }
         | Letter::ApprovalNeeded { .. }
+        | Letter::Copy { .. }
+        | Letter::NoCopy
         | Letter::Progress { .. }
         | Letter::Reply(_) => return Ok(None),
     };

@@ -191,6 +191,7 @@ impl World {
             owner_epoch: self.epoch,
             shared: self.plan.shared,
             claims: self.plan.claims,
+            copies: false,
         };
         let mut machine = Shard::new(settings, disk.next_lsn());
         machine.restore(restored, &spans, Now { mono_us: 0, wall_ms });

@@ -20,10 +20,11 @@ use crate::dedup::Entry;
 use crate::envelope::Envelope;
 use crate::event::{DiskNews, Effect, Effects, Event, Letter, Post, Sealed};
 use crate::ids::{Key, Lsn, Now, Text};
+use crate::journal::view::Frames;
 use crate::journal::{self, Fact};
 use crate::keys::{self, KeyMap, PAGE_BYTES, Unfit};
 use crate::shard::Shard;
-use crate::step::{Delivery, Lane, Settle};
+use crate::step::{Adopted, Arrival, Delivery, Lane, Settle};
 
 use super::disk::{self, Disk, DiskError};
 use super::launch::unsound;
@@ -272,6 +273,13 @@ impl<W: Wire> Driver<W> {
                 }
                 count
             }
+            Inbound::Adopted(copy) => {
+                match self.adopted(now, &copy) {
+                    Some(arrival) => self.apply(now, Event::Arrived(Rc::new(arrival))),
+                    None => tracing::error!(shard = self.index, "the copy of a step that waits for people cannot be read"),
+                }
+                1 + copy.len() / BYTES_PER_MESSAGE
+            }
             Inbound::Claimed(claims) => {
                 let count = claims.len();
                 for (ticket, by) in claims {
@@ -280,6 +288,30 @@ impl<W: Wire> Driver<W> {
                 count
             }
         }
+    }
+
+    /// The step that a copy is of, with what another owner has made of it.
+    fn adopted(&self, now: Now, copy: &Bytes) -> Option<Arrival> {
+        let mut step = None;
+        let (mut votes, mut outcome) = (Vec::new(), None);
+        for raw in Frames::new(copy) {
+            match journal::decode(&copy.slice_ref(raw.ok()?)).ok()?.fact {
+                Fact::Accepted(fact) => step = Some(fact),
+                Fact::Signal(vote) => votes.push(vote),
+                Fact::Result(fact) => outcome = Some(Rc::new(fact.outcome)),
+                _ => {}
+            }
+        }
+        let fact = step?;
+        let mut arrival = self.wire.decode(fact.message.into_delivery(), now);
+        // As they were settled when it was accepted.
+        arrival.fingerprint = fact.fingerprint;
+        if let Some(asker) = &mut arrival.asker {
+            asker.id = fact.asker;
+        }
+        arrival.received_ms = fact.received_ms;
+        arrival.adopted = Some(Rc::new(Adopted { deadline_ms: fact.deadline_ms, votes, outcome }));
+        Some(arrival)
     }
 
     /// Takes in a notice from somebody on this machine, who waits for the reply.
@@ -369,6 +401,8 @@ impl<W: Wire> Driver<W> {
             Letter::Result { .. } => fail::fail_point!("C6", |_| std::process::abort()),
             Letter::Lifecycle { .. }
             | Letter::ApprovalNeeded { .. }
+            | Letter::Copy { .. }
+            | Letter::NoCopy
             | Letter::Progress { .. }
             | Letter::DeadLetter { .. }
             | Letter::Reply(_) => {}

@@ -293,6 +293,7 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>, sealer: &Seal
         owner_epoch: grant.epoch,
         shared: grant.shared,
         claims: grant.claims,
+        copies: grant.copies,
     };
     let (page, polled) = Page::open(&folder, opened.boot).unwrap_or_else(|error| {
         tracing::warn!(shard = seat.shard, folder = %folder.display(), %error, "no page for strikes: a step that ends the process is not known for it");

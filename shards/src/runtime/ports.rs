@@ -28,6 +28,8 @@ pub enum Inbound {
     Confirmed(Vec<Ticket>),
     /// Claims that are answered, and whose they are.
     Claimed(Vec<(Ticket, Claimant)>),
+    /// The copy that another owner left of a step that waits for people: frames of its journal.
+    Adopted(Bytes),
 }
 
 /// Control → shard, in its own inbox, drained first. Crosses cores.
@@ -147,6 +149,8 @@ pub enum Outlet {
     DeadLetter,
     /// That a step is ours to run, for the other workers; only the edge writes these.
     Claim,
+    /// What the next owner needs to go on with a step that waits for people, or that it is needed no more.
+    Copy,
     /// What became of a notice.
     Reply,
     /// The same, where another worker may know better: it goes out a little later, so that the better answer is first.

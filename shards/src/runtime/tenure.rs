@@ -20,6 +20,8 @@ pub struct Grant {
     pub shared: bool,
     /// What must never run twice can be claimed before all other workers, and is.
     pub claims: bool,
+    /// Steps that wait for people have copies where the next owner finds them.
+    pub copies: bool,
 }
 
 /// Until when this worker owns what it works on. Shared; the edge writes, everybody reads.

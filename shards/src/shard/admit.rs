@@ -25,6 +25,9 @@ impl Shard {
             return;
         }
         let memory = self.known.get(&arrival.key);
+        if arrival.adopted.is_some() && memory.is_some() {
+            return self.left_behind(arrival, fx);
+        }
         let shared = arrival.clone();
         match (&shared.content, memory) {
             (Content::Refusal(fault) | Content::Garbage(fault), _) if arrival.is_call() => self.decline(now, arrival, fault, fx),
@@ -152,6 +155,9 @@ impl Shard {
 
     /// Another delivery of a key in flight: the newest token of a stream message replaces the older one.
     fn attach(&mut self, now: Now, slot: u32, arrival: Rc<Arrival>, fx: &mut Effects) {
+        if self.settled_by_copy(slot, &arrival, fx) {
+            return;
+        }
         let shared = self.settings.shared;
         let job = &mut self.jobs[slot as usize];
         // Whoever was handed this message before may have run the step, however it came here.
@@ -273,6 +279,9 @@ impl Shard {
 
     /// New work: in time, permitted, with room for it.
     fn admit(&mut self, now: Now, arrival: Rc<Arrival>, work: &Work, fx: &mut Effects) {
+        if let Some(adopted) = arrival.adopted.as_ref().filter(|_| work.gate.is_some()) {
+            return self.adopt(now, &arrival, work, adopted, fx);
+        }
         let streamed = matches!(arrival.delivery.origin, Origin::Stream(_));
         let forgotten = streamed && arrival.since_ms() <= self.retain.watermark_ms();
         if (now.wall_ms > work.not_after_ms || forgotten) && !planted(Bug::RunExpired) {

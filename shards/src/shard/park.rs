@@ -5,12 +5,14 @@
 
 use std::rc::Rc;
 
-use super::{Job, Shard, State};
+use super::record::asker_of;
+use super::{Held, Job, Shard, State};
 use crate::dedup::Place;
-use crate::event::{Asking, Effect, Effects, Letter, Post, Reply};
+use crate::event::{Asking, Effect, Effects, Letter, Post, Reply, Role};
 use crate::gate::{Decision, Due, Gate, Unheard, Vote};
 use crate::ids::{Lsn, Now, Text};
 use crate::outcome::{Code, Effected, Fault, Status};
+use crate::quota::Charge;
 use crate::step::Arrival;
 #[cfg(feature = "runtime")]
 use crate::{ids::Key, runtime::ports::Waiting};
@@ -29,6 +31,19 @@ impl Shard {
         self.gate_due(now, slot, fx);
     }
 
+    /// A job for a step that waits, before anything is due of it.
+    pub(super) fn open_parked(&mut self, now: Now, arrival: Rc<Arrival>, lsn: Lsn, charge: Charge, deadline_ms: u64) -> u32 {
+        let (key, fingerprint, asker) = (arrival.key, arrival.fingerprint, asker_of(&arrival));
+        let slot = self.open_job(now, key, arrival, lsn, Role::Step);
+        let home = self.known.begin(key, &fingerprint, &asker, slot, false);
+        let job = self.job(slot);
+        job.home = home;
+        job.charge = Some(charge);
+        job.written.deadline_ms = deadline_ms;
+        self.unfinished.push_back((lsn, slot));
+        slot
+    }
+
     /// At boot: a step that waited goes on waiting, and people are told of it again.
     pub(super) fn parked_again(&mut self, now: Now, slot: u32, votes: Vec<Vote>, fx: &mut Effects) {
         let tenant = self.jobs[slot as usize].tenant;
@@ -40,6 +55,7 @@ impl Shard {
         self.park(now, slot, fx);
         let deadline_ms = self.jobs[slot as usize].written.deadline_ms;
         let escalated = self.gate(slot).is_some_and(|gate| gate.is_escalated(deadline_ms, now.wall_ms));
+        self.begin_copy(now, slot, fx);
         self.ask_people(now, slot, if escalated { Asking::Escalation } else { Asking::First }, fx);
     }
 
@@ -149,7 +165,7 @@ impl Shard {
             Ok(()) => {
                 let lsn = self.log_signal(slot, &vote, fx);
                 self.job(slot).votes.push(vote);
-                self.hold_reply(lsn, notice, Reply::Noted);
+                self.held.push_back((lsn, Held::Said(self.ticket(slot), notice)));
                 self.gate_due(now, slot, fx);
             }
             Err(Unheard::Heard(at)) => {

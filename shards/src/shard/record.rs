@@ -5,7 +5,7 @@ use crate::audit::{AuditItem, AuditKind, outcome_digest};
 use crate::event::Effects;
 use crate::gate::Vote;
 use crate::ids::{AskerId, Key, Lsn, Now, Partition, Text};
-use crate::journal::{AcceptedRef, AnswerRef, Head, MessageRef, ResultRef};
+use crate::journal::{AcceptedRef, AnswerRef, Head, Log, MessageRef, ResultRef};
 use crate::outcome::Outcome;
 use crate::planted::{Bug, planted};
 use crate::step::{Arrival, Origin, Work};
@@ -17,7 +17,7 @@ pub(super) fn asker_of(arrival: &Arrival) -> AskerId {
 }
 
 impl Shard {
-    fn head(&self, key: Key, arrival: &Arrival) -> Head {
+    pub(super) fn head(&self, key: Key, arrival: &Arrival) -> Head {
         Head { key, partition: arrival.partition, owner_epoch: self.settings.owner_epoch }
     }
 
@@ -48,6 +48,13 @@ impl Shard {
         fx: &mut Effects,
     ) -> Lsn {
         self.stamp(arrival);
+        self.accepted_frame(now, arrival, work, deadline_ms, &mut fx.log);
+        fx.log.urgent = true;
+        self.number()
+    }
+
+    /// The frame itself, which may go elsewhere, too.
+    pub(super) fn accepted_frame(&self, now: Now, arrival: &Arrival, work: &Work, deadline_ms: u64, log: &mut Log) {
         let fact = AcceptedRef {
             tenant: &arrival.tenant,
             fingerprint: &arrival.fingerprint,
@@ -63,9 +70,7 @@ impl Shard {
             received_ms: arrival.received_ms.min(now.wall_ms),
             message: MessageRef::of(arrival),
         };
-        fx.log.accepted(self.head(arrival.key, arrival), &fact);
-        fx.log.urgent = true;
-        self.number()
+        log.accepted(self.head(arrival.key, arrival), &fact);
     }
 
     pub(super) fn log_started(&mut self, now: Now, slot: u32, fx: &mut Effects) -> Lsn {
@@ -127,6 +132,28 @@ impl Shard {
         fx.log.result(self.head(job.key, &job.arrival), &fact);
         fx.log.urgent = true;
         self.number()
+    }
+
+    /// What a step came to, for who reads a copy: it stands in no journal, and so has no audit number.
+    pub(super) fn result_frame(&self, now: Now, slot: u32, outcome: &Outcome, log: &mut Log) {
+        let job = &self.jobs[slot as usize];
+        let audit = AuditItem {
+            kind: AuditKind::Outcome,
+            wall_ms: now.wall_ms,
+            tenant_seq: 0,
+            outcome_digest: outcome_digest(outcome),
+            actor: job.decided_by.clone().unwrap_or(Text::from_static("worker")),
+            config_epoch: self.settings.config_epoch,
+        };
+        let fact = ResultRef {
+            tenant: &job.arrival.tenant,
+            fingerprint: &job.arrival.fingerprint,
+            asker: &asker_of(&job.arrival),
+            block: job.arrival.work().map_or("", |work| self.block_name(work)),
+            outcome,
+            audit: &audit,
+        };
+        log.result(self.head(job.key, &job.arrival), &fact);
     }
 
     pub(super) fn log_answer(

@@ -100,6 +100,7 @@ impl Shard {
                 Held::Accepted(slot) => {
                     self.accepted(now, slot, fx);
                     self.ask_for_claim(slot, fx);
+                    self.begin_copy(now, slot, fx);
                     self.ask_people(now, slot, Asking::First, fx);
                 }
                 Held::Started(ticket) => self.started(now, ticket, fx),
@@ -111,6 +112,10 @@ impl Shard {
                     }
                 }
                 Held::Reply(notice, reply) => self.reply_to(notice, reply, fx),
+                Held::Said(ticket, notice) => match self.current(ticket) {
+                    Some(slot) => self.said(now, slot, notice, fx),
+                    None => self.reply_to(notice, Reply::Noted, fx),
+                },
                 Held::Seal(seal) => fx.list.push(Effect::Seal(seal)),
                 Held::Strike(key) => fx.list.push(Effect::WipePage { key }),
                 Held::Prune(below) => fx.list.push(Effect::Prune { below }),
@@ -149,6 +154,9 @@ impl Shard {
 
     /// The outcome is durable: tell everyone who asked for it.
     pub(super) fn post_outcome(&mut self, now: Now, slot: u32, fx: &mut Effects) {
+        if self.outcome_waits_for_copy(now, slot, fx) {
+            return;
+        }
         let ticket = self.ticket(slot);
         let job = &mut self.jobs[slot as usize];
         job.state = State::Posting;
@@ -228,6 +236,9 @@ impl Shard {
 
     pub(super) fn confirmed(&mut self, now: Now, ticket: Ticket, fx: &mut Effects) {
         let Some(slot) = self.current(ticket) else { return };
+        if self.copied(now, slot, fx) {
+            return;
+        }
         let job = &mut self.jobs[slot as usize];
         if job.state != State::Posting || job.unconfirmed == 0 {
             return;
@@ -240,6 +251,9 @@ impl Shard {
 
     /// Every letter was stored: record it, let the deliveries go, keep only the memory of the key.
     fn finish(&mut self, now: Now, slot: u32, fx: &mut Effects) {
+        if self.copy_leaves(slot, fx) {
+            return;
+        }
         let job = &self.jobs[slot as usize];
         if job.role != Role::Replay {
             let (key, home, arrival, decided, answer) =

@@ -150,6 +150,7 @@ impl Step {
             asker: Some(asker),
             content,
             received_ms: now.wall_ms,
+            adopted: None,
         })
     }
 }
@@ -312,9 +313,9 @@ impl Bench {
         self.now.mono_us = 0;
         self.did.clear();
         self.boot += 1;
-        let events = self.shard.settings.events;
+        let (events, copies) = (self.shard.settings.events, self.shard.settings.copies);
         self.shard = shard(&self.limits, Lsn(kept as u64 + 1), self.boot);
-        self.shard.settings.events = events;
+        (self.shard.settings.events, self.shard.settings.copies) = (events, copies);
         self.shard.settings.claims = self.claims;
         self.shard.restore(restored, &[], self.now);
         if let Some((step, boot)) = polled {
@@ -358,6 +359,7 @@ fn shard(limits: &Limits, next_lsn: Lsn, boot: u32) -> Shard {
         owner_epoch: EPOCH,
         shared: false,
         claims: false,
+        copies: false,
     };
     Shard::new(settings, next_lsn)
 }
@@ -374,6 +376,7 @@ mod answers;
 mod calls;
 mod carry;
 mod claims;
+mod copies;
 mod dead;
 mod gates;
 mod notices;

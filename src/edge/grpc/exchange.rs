@@ -154,7 +154,9 @@ impl Exchange {
         let said = match parcel.outlet {
             Outlet::Ack => Said::Accepted(body),
             Outlet::Result => Said::Ended(body),
-            Outlet::Event | Outlet::DeadLetter | Outlet::Claim | Outlet::Reply | Outlet::Doubt => Said::Reply(body),
+            Outlet::Event | Outlet::DeadLetter | Outlet::Claim | Outlet::Copy | Outlet::Reply | Outlet::Doubt => {
+                Said::Reply(body)
+            }
         };
         self.calls.tell(parcel.about.call, said);
         if let Some(ticket) = parcel.confirm {

@@ -30,7 +30,12 @@ impl EdgeWire {
             },
             Letter::Reply(Reply::Refused(fault)) if step => (Outlet::Reply, protobuf::step_error(fault)),
             Letter::Reply(reply) => (Outlet::Reply, notice::reply(roll, &arrival.delivery, reply)),
-            Letter::Lifecycle { .. } | Letter::ApprovalNeeded { .. } | Letter::Progress { .. } | Letter::DeadLetter { .. } => {
+            Letter::Lifecycle { .. }
+            | Letter::ApprovalNeeded { .. }
+            | Letter::Copy { .. }
+            | Letter::NoCopy
+            | Letter::Progress { .. }
+            | Letter::DeadLetter { .. } => {
                 return None;
             }
         };

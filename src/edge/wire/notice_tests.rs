@@ -146,24 +146,125 @@ fn replies_are_written_as_their_notice_was_and_go_where_its_sender_waits() {
     assert!(replied(unasked, Reply::Cancelled).is_none(), "nobody waits");
 }
 
+fn decision() -> Value {
+    json!({"context": {"tenant_id": "acme"}, "assignment_id": "a", "name": "approval", "decision": "APPROVED", "actor": "ann"})
+}
+
+#[test]
+fn a_decision_is_read_alike_in_both_encodings() {
+    let digest = "ab".repeat(32);
+    let data = prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(digest.clone())) };
+    let binary = v1::Signal {
+        context: Some(place()),
+        assignment_id: Some("mine".into()),
+        name: "approval".into(),
+        decision: v1::signal::Decision::Rejected as i32,
+        actor: Some("ann".into()),
+        comment: Some("not \"yet\"".into()),
+        data: Some(prost_types::Struct { fields: [("plan_digest".to_owned(), data)].into() }),
+        signal_id: Some("s-1".into()),
+        sent_at: None,
+    };
+    let context = json!({"tenant_id": "acme", "run_id": "r", "flow_id": "f", "step_id": "s", "attempt": 2});
+    let text = json!({
+        "context": context, "assignment_id": "mine", "name": "approval", "decision": "rejected", "actor": "ann",
+        "comment": "not \"yet\"", "data": {"plan_digest": digest}, "signalId": "s-1",
+    });
+    let placed = Salt([7; 32]).key(Identity::Coordinates { tenant: "acme", run: Some("r"), flow: "f", step: "s", attempt: 2 });
+    for arrival in [on(SIGNAL, "", text.to_string()), on(SIGNAL, BINARY, binary.encode_to_vec())].map(read) {
+        assert_eq!(arrival.key, placed);
+        let Content::Notice(Notice::Signal { assignment_id, vote }) = arrival.content else { panic!("{:?}", arrival.content) };
+        assert_eq!((assignment_id.as_deref(), &*vote.actor, vote.approve), (Some("mine"), "ann", false));
+        assert_eq!((&*vote.comment, &*vote.id, &*vote.plan, vote.signed), ("not \"yet\"", "s-1", &*digest, false));
+    }
+}
+
+#[test]
+fn a_decision_that_cannot_be_read_is_refused_with_the_field_named() {
+    for (changes, code, field) in [
+        (json!({"name": null}), "MISSING_REQUIRED_FIELD", "/name"),
+        (json!({"name": "payment"}), "INVALID_INPUT", "/name"),
+        (json!({"decision": null}), "MISSING_REQUIRED_FIELD", "/decision"),
+        (json!({"decision": "perhaps"}), "INVALID_INPUT", "/decision"),
+        (json!({"decision": 3}), "INVALID_INPUT", "/decision"),
+        (json!({"decision": 0}), "INVALID_INPUT", "/decision"),
+        (json!({"actor": null}), "MISSING_REQUIRED_FIELD", "/actor"),
+        (json!({"actor": ""}), "MISSING_REQUIRED_FIELD", "/actor"),
+        (json!({"actor": 7}), "INVALID_FORMAT", "/actor"),
+        (json!({"comment": "x".repeat(1025)}), "INVALID_INPUT", "/comment"),
+        (json!({"data": []}), "INVALID_FORMAT", "/data"),
+        (json!({"assignment_id": null}), "MISSING_REQUIRED_FIELD", "/assignment_id"),
+        (json!({"context": {"tenant_id": "other"}}), "PERMISSION_DENIED", "/context/tenant_id"),
+    ] {
+        let mut body = decision();
+        for (name, value) in changes.as_object().expect("an object") {
+            body[name] = value.clone();
+        }
+        let Content::Notice(Notice::Refused(fault)) = read(on(SIGNAL, "", body.to_string())).content else { panic!("{changes}") };
+        let said = (fault.code.as_str(), String::from_utf8_lossy(&fault.details).into_owned());
+        assert_eq!(said, (code, format!("{{\"field\":\"{field}\"}}")), "{changes}");
+    }
+}
+
+#[test]
+fn what_became_of_a_decision_is_told_in_its_own_encoding() {
+    use v1::signal::Decision;
+    use v1::signal_reply::Disposition;
+    let first = shards::gate::Vote {
+        actor: "ann".into(),
+        approve: true,
+        comment: Text::new(),
+        id: Text::new(),
+        signed: false,
+        plan: Text::new(),
+        at_ms: 1,
+    };
+    let told = r#"{"approved":false,"decision":"rejected","overdue":true,"decided_at_ms":3,"votes":[]}"#;
+    let outcome = Rc::new(Outcome {
+        fault: Some(Fault::new(Code::Rejected, "The request was not approved.").with_details(told)),
+        ..super::render_tests::outcome(Status::Error, None)
+    });
+    for (reply, disposition, decision, text) in [
+        (Reply::Noted, Disposition::Noted, Decision::Unspecified, json!({"disposition": "NOTED"})),
+        (Reply::Unknown, Disposition::NotFound, Decision::Unspecified, json!({"disposition": "NOT_FOUND"})),
+        (
+            Reply::Heard(first),
+            Disposition::Duplicate,
+            Decision::Approved,
+            json!({"disposition": "DUPLICATE", "decision": "APPROVED", "actor": "ann"}),
+        ),
+        (
+            Reply::Decided(outcome),
+            Disposition::AlreadyEnded,
+            Decision::Rejected,
+            json!({"disposition": "ALREADY_ENDED", "status": "ERROR", "decision": "REJECTED",
+                "decided": serde_json::from_str::<Value>(told).expect("JSON")}),
+        ),
+    ] {
+        let parcel = replied(on(SIGNAL, "", self::decision().to_string()), reply.clone()).expect("a reply");
+        assert_eq!(serde_json::from_slice::<Value>(&parcel.body).ok(), Some(text));
+        let binary = replied(on(SIGNAL, BINARY, v1::Signal::default().encode_to_vec()), reply).expect("a reply");
+        let said = v1::SignalReply::decode(binary.body).expect("a SignalReply");
+        assert_eq!((said.disposition(), said.decision()), (disposition, decision));
+        assert_eq!(said.decided.is_some(), disposition == Disposition::AlreadyEnded);
+    }
+}
+
 #[test]
 fn a_signal_is_refused_in_its_own_encoding() {
-    let fault = |delivery: &Delivery| match read(delivery.clone()).content {
-        Content::Notice(Notice::Refused(fault)) => fault,
-        other => panic!("{other:?}"),
-    };
-    for (media_type, body) in
-        [("", Bytes::from_static(b"{\"name\":\"approval\"}")), (BINARY, Bytes::from_static(b"\x1a\x08approval"))]
-    {
+    for (media_type, body) in [
+        ("", Bytes::from_static(b"{\"assignment_id\":\"a\",\"name\":\"x\"}")),
+        (BINARY, Bytes::from_static(b"\x12\x01a\x1a\x01x")),
+    ] {
         let delivery = on(SIGNAL, media_type, body);
-        let why = fault(&delivery);
-        assert_eq!((why.code, &*why.message), (Code::InvalidInput, "no step of this worker waits for a signal"));
+        let Content::Notice(Notice::Refused(why)) = read(delivery.clone()).content else { panic!("it is refused") };
+        assert_eq!((why.code, &*why.message), (Code::InvalidInput, "no step of this worker waits for such a signal"));
         let parcel = replied(delivery, Reply::Refused(why)).expect("a reply");
         let message = if media_type == BINARY {
             v1::SignalReply::decode(parcel.body).expect("a SignalReply").error.expect("why").message
         } else {
             serde_json::from_slice::<Value>(&parcel.body).expect("JSON")["error"]["message"].as_str().expect("a text").to_owned()
         };
-        assert_eq!(message, "no step of this worker waits for a signal");
+        assert_eq!(message, "no step of this worker waits for such a signal");
     }
 }

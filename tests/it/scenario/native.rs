@@ -338,10 +338,10 @@ async fn of_two_workers_the_one_that_knows_the_step_answers_first() -> Result<()
 #[tokio::test]
 async fn a_signal_is_answered_with_why_it_is_of_no_use() -> Result<()> {
     let world = World::start(false, Settings::core()).await?;
-    let body = json!({"context": {"tenant_id": "acme"}, "assignment_id": "x", "name": "approval"}).to_string();
+    let body = json!({"context": {"tenant_id": "acme"}, "assignment_id": "x", "name": "payment"}).to_string();
     let reply = world.sender.ask("beamline.worker.signals.v1.acme", Form::Plain.headers(), body.into()).await?;
     let reply: Value = serde_json::from_slice(&reply.payload)?;
-    ensure!(reply["error"]["message"] == "no step of this worker waits for a signal", "{reply}");
+    ensure!(reply["error"]["message"] == "no step of this worker waits for such a signal", "{reply}");
     Ok(())
 }
 

@@ -19,7 +19,12 @@ fn letter(post: &Post) -> Option<(String, String)> {
         },
         Letter::Reply(Reply::Refused(fault)) => format!("refused {}", fault.code.as_str()),
         Letter::DeadLetter { .. } => "dead".to_owned(),
-        Letter::Reply(_) | Letter::Lifecycle { .. } | Letter::ApprovalNeeded { .. } | Letter::Progress { .. } => return None,
+        Letter::Reply(_)
+        | Letter::Lifecycle { .. }
+        | Letter::ApprovalNeeded { .. }
+        | Letter::Copy { .. }
+        | Letter::NoCopy
+        | Letter::Progress { .. } => return None,
     };
     let to = match post.arrival.delivery.origin {
         Origin::Call(number) => number.to_string(),

@@ -5,26 +5,26 @@ use crate::event::{Asking, Reply};
 use crate::gate::{Round, Vote};
 use crate::step::Notice;
 
-const HOUR_MS: u64 = 3_600_000;
+pub(super) const HOUR_MS: u64 = 3_600_000;
 
-fn gate(approvers: &[&str], quorum: u32) -> Gate {
+pub(super) fn gate(approvers: &[&str], quorum: u32) -> Gate {
     let approvers = approvers.iter().map(|name| Text::from(*name)).collect();
     let first = Round { approvers, quorum, wait_ms: HOUR_MS };
     Gate { first, escalation: None, approve_overdue: false, remind_ms: None, signed: false, plan: None }
 }
 
-fn asking(gate: Gate) -> Step {
+pub(super) fn asking(gate: Gate) -> Step {
     let budget_ms = gate.wait_ms();
     Step { gate: Some(Rc::new(gate)), budget_ms, ..step("asks") }
 }
 
-fn vote(actor: &str, approve: bool) -> Vote {
+pub(super) fn vote(actor: &str, approve: bool) -> Vote {
     let empty = Text::new();
     Vote { actor: Text::from(actor), approve, comment: empty.clone(), id: empty.clone(), signed: false, plan: empty, at_ms: 0 }
 }
 
 impl Bench {
-    fn say(&mut self, key: Key, vote: Vote) {
+    pub(super) fn say(&mut self, key: Key, vote: Vote) {
         let arrival = Arrival {
             key,
             fingerprint: Fingerprint([0; 32]),
@@ -36,7 +36,7 @@ impl Bench {
     }
 
     /// What people are told of steps that wait for them, since the last look; forgets everything else.
-    fn asked(&mut self) -> Vec<(Asking, u64)> {
+    pub(super) fn asked(&mut self) -> Vec<(Asking, u64)> {
         let asked = |effect| match effect {
             Effect::Post(Post { letter: Letter::ApprovalNeeded { why, until_ms, .. }, .. }) => Some((why, until_ms - START_MS)),
             _ => None,
@@ -45,7 +45,7 @@ impl Bench {
     }
 
     /// Who decided, by the audit item.
-    fn actor(&self) -> Option<Text> {
+    pub(super) fn actor(&self) -> Option<Text> {
         (1..=self.frames.len() as u64).find_map(|lsn| match self.frame(Lsn(lsn)).fact {
             Fact::Result(fact) => Some(fact.audit.actor),
             _ => None,

@@ -135,7 +135,7 @@ fn arrival(key: Key) -> Rc<Arrival> {
         Delivery { origin: Origin::Core, subject: Text::new(), headers: Vec::new(), body: bytes::Bytes::new(), reply: None };
     let content = Content::Garbage(crate::outcome::Fault::new(crate::outcome::Code::InvalidFormat, "No."));
     let (tenant, partition, fingerprint) = (Text::from_static("t"), Partition(0), Fingerprint([1; 32]));
-    Rc::new(Arrival { delivery, tenant, partition, key, fingerprint, asker: None, content, received_ms: 0 })
+    Rc::new(Arrival { delivery, tenant, partition, key, fingerprint, asker: None, content, received_ms: 0, adopted: None })
 }
 
 /// Boots as a shard does, in a process of its own, and looks.
