@@ -16,7 +16,7 @@ use serde::de::IgnoredAny;
 use shards::ids::{Now, Salt, Text};
 use shards::journal::codec::{AnswerRef, Head, MessageRef};
 use shards::journal::{Fact, Log, decode};
-use shards::limits::{BUDGET_MS_MAX, ID_BYTES_MAX, TRIES_MAX};
+use shards::limits::{BUDGET_MS_MAX, GATE_MS_MAX, ID_BYTES_MAX, TRIES_MAX};
 use shards::map::partition;
 use shards::outcome::Fault;
 use shards::runtime::ports::Wire;
@@ -113,6 +113,10 @@ fn sound(arrival: &Arrival) -> Seen {
         }
         (Content::Notice(notice), None) => match notice {
             Notice::Cancel { .. } => Seen { what: "cancel", detail: 0 },
+            Notice::Signal { vote, .. } => {
+                assert!((1..=ID_BYTES_MAX).contains(&vote.actor.len()) && vote.comment.len() <= 1_024, "{vote:?}");
+                Seen { what: "signal", detail: u64::from(vote.approve) }
+            }
             Notice::Refused(fault) => faulty(fault, 3),
         },
         (content, asker) => panic!("{content:?} asked for by {asker:?}"),
@@ -136,7 +140,8 @@ fn answerable(arrival: &Arrival, asker: &Asker) {
 fn bounded(work: &Work) {
     let Work { block, inputs, priority, budget_ms, retry, effect, effect_ceiling, .. } = work;
     assert!(usize::from(block.0) < blocks::TABLE.len(), "{block:?}");
-    assert!(*priority <= 100 && (1..=BUDGET_MS_MAX).contains(budget_ms), "priority {priority}, budget {budget_ms}");
+    let budget_ms_max = if work.gate.is_some() { GATE_MS_MAX } else { BUDGET_MS_MAX };
+    assert!(*priority <= 100 && (1..=budget_ms_max).contains(budget_ms), "priority {priority}, budget {budget_ms}");
     assert!((1..=TRIES_MAX).contains(&retry.tries_max), "{retry:?}");
     assert!(retry.backoff_ms <= retry.backoff_ms_max && retry.backoff_ms_max <= BUDGET_MS_MAX, "{retry:?}");
     assert!(effect_ceiling.is_none_or(|ceiling| *effect <= ceiling), "{effect:?} above {effect_ceiling:?}");
@@ -166,6 +171,7 @@ fn others_agree(arrival: &Arrival) {
         Content::Notice(Notice::Cancel { details, .. }) => {
             assert!(details.is_empty() || serde_json::from_slice::<IgnoredAny>(details).is_ok(), "a reason that is no JSON");
         }
+        Content::Notice(Notice::Signal { .. }) => {}
         Content::Garbage(fault) | Content::Refusal(fault) | Content::Notice(Notice::Refused(fault)) => {
             let details = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&fault.details);
             assert!(fault.details.is_empty() || details.is_ok(), "details that are no object: {fault:?}");
