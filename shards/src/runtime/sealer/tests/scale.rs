@@ -157,6 +157,7 @@ fn boot_and_look(dir: &Path) {
             owner_epoch: 0,
             shared: false,
             claims: false,
+            copies: false,
         };
         let mut shard = Shard::new(settings, opened.next_lsn);
         shard.restore(restored, &opened.segments, Now { mono_us: 0, wall_ms: 1 });
