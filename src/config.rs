@@ -193,6 +193,8 @@ pub(crate) struct GrpcTls {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Ops {
     pub(crate) bind: Leaf,
+    pub(crate) approvals: Leaf,
+    pub(crate) url: Leaf,
 }
 
 /// `[worker]`: who it is.

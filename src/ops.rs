@@ -11,6 +11,7 @@ pub mod http;
 pub mod journal;
 pub mod logs;
 pub mod metrics;
+pub mod page;
 pub mod people;
 pub mod process;
 pub mod timeline;

@@ -57,6 +57,8 @@ pub struct Settings {
     pub grpc: Option<GrpcSettings>,
     /// Where health and metrics are served.
     pub ops_bind: SocketAddr,
+    /// The approval page is shown, and this is where people reach it: a URL without a slash at its end.
+    pub approvals: Option<String>,
     /// How long a stopping worker lets running steps end, in milliseconds.
     pub grace_ms: u64,
     /// The least important log lines that are written.

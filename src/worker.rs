@@ -191,7 +191,10 @@ impl Worker {
             let (control_to, control) = flume::bounded(INBOX_BATCHES);
             let (grant_to, granted) = flume::bounded(1);
             let gauge = Arc::new(Gauge::default());
-            let limits = settings.shard_limits(index, count);
+            let mut limits = settings.shard_limits(index, count);
+            if limits.cpu_running_max == 0 {
+                limits.cpu_running_max = cpu_running(compute.threads(), count);
+            }
             // Opened here, where an error can still be told to the one who starts us.
             let opened = blocks::local::LocalBlobs::open(blobs_dir, index as u16);
             let blobs = opened.map_err(|source| WorkerError::Blobs { path: blobs_dir.clone(), source })?;
@@ -435,6 +438,12 @@ fn segment_bytes(journal_bytes_max: u64, shards: usize) -> u64 {
     quarter.clamp(4 << 20, DiskSettings::SEGMENT_BYTES_DEFAULT)
 }
 
+/// Steps of the cpu lane that one of so many shards runs at once where nobody says: while a thread computes for one, the next piece
+/// of another is fetched. More would only fetch what nobody computes over yet, at the cost of whoever shares the cores.
+fn cpu_running(threads: usize, shards: usize) -> u32 {
+    (2 * threads).div_ceil(shards.max(1)).max(1) as u32
+}
+
 /// The shard that the edge gives a message to whose tenant the wire could not read.
 fn unowned(message: &Message, shards: u16) -> u16 {
     let header = message.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("tenant_id")).map(|(_, value)| &**value);
@@ -488,6 +497,12 @@ pub fn random_salt() -> Salt {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_cpu_lane_is_as_wide_as_there_are_threads_to_compute() {
+        let widths = [(1, 1), (1, 4), (4, 2), (255, 1)].map(|(threads, shards)| cpu_running(threads, shards));
+        assert_eq!(widths, [2, 1, 4, 510]);
+    }
 
     #[test]
     fn the_option_that_keeps_less_memory_is_the_one_that_is_meant() {

@@ -93,6 +93,8 @@ impl<'a> Source<'a> {
     pub(super) fn lane(&self) -> Lane {
         match self.inline() {
             Some((_, size)) if size <= HERE_BYTES as u64 => Lane::Io,
+            // Its store is what it mostly waits for.
+            None if self.connector().is_some() => Lane::Io,
             _ => Lane::Cpu,
         }
     }

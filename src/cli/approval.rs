@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -13,7 +14,7 @@ use serde_json::Value;
 
 use super::config::Form;
 use super::step::visible;
-use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_USAGE, Global, storage_dir};
+use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_USAGE, Global, duration, storage_dir};
 use crate::ops::admin::{self, Request, SOCKET};
 use crate::ops::people;
 use crate::policy::keys::Seed;
@@ -25,6 +26,7 @@ Examples:
   endstation approval ls
   endstation approval show 3f0c
   endstation approval approve 3f0c --as ann --comment \"looks right\"
+  endstation approval link 3f0c --as ann --for 2h
   endstation approval reject 3f0c --signer ann --key secret://file/etc/keys/ann
 
 Exit codes: 0 done, 1 it does not count (or nothing waits under this key), 2 usage, 3 no worker listens there";
@@ -46,6 +48,25 @@ pub enum ApprovalCommand {
     /// Reject one
     #[command(after_help = EXAMPLES)]
     Reject(DecideArgs),
+    /// Print a link to the approval page, by which one person decides one of them
+    #[command(after_help = EXAMPLES)]
+    Link(LinkArgs),
+}
+
+/// `endstation approval link`
+#[derive(Clone, Debug, Args)]
+pub struct LinkArgs {
+    /// The step's key, or how it begins where that says enough
+    pub key: String,
+    /// Who decides by it: whoever has the link is taken for this person
+    #[arg(long = "as", value_name = "NAME")]
+    pub actor: String,
+    /// How long it holds
+    #[arg(long = "for", value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    pub holds: Duration,
+    /// The worker's storage folder [default: storage.dir]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
 }
 
 /// `endstation approval ls`
@@ -106,6 +127,7 @@ pub fn main(command: &ApprovalCommand, global: &Global) -> io::Result<u8> {
         ApprovalCommand::Ls(args) => &args.data,
         ApprovalCommand::Show(args) => &args.data,
         ApprovalCommand::Approve(args) | ApprovalCommand::Reject(args) => &args.data,
+        ApprovalCommand::Link(args) => &args.data,
     };
     let dir = match storage_dir(data.as_deref(), global) {
         Ok(dir) => dir,
@@ -137,6 +159,23 @@ fn run(command: &ApprovalCommand, dir: &Path, form: Form, out: &mut impl Write, 
         },
         ApprovalCommand::Approve(args) => decide(&stream, args, true, form, out, err),
         ApprovalCommand::Reject(args) => decide(&stream, args, false, form, out, err),
+        ApprovalCommand::Link(args) => {
+            let row = match named(&stream, &args.key, err)? {
+                Ok(row) => row,
+                Err(code) => return Ok(code),
+            };
+            let key = row["key"].as_str().unwrap_or_default();
+            let for_ms = args.holds.as_millis() as u64;
+            let done = match admin::ask(&stream, Request::Link { key, actor: &args.actor, for_ms }, |_| Ok(())) {
+                Ok(done) => done,
+                Err(error) => {
+                    writeln!(err, "error: {error}")?;
+                    return Ok(EXIT_FAILED);
+                }
+            };
+            writeln!(out, "{}", done["link"].as_str().unwrap_or_default())?;
+            Ok(EXIT_OK)
+        }
     }
 }
 
@@ -153,7 +192,7 @@ fn ls(stream: &UnixStream, args: &LsArgs, form: Form, out: &mut impl Write) -> i
             continue;
         }
         if std::mem::take(&mut first) {
-            writeln!(out, "{:32}  {:20}  {:27}  {:>7}  {}", "KEY", "TENANT", "UNTIL", "VOTES", "TITLE")?;
+            writeln!(out, "{:32}  {:20}  {:27}  {:>7}  TITLE", "KEY", "TENANT", "UNTIL", "VOTES")?;
         }
         let text = |name: &str| visible(row[name].as_str().unwrap_or_default());
         let votes = format!("{}/{}", row["votes"].as_array().map_or(0, Vec::len), row["quorum"]);

@@ -121,7 +121,7 @@ mod tests {
     use anyhow::Result;
 
     fn desk(drain: Arc<Drain>) -> admin::Desk {
-        admin::Desk { drain: Some(drain), people: crate::ops::people::People::new(Vec::new()) }
+        admin::Desk { drain: Some(drain), people: crate::ops::people::People::new(Vec::new()), links: None }
     }
 
     fn drained(dir: &Path, wait_ms: u64) -> Result<(u8, String, String)> {

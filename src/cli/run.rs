@@ -60,7 +60,7 @@ pub fn main(run: &Run, settings: &Settings) -> u8 {
     // Steps may wait for people, who decide from another terminal.
     let people = People::new(worker.controls().to_vec());
     let waits = waits::Waits::watch(worker.gauges.clone(), people.clone(), &settings.storage_dir);
-    let desk = admin::Desk { drain: None, people };
+    let desk = admin::Desk { drain: None, people, links: None };
     let _admin = match admin::spawn(&settings.storage_dir, desk) {
         Ok(admin) => admin,
         Err(error) => {

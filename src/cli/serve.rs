@@ -18,7 +18,9 @@ use crate::edge::tenancy::Estate;
 use crate::edge::thread::{self as edge, EdgeError, EdgeSettings, Halt, Links, ShardLink};
 use crate::ops::drain::{Drain, End};
 use crate::ops::health::{Check, Checks, Scope};
+use crate::ops::http::ApprovalPage;
 use crate::ops::http::{OpsHandle, Sources};
+use crate::ops::page;
 use crate::ops::people::People;
 use crate::ops::{admin, http};
 use crate::settings::Settings;
@@ -185,9 +187,14 @@ impl Serving {
         let status = Arc::new(EdgeStatus::default());
         let drain = Drain::new(worker.gauges.clone());
         let people = People::new(worker.controls().to_vec());
-        let admin = admin::spawn(&settings.storage_dir, admin::Desk { drain: Some(drain.clone()), people })
+        let links = settings
+            .approvals
+            .as_ref()
+            .map(|url| admin::LinkDesk { links: page::Links::new(identity.salt.clone()), url: url.clone() });
+        let page = links.as_ref().map(|desk| ApprovalPage { links: desk.links.clone(), people: people.clone() });
+        let admin = admin::spawn(&settings.storage_dir, admin::Desk { drain: Some(drain.clone()), people, links })
             .map_err(|error| ServeError::Admin(settings.storage_dir.clone(), error))?;
-        let sources = sources(&mut worker, &identity.worker_id, &status, dlq.as_ref(), &draining);
+        let sources = sources(&mut worker, &identity.worker_id, &status, dlq.as_ref(), &draining, page);
         let ops = http::spawn(settings.ops_bind, sources).map_err(|error| ServeError::Ops(settings.ops_bind, error))?;
         tracing::info!(address = %ops.address, "health and metrics are served");
         let (halt, phase) = watch::channel(Halt::Run);
@@ -344,6 +351,7 @@ async fn known_identity(settings: &Settings) -> Result<Identity, ServeError> {
         edge: Some(Arc::default()),
         dlq: None,
         cache: Arc::default(),
+        page: None,
     };
     let ops = http::spawn(settings.ops_bind, sources).map_err(|error| ServeError::Ops(settings.ops_bind, error))?;
     let known = asking.await;
@@ -372,6 +380,7 @@ fn sources(
     status: &Arc<EdgeStatus>,
     dlq: Option<&Clerk>,
     draining: &Arc<AtomicBool>,
+    page: Option<ApprovalPage>,
 ) -> Sources {
     let drains = draining.clone();
     let dlq = dlq.map(|clerk| clerk.desk().status.clone());
@@ -390,5 +399,6 @@ fn sources(
         edge: Some(status.clone()),
         dlq,
         cache: worker.cache.clone(),
+        page,
     }
 }

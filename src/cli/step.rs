@@ -118,7 +118,10 @@ mod tests {
         let dir = tempfile::tempdir()?;
         write(dir.path())?;
         let cold = shown(dir.path(), &coordinates(), Form::Ndjson)?;
-        let worker = admin::spawn(dir.path(), admin::Desk { drain: None, people: crate::ops::people::People::new(Vec::new()) })?;
+        let worker = admin::spawn(
+            dir.path(),
+            admin::Desk { drain: None, people: crate::ops::people::People::new(Vec::new()), links: None },
+        )?;
         let live = shown(dir.path(), &coordinates(), Form::Ndjson)?;
         drop(worker);
         assert_eq!(cold, live);

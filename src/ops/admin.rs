@@ -6,6 +6,7 @@
 //! their files, never through a shard.
 //! `{"cmd":"waiting","rows_max":…}`: one line a step that waits for people ([`super::people::row`]).
 //! `{"cmd":"signal","tenant":…,"headers":{…},"body":"…"}` hands a Signal over; the last line holds the `reply`.
+//! `{"cmd":"link","key":…,"actor":…,"for_ms":…}`: the last line holds a `link` to the approval page, by which that person decides.
 //! `{"cmd":"drain"}`: a few lines a second `{"running":…,"queued":…,"unpublished":…}` until the worker has nothing left, and
 //! then `"drained"` in the last line; the connection closes with the process. Who breaks off stops listening, not the drain.
 
@@ -23,11 +24,13 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shards::ids::Text;
+use shards::ids::{Key, Text, unhex};
+use shards::limits::ID_BYTES_MAX;
 
 use super::drain::Drain;
+use super::page::{Link, Links, PATH};
 use super::people::{self, People};
-use super::timeline::{self, Wanted};
+use super::timeline::{self, Wanted, time};
 use crate::policy::signers::HEADER;
 
 /// The socket's name in the storage folder.
@@ -75,6 +78,15 @@ pub enum Request<'a> {
         /// At most so many.
         rows_max: usize,
     },
+    /// A link by which somebody decides one.
+    Link {
+        /// Its key.
+        key: &'a str,
+        /// Who.
+        actor: &'a str,
+        /// For so long, in milliseconds.
+        for_ms: u64,
+    },
     /// Somebody decides one.
     Signal {
         /// Whose it is.
@@ -91,6 +103,7 @@ impl Request<'_> {
         let (cmd, mut request) = match self {
             Request::Step(wanted) => ("step", serde_json::to_value(wanted).map_err(io::Error::other)?),
             Request::Drain => ("drain", json!({})),
+            Request::Link { key, actor, for_ms } => ("link", json!({ "key": key, "actor": actor, "for_ms": for_ms })),
             Request::Waiting { rows_max } => ("waiting", json!({ "rows_max": rows_max })),
             Request::Signal { tenant, signature, body } => {
                 let mut request = json!({ "tenant": tenant, "body": body, "headers": {} });
@@ -112,6 +125,23 @@ pub struct Desk {
     pub drain: Option<Arc<Drain>>,
     /// Steps that wait for people.
     pub people: People,
+    /// Links to the approval page, where it is shown.
+    pub links: Option<LinkDesk>,
+}
+
+/// Makes links to the approval page. Crosses threads.
+#[derive(Clone)]
+pub struct LinkDesk {
+    /// The links.
+    pub links: Links,
+    /// Where people reach the worker's ops address: a URL without a slash at its end.
+    pub url: String,
+}
+
+impl std::fmt::Debug for LinkDesk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LinkDesk").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 /// Opens the socket in `dir`, replacing one that a killed worker left. The caller holds the folder's lock.
@@ -246,6 +276,7 @@ fn answer(line: &[u8], dir: &Path, desk: &Desk, out: &mut impl Write) -> io::Res
     match command(line) {
         Ok(Asked::Step(wanted)) => step(&wanted, dir, out),
         Ok(Asked::Waiting { rows_max }) => waiting(&desk.people, rows_max, out),
+        Ok(Asked::Link(wanted)) => link(desk, &wanted, out),
         Ok(Asked::Signal(signal)) => said(&desk.people, signal, out),
         Ok(Asked::Drain) => {
             let Some(drain) = &desk.drain else {
@@ -288,6 +319,30 @@ fn waiting(people: &People, rows_max: usize, out: &mut impl Write) -> io::Result
     Ok(Ok(()))
 }
 
+fn link(desk: &Desk, wanted: &LinkWanted, out: &mut impl Write) -> io::Result<Result<(), String>> {
+    let Some(LinkDesk { links, url }) = &desk.links else {
+        return Ok(Err("this worker shows no approval page: ops.approvals is false".to_owned()));
+    };
+    let Some(key) = unhex(&wanted.key).map(Key) else { return Ok(Err("key: 32 hexadecimal digits are needed".to_owned())) };
+    if !(1..=ID_BYTES_MAX).contains(&wanted.actor.len()) || wanted.actor.contains(char::is_control) {
+        return Ok(Err("actor: a name of 1 to 256 bytes is needed".to_owned()));
+    }
+    let now_ms = jiff::Timestamp::now().as_millisecond().unsigned_abs();
+    let until_ms = now_ms.saturating_add(wanted.for_ms);
+    let token = links.write(&Link { key, actor: wanted.actor.clone(), until_ms });
+    writeln!(out, "{}", json!({"done": true, "link": format!("{url}{PATH}{token}"), "until": time(until_ms)}))?;
+    Ok(Ok(()))
+}
+
+/// A link as it is asked for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LinkWanted {
+    key: String,
+    actor: String,
+    for_ms: u64,
+}
+
 fn said(people: &People, signal: Said, out: &mut impl Write) -> io::Result<Result<(), String>> {
     let headers = signal.headers.into_iter().map(|(name, value)| (Text::from(name), Text::from(value))).collect();
     match people.say(&signal.tenant, headers, signal.body.into()) {
@@ -316,6 +371,7 @@ enum Asked {
     Drain,
     Waiting { rows_max: usize },
     Signal(Said),
+    Link(LinkWanted),
 }
 
 fn command(line: &[u8]) -> Result<Asked, String> {
@@ -335,7 +391,8 @@ fn command(line: &[u8]) -> Result<Asked, String> {
             Ok(Asked::Waiting { rows_max: rows_max as usize })
         }
         "signal" => serde_json::from_value(Value::Object(command.rest)).map(Asked::Signal).map_err(|error| error.to_string()),
-        other => Err(format!("unknown cmd {other:?}; there are: step, drain, waiting, signal")),
+        "link" => serde_json::from_value(Value::Object(command.rest)).map(Asked::Link).map_err(|error| error.to_string()),
+        other => Err(format!("unknown cmd {other:?}; there are: step, drain, waiting, signal, link")),
     }
 }
 
@@ -347,7 +404,7 @@ mod tests {
     use anyhow::Result;
 
     fn desk(drain: Arc<Drain>) -> Desk {
-        Desk { drain: Some(drain), people: People::new(Vec::new()) }
+        Desk { drain: Some(drain), people: People::new(Vec::new()), links: None }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Health, readiness, build, state and metrics over HTTP/1.1, on a small thread of its own.
 //!
-//! It only reads, so a slow or hostile client costs nothing but this thread: connections are bounded, each answers within
-//! a deadline. The keeper lives here, because somebody has to listen to the shards even when nobody asks.
+//! It only reads, but for the approval page where that is shown, so a slow or hostile client costs nothing but this thread:
+//! connections are bounded, each answers within a deadline. The keeper lives here, because somebody has to listen to the shards even when nobody asks.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -14,9 +14,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -30,6 +32,8 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::health::{Checks, Report};
 use super::metrics::{self, STATUSES, View};
+use super::page::{self, Links};
+use super::people::People;
 use super::process::Usage;
 use super::{EdgeFigures, logs};
 use crate::blocks::CacheCounts;
@@ -63,6 +67,17 @@ pub struct Sources {
     pub dlq: Option<Arc<DlqStatus>>,
     /// What came of looking for kept outputs.
     pub cache: Arc<CacheCounts>,
+    /// The approval page, where it is shown.
+    pub page: Option<ApprovalPage>,
+}
+
+/// The approval page's links, and whom it asks. Crosses to the thread once.
+#[derive(Clone)]
+pub struct ApprovalPage {
+    /// Who may decide what.
+    pub links: Links,
+    /// The steps.
+    pub people: People,
 }
 
 /// The running server; it ends when this is dropped.
@@ -148,8 +163,18 @@ async fn serve(listener: TcpListener, desk: Rc<Desk>) -> io::Result<()> {
         let desk = Rc::clone(&desk);
         tokio::task::spawn_local(async move {
             let answer = service_fn(|request: Request<Incoming>| {
-                let response = desk.answer(request.method(), request.uri().path());
-                async { Ok::<_, Infallible>(response) }
+                let desk = Rc::clone(&desk);
+                async move {
+                    let shown = desk.sources.borrow().page.clone();
+                    let response = match (shown, request.uri().path().strip_prefix(page::PATH)) {
+                        (Some(shown), Some(token)) => {
+                            let token = token.to_owned();
+                            approval(shown, token, request).await
+                        }
+                        _ => desk.answer(request.method(), request.uri().path()),
+                    };
+                    Ok::<_, Infallible>(response)
+                }
             });
             let mut http = http1::Builder::new();
             http.timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(16 << 10);
@@ -192,6 +217,38 @@ impl Desk {
             }
         }
     }
+}
+
+/// The approval page. Shards are asked on a thread that may wait.
+async fn approval(shown: ApprovalPage, token: String, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let form = match *request.method() {
+        Method::GET | Method::HEAD => None,
+        Method::POST => match Limited::new(request.into_body(), page::FORM_BYTES_MAX).collect().await {
+            Ok(body) => Some(body.to_bytes()),
+            Err(_) => return json_response(StatusCode::PAYLOAD_TOO_LARGE, &json!({"error": "the form is too large"})),
+        },
+        _ => {
+            let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &json!({"error": "method not allowed"}));
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
+            return response;
+        }
+    };
+    let now_ms = jiff::Timestamp::now().as_millisecond().unsigned_abs();
+    let asked = tokio::task::spawn_blocking(move || page::answer(&shown.links, &shown.people, &token, form.as_deref(), now_ms));
+    let Ok(shown) = asked.await else {
+        return json_response(StatusCode::INTERNAL_SERVER_ERROR, &json!({"error": "the page failed"}));
+    };
+    let status = StatusCode::from_u16(shown.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = response(status, "text/html; charset=utf-8", shown.html.into());
+    for (name, value) in [
+        (CONTENT_SECURITY_POLICY, page::CONTENT_POLICY),
+        // The link is the right to decide: it goes nowhere else.
+        (REFERRER_POLICY, "no-referrer"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 impl Sources {
@@ -326,6 +383,7 @@ mod tests {
             edge: None,
             dlq: None,
             cache: Arc::default(),
+            page: None,
         };
         let handle = spawn("127.0.0.1:0".parse()?, sources)?;
         let address = handle.address;

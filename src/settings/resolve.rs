@@ -1,6 +1,7 @@
 //! From layers to [`Settings`]: each key meets its rule once, then the rules between keys.
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use gpu::{Devices, Fallback};
@@ -84,6 +85,7 @@ pub(super) fn settings(
     let gpu = desk.gpu(&cores);
     let grpc = desk.grpc(&limits, events);
     let ops_bind = desk.take(key!(ops.bind), "127.0.0.1:9091", socket);
+    let approvals = desk.approvals(ops_bind);
     let worker_id = desk.take(key!(worker.id), "", |value| match value.as_str() {
         Some("") => Ok(host_name()),
         _ => name(value),
@@ -119,6 +121,7 @@ pub(super) fn settings(
         events,
         grpc,
         ops_bind,
+        approvals,
         grace_ms,
         log_level,
         policy,
@@ -132,6 +135,20 @@ pub(super) struct Desk {
     pub(super) layers: Vec<Layer>,
     rows: Vec<Row>,
     faults: Vec<ConfigFault>,
+}
+
+/// An http or https URL without query, and without the slash at its end; nothing where it is empty.
+fn web_url(value: &Value) -> Rule<Option<String>> {
+    let text = value.as_str().unwrap_or("?");
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let url = url::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some());
+    let plain = |url: &url::Url| url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+    match url.filter(plain) {
+        Some(url) => Ok(Some(url.as_str().trim_end_matches('/').to_owned())),
+        None => Err("must be an http or https URL without query, such as https://worker.example.com".to_owned()),
+    }
 }
 
 impl Desk {
@@ -201,6 +218,20 @@ impl Desk {
         }
     }
 
+    /// Where people reach the approval page, if it is shown.
+    fn approvals(&mut self, bind: SocketAddr) -> Option<String> {
+        let shown = self.take(key!(ops.approvals), "false", flag);
+        let url = self.take(key!(ops.url), "", web_url);
+        match (shown, url) {
+            (false, Some(_)) => {
+                self.fault("ops.url", "is where people reach the approval page, which ops.approvals does not show".to_owned());
+                None
+            }
+            (false, None) => None,
+            (true, url) => Some(url.unwrap_or_else(|| format!("http://{bind}"))),
+        }
+    }
+
     fn limits(&mut self) -> (Limits, Option<u32>) {
         let d = Limits::default();
         let running = || number(1..=RUNNING_PER_SHARD_MAX);
@@ -220,7 +251,7 @@ impl Desk {
             tenant_parked_max: self.take(key!(limits.tenant_approvals), &d.tenant_parked_max.to_string(), number(1..=QUEUED_MAX)),
             shard_running_max: self.take(key!(limits.shard_running), &d.shard_running_max.to_string(), running()),
             shard_queued_max: self.take(key!(limits.shard_queued), &d.shard_queued_max.to_string(), queued()),
-            cpu_running_max: self.take(key!(limits.cpu_running), &d.cpu_running_max.to_string(), running()),
+            cpu_running_max: self.take(key!(limits.cpu_running), "0", number(0..=RUNNING_PER_SHARD_MAX)),
             gpu_running_max: self.take(key!(limits.gpu_running), &d.gpu_running_max.to_string(), running()),
             tenant_memory_bytes_max: self.take(key!(limits.tenant_memory), &bytes_text(d.tenant_memory_bytes_max), memory()),
             shard_memory_bytes_max: self.take(key!(limits.shard_memory), &bytes_text(d.shard_memory_bytes_max), memory()),

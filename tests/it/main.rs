@@ -7,6 +7,7 @@
 //! code: what counts is what goes over the wire. Every test has its own server, ports and folders, so they run in parallel;
 //! the heavy ones take turns.
 
+mod browser;
 mod canary;
 #[cfg(feature = "failpoints")]
 mod dice;

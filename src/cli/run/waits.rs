@@ -1,7 +1,7 @@
 //! Tells who runs a file of the steps in it that wait for people, and how these decide; on standard error, once for each.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -42,7 +42,7 @@ impl Drop for Waits {
     }
 }
 
-fn look(gauges: &[Arc<Gauge>], people: &People, dir: &PathBuf, over: &AtomicBool) {
+fn look(gauges: &[Arc<Gauge>], people: &People, dir: &Path, over: &AtomicBool) {
     let mut told = HashSet::new();
     let mut seen = 0;
     while !over.load(Relaxed) {

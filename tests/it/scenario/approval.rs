@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use async_nats::jetstream;
 use serde_json::{Value, json};
 
+use crate::browser::Browser;
 use crate::native::{Form, Sender};
 use crate::server::NatsServer;
 use crate::worker::{Settings, Worker};
@@ -193,5 +194,74 @@ async fn who_is_on_the_worker_s_machine_sees_what_waits_and_decides() -> Result<
     let output = worker.command(&["step", "show", &key, "--data", &storage]).output()?;
     let shown = String::from_utf8(output.stdout)?;
     ensure!(shown.lines().any(|line| line.contains("\"kind\":\"signal\"") && line.contains("\"actor\":\"ben\"")), "{shown}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_person_decides_on_the_page_that_a_link_leads_to() -> Result<()> {
+    let server = NatsServer::start(false).await?;
+    let sender = Sender::connect(&server.url()).await?;
+    let core = Settings::core()
+        .set("ENDSTATION__NATS__ASSIGN_SUBJECTS", "caf.exec.assign.v1,beamline.worker.steps.v1.*")
+        .set("ENDSTATION__EVENTS__ENABLED", "true");
+    let dark = Worker::start(&server.url(), core.clone()).await?;
+    let step =
+        asking("page", json!({"title": "Ship <b>order</b> 17?", "text": "Above the usual amount.", "details": {"amount": 1200}}));
+    sender.client.publish_with_headers(STEPS, Form::Json.headers(), step.clone()).await?;
+    asked(&sender, "page", 1).await?;
+    let link = |worker: &Worker, actor: &str, holds: &str| -> Result<(String, String)> {
+        let storage = worker.storage().display().to_string();
+        let shown = worker.command(&["approval", "ls", "--data", &storage]).output()?;
+        let row: Value = serde_json::from_slice(&shown.stdout)?;
+        let key = row["key"].as_str().context("a key")?;
+        let output = worker.command(&["approval", "link", key, "--as", actor, "--for", holds, "--data", &storage]).output()?;
+        Ok((String::from_utf8(output.stdout)?.trim().to_owned(), String::from_utf8(output.stderr)?))
+    };
+    let (_, refused) = link(&dark, "ann", "1h")?;
+    ensure!(refused.contains("ops.approvals is false"), "{refused}");
+    ensure!(dark.get("/approvals/x").await?.0 == 404);
+    drop(dark);
+
+    let worker = Worker::start(&server.url(), core.set("ENDSTATION__OPS__APPROVALS", "true")).await?;
+    sender.client.publish_with_headers(STEPS, Form::Json.headers(), step).await?;
+    asked(&sender, "page", 2).await?;
+    let browser = Browser::start().await?;
+    let (ann, _) = link(&worker, "ann", "1h")?;
+    browser.open(&ann).await?;
+    ensure!(browser.text("h1").await? == "Ship <b>order</b> 17?", "what somebody wrote is shown as it was written");
+    let shown = browser.text("main").await?;
+    for part in ["Above the usual amount.", "\"amount\": 1200", "ann, ben", "0 of 2", "it counts as rejected"] {
+        ensure!(shown.contains(part), "{part} is not on the page:\n{shown}");
+    }
+    ensure!(browser.count("script").await? == 0 && browser.count("b").await? == 0, "nothing on it runs");
+    if let Some(file) = std::env::var_os("ENDSTATION_IT_PICTURE") {
+        std::fs::write(file, browser.picture().await?)?;
+    }
+    browser.write("textarea", "fine & good").await?;
+    browser.click("button.yes").await?;
+    ensure!(browser.text("h1").await? == "Noted", "{}", browser.text("main").await?);
+    browser.open(&ann).await?;
+    ensure!(browser.text("main").await?.contains("You approved this before"), "a link decides once");
+    let (stranger, _) = link(&worker, "eve", "1h")?;
+    browser.open(&stranger).await?;
+    browser.click("button.yes").await?;
+    ensure!(browser.text("main").await?.contains("does not ask this person"), "{}", browser.text("main").await?);
+    let bent = format!("{}A", &ann[..ann.len() - 1]);
+    browser.open(&bent).await?;
+    ensure!(browser.text("h1").await? == "No such link");
+    let (late, _) = link(&worker, "ben", "1ms")?;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    browser.open(&late).await?;
+    ensure!(browser.text("h1").await? == "The link is too old");
+    let (ben, _) = link(&worker, "ben", "1h")?;
+    browser.open(&ben).await?;
+    browser.click("button.no").await?;
+    ensure!(browser.text("h1").await? == "Noted");
+    let result = result(&sender, "page").await?;
+    ensure!(result["error"]["code"] == "REJECTED", "{result}");
+    let votes = &result["error"]["details"]["votes"];
+    ensure!(votes[0]["comment"] == "fine & good" && votes[1]["actor"] == "ben", "{result}");
+    browser.open(&ben).await?;
+    ensure!(browser.text("h1").await? == "Nothing is asked any more");
     Ok(())
 }
