@@ -173,6 +173,8 @@ pub struct Work {
     pub guardrails: Bytes,
     /// Whether outputs of an earlier step will do; only where it is pure.
     pub cache: Option<CacheWish>,
+    /// It only says what the step would do: ok or not, nothing happens outside.
+    pub sandbox: bool,
     /// A policy of this worker forbids it: it is not begun where it is new, and told what is known of it where it is not.
     pub denied: Option<Fault>,
 }

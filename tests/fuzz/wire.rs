@@ -135,7 +135,7 @@ fn answerable(arrival: &Arrival, asker: &Asker) {
 /// Figures inside their bounds, and inputs that a block can read.
 fn bounded(work: &Work) {
     let Work { block, inputs, priority, budget_ms, retry, effect, effect_ceiling, .. } = work;
-    assert!(usize::from(block.0) < blocks::TABLE.len(), "{block:?}");
+    assert!(usize::from(block.0) < blocks::names().len(), "{block:?}");
     assert!(*priority <= 100 && (1..=BUDGET_MS_MAX).contains(budget_ms), "priority {priority}, budget {budget_ms}");
     assert!((1..=TRIES_MAX).contains(&retry.tries_max), "{retry:?}");
     assert!(retry.backoff_ms <= retry.backoff_ms_max && retry.backoff_ms_max <= BUDGET_MS_MAX, "{retry:?}");

@@ -209,6 +209,7 @@ pub fn decode(delivery: Delivery, wall_ms: u64, horizon_ms: u64) -> Arrival {
         needs: job.needs(),
         guardrails: Bytes::new(),
         cache: None,
+        sandbox: false,
         denied: None,
     }));
     arrival

@@ -130,6 +130,7 @@ impl Step {
             needs: self.needs,
             guardrails: Bytes::new(),
             cache: None,
+            sandbox: false,
             denied: self.denied.then(|| Fault::new(Code::PermissionDenied, "No.")),
         };
         let content = match self.unknown {

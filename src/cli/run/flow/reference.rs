@@ -125,8 +125,16 @@ impl Template {
 
 impl Slot {
     fn references(&self) -> impl Iterator<Item = (&str, &Reference)> {
-        let of = |part| if let Part::Reference(reference) = part { Some(reference) } else { None };
-        self.parts.iter().filter_map(of).map(|reference| (self.pointer.as_str(), reference))
+        self.parts.iter().filter_map(Part::reference).map(|reference| (self.pointer.as_str(), reference))
+    }
+}
+
+impl Part {
+    fn reference(&self) -> Option<&Reference> {
+        match self {
+            Part::Reference(reference) => Some(reference),
+            Part::Text(_) => None,
+        }
     }
 }
 
