@@ -397,7 +397,8 @@ mod tests {
     fn a_variable_that_is_no_text_is_not_told() {
         let gone = SecretRef::parse("secret://env/ENDSTATION_TEST_NOT_SET").expect("a reference").read().expect_err("not set");
         assert_eq!(gone.to_string(), "secret://env/ENDSTATION_TEST_NOT_SET: is not set");
-        let gone = SecretRef::parse("secret://env/ENDSTATION_TEST_NOT_SET").expect("a reference").is_there().expect_err("not set");
+        let gone =
+            SecretRef::parse("secret://env/ENDSTATION_TEST_NOT_SET").expect("a reference").is_there().expect_err("not set");
         assert_eq!(gone.to_string(), "secret://env/ENDSTATION_TEST_NOT_SET: is not set");
         let odd = std::os::unix::ffi::OsStringExt::from_vec(b"hunter2\xff".to_vec());
         assert_eq!(unset(&VarError::NotUnicode(odd)), "is not UTF-8");

@@ -484,7 +484,12 @@ fn found(
     // What is denied has no plan, and is told to be denied.
     let plan_digest = if query.plan && denied.is_none() {
         // By its own name and with the inputs it runs with, as a dry run plans it.
-        let step = blocks::Ask { name: entry.info.name, inputs: inputs.as_deref().unwrap_or(query.step.inputs), provider: "", ..query.step };
+        let step = blocks::Ask {
+            name: entry.info.name,
+            inputs: inputs.as_deref().unwrap_or(query.step.inputs),
+            provider: "",
+            ..query.step
+        };
         blocks::sandbox::digest(entry, &step, referred)?
     } else {
         None

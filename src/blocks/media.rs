@@ -116,7 +116,8 @@ pub(super) fn plan(ask: &Ask<'_>) -> Result<Planned, Fault> {
     let task = read(ask.inputs)?;
     let overlays: Vec<String> = task.operations.overlays().map(|(pointer, _)| pointer).collect();
     let format = task.encoding.map(Encoding::name);
-    let render = json!({ "format": format, "quality": task.quality, "operations": task.operations.count(), "overlays": overlays });
+    let render =
+        json!({ "format": format, "quality": task.quality, "operations": task.operations.count(), "overlays": overlays });
     let mut planned = task.source.planned(ask, Planned::of(json!({ "render": render })))?;
     for (pointer, source) in task.operations.overlays() {
         if let Source::Blob { path, .. } = source {

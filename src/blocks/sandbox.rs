@@ -120,7 +120,9 @@ impl Plan {
         let mut planned = Planned::of(json!({ "inputs_from": from }));
         let connector = uri.strip_prefix("blob://").and_then(|rest| rest.split_once('/')).map(|(name, _)| name);
         planned = planned.at("inputs_in", places::store(ask, connector, "payload_ref")?);
-        planned.notes.push("the inputs lie in a blob, which a dry run does not read: what they ask for is checked when the step runs");
+        planned
+            .notes
+            .push("the inputs lie in a blob, which a dry run does not read: what they ask for is checked when the step runs");
         // A blob without a digest may hold another thing each time.
         let bound = sha256.is_some();
         if !bound {
@@ -194,7 +196,8 @@ impl Sandboxed {
         for secret in &planned.secrets {
             secret.is_there().map_err(|error| {
                 let details = json!({ "secret": error.reference, "rule": error.why });
-                Fault::new(Code::ExecutionFailed, "A secret that the step would read is not there.").with_details(details.to_string())
+                Fault::new(Code::ExecutionFailed, "A secret that the step would read is not there.")
+                    .with_details(details.to_string())
             })?;
         }
         let mut out = format!("{{\"plan\":{text}");

@@ -80,9 +80,12 @@ pub fn main(run: &Run, settings: &Settings) -> u8 {
     }
     match input {
         Input::Lines(lines) => {
-            let only = [("--run-id", run.run_id.is_some()), ("--tenant", run.tenant.is_some()), ("--fixtures", run.fixtures.is_some())];
+            let only =
+                [("--run-id", run.run_id.is_some()), ("--tenant", run.tenant.is_some()), ("--fixtures", run.fixtures.is_some())];
             if let Some((flag, _)) = only.iter().find(|(_, there)| *there) {
-                return wrong(&format!("{flag}: only with a flow, one JSON object with \"steps\"; {name} was taken for steps, one a line"));
+                return wrong(&format!(
+                    "{flag}: only with a flow, one JSON object with \"steps\"; {name} was taken for steps, one a line"
+                ));
             }
             run_lines(run, &name, lines, &settings)
         }
@@ -167,7 +170,13 @@ fn run_flow(run: &Run, name: &str, text: &[u8], settings: &Settings) -> u8 {
         (Err(error @ GoError::Conflict { .. }), _) => wrong(&error.to_string()),
         (Err(error), _) | (Ok(_), Err(error)) => failed(&error.to_string(), EXIT_FAILED),
         (Ok(summary), Ok(())) if summary.stopped => EXIT_STOPPED,
-        (Ok(summary), Ok(())) => if summary.failed + summary.skipped > 0 { EXIT_FAILED } else { EXIT_OK },
+        (Ok(summary), Ok(())) => {
+            if summary.failed + summary.skipped > 0 {
+                EXIT_FAILED
+            } else {
+                EXIT_OK
+            }
+        }
     }
 }
 

@@ -186,7 +186,9 @@ fn unlike(required: &str, now: Option<&str>) -> Option<Fault> {
     let rule = match now {
         Some(now) if now == required => return None,
         Some(_) => "the digest of what the step would do now",
-        None => "left out: what the step would do cannot be told without reading its inputs, unless payload_ref says their sha256",
+        None => {
+            "left out: what the step would do cannot be told without reading its inputs, unless payload_ref says their sha256"
+        }
     };
     let details = serde_json::json!({ "field": "/require_plan", "rule": rule, "required": required, "plan_digest": now });
     let fault = Fault::new(Code::PermissionDenied, "The step would do something else than the plan that is required.");

@@ -39,7 +39,11 @@ pub(in crate::blocks) fn store(ask: &Ask<'_>, connector: Option<&str>, pointer: 
         StoreKind::Memory => ("memory", Value::Null, Vec::new()),
         StoreKind::S3 { endpoint, bucket, region, access_key, secret_key, session_token } => {
             let login = [Some(access_key), Some(secret_key), session_token.as_ref()];
-            ("s3", json!({ "endpoint": endpoint.as_str(), "bucket": bucket, "region": region }), login.into_iter().flatten().collect())
+            (
+                "s3",
+                json!({ "endpoint": endpoint.as_str(), "bucket": bucket, "region": region }),
+                login.into_iter().flatten().collect(),
+            )
         }
         StoreKind::Gcs { endpoint, bucket, credential } => {
             ("gcs", json!({ "endpoint": endpoint.as_str(), "bucket": bucket }), vec![credential])

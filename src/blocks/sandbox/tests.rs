@@ -48,7 +48,8 @@ secret = "secret://env/PATH"
 "#;
 
 fn policy_of(text: &str) -> Arc<Policy> {
-    let settings = Settings::of(Some(("e.toml", text)), std::iter::empty(), &[]).unwrap_or_else(|error| panic!("{:?}", error.faults));
+    let settings =
+        Settings::of(Some(("e.toml", text)), std::iter::empty(), &[]).unwrap_or_else(|error| panic!("{:?}", error.faults));
     Arc::new(Policy::new(settings.policy, false).expect("there is nothing to read"))
 }
 
@@ -106,7 +107,10 @@ fn steps() -> Vec<(&'static str, String)> {
     let all = checks::cases().into_iter().filter(|case| case.refused.is_none());
     steps.extend(all.map(|case| (case.name, case.inputs)));
     for (name, inputs) in [
-        ("http.request", r#"{"url":"http://93.184.216.34:8080/x?token=t0ken&a=b","headers":{"authorization":"Basic x","x-a":"b"}}"#),
+        (
+            "http.request",
+            r#"{"url":"http://93.184.216.34:8080/x?token=t0ken&a=b","headers":{"authorization":"Basic x","x-a":"b"}}"#,
+        ),
         ("http.request", r#"{"connector":"crm","path":"/people","json":{"name":"Ada"}}"#),
         ("http.request", r#"{"url":"https://h.example/","blob":"a","blob_connector":"archive","response_blob":"b"}"#),
         ("graphql", r#"{"connector":"crm","query":"{ a }"}"#),
@@ -163,16 +167,24 @@ fn a_dry_run_of_any_block_opens_no_socket_and_no_file() {
 #[test]
 fn mock_outputs_are_what_the_blocks_schemas_describe() {
     let policy = policy_of(CONFIGURATION);
+    // Of a block that ends the process nothing can be described.
+    let never = |outputs: &serde_json::value::RawValue| outputs.get().contains("\"not\": {}");
     let mut seen = 0;
     for (name, inputs) in steps() {
         let Ok(told) = dry(&policy, name, &inputs, "") else { continue };
         let manifest = find(name, true).expect(name).1.manifest();
+        if never(manifest.outputs) {
+            continue;
+        }
         assert!(validator(manifest.outputs.get()).is_valid(&told["outputs"]), "{name} {inputs}: {}", told["outputs"]);
         assert_eq!(dry(&policy, name, &inputs, "").as_ref(), Ok(&told), "the same every time");
         seen += 1;
     }
     for entry in TABLE {
         let manifest = entry.manifest();
+        if never(manifest.outputs) {
+            continue;
+        }
         let least = mock::of_schema(manifest.outputs);
         assert!(validator(manifest.outputs.get()).is_valid(&least), "{}: {least}", entry.info.name);
     }
@@ -182,17 +194,31 @@ fn mock_outputs_are_what_the_blocks_schemas_describe() {
 #[test]
 fn a_plan_says_what_would_be_sent_and_hides_what_is_secret() {
     let policy = policy_of(CONFIGURATION);
-    let told = dry(&policy, "http.request", r#"{"connector":"crm","path":"/people?api_key=k3y","json":{"name":"Ada"},"headers":{"X-Api-Key":"k3y","cookie":"k3y","x-a":"b"}}"#, "");
+    let told = dry(
+        &policy,
+        "http.request",
+        r#"{"connector":"crm","path":"/people?api_key=k3y","json":{"name":"Ada"},"headers":{"X-Api-Key":"k3y","cookie":"k3y","x-a":"b"}}"#,
+        "",
+    );
     let told = told.expect("a plan");
     let (plan, does) = (&told["plan"], &told["plan"]["does"]);
-    assert_eq!((&plan["block"], &plan["effect"], &plan["tenant"]), (&json!("http.request@1.0.0"), &json!("idempotent"), &json!("acme")));
+    assert_eq!(
+        (&plan["block"], &plan["effect"], &plan["tenant"]),
+        (&json!("http.request@1.0.0"), &json!("idempotent"), &json!("acme"))
+    );
     assert_eq!(does["request"]["method"], "POST");
     assert_eq!(does["request"]["url"], "https://crm.example/api/people?api_key=[REDACTED]");
-    assert_eq!((&does["request"]["headers"]["x-api-key"], &does["request"]["headers"]["x-a"]), (&json!("[REDACTED]"), &json!("b")));
+    assert_eq!(
+        (&does["request"]["headers"]["x-api-key"], &does["request"]["headers"]["x-a"]),
+        (&json!("[REDACTED]"), &json!("b"))
+    );
     assert_eq!(does["request"]["body"], json!({ "bytes": 14, "sha256": hex(&Sha256::digest(r#"{"name":"Ada"}"#)) }));
     assert_eq!((&does["to"]["host"], &does["to"]["address"]), (&json!("crm.example"), &Value::Null));
     assert_eq!(does["to"]["connector"]["auth"], json!({ "bearer": "secret://env/PATH" }));
-    assert_eq!((&plan["rules"], &plan["secrets"]), (&json!(["connectors.crm.tenants lists the tenant"]), &json!(["secret://env/PATH"])));
+    assert_eq!(
+        (&plan["rules"], &plan["secrets"]),
+        (&json!(["connectors.crm.tenants lists the tenant"]), &json!(["secret://env/PATH"]))
+    );
     assert!(told["notes"].to_string().contains("no name was looked up"), "{told}");
     assert!(!told.to_string().contains("k3y") && !told.to_string().contains(&std::env::var("PATH").expect("set")), "{told}");
 
@@ -209,7 +235,10 @@ fn a_plan_says_what_would_be_sent_and_hides_what_is_secret() {
 
     let put = dry(&policy, "fs.blob_put", r#"{"path":"a","content":"x","connector":"archive"}"#, "").expect("a plan");
     assert_eq!(put["plan"]["does"]["put"]["precondition"], "no other content stands there");
-    assert_eq!((&put["plan"]["does"]["put_to"]["kind"], put["plan"]["secrets"].as_array().map(Vec::len)), (&json!("s3"), Some(2)));
+    assert_eq!(
+        (&put["plan"]["does"]["put_to"]["kind"], put["plan"]["secrets"].as_array().map(Vec::len)),
+        (&json!("s3"), Some(2))
+    );
     let echo = dry(&policy, "echo", r#"{"n":1.50}"#, "").expect("a plan");
     assert_eq!((&echo["outputs"], &echo["outputs_from"]), (&json!({ "n": 1.5 }), &json!("plan")));
 }
@@ -228,7 +257,7 @@ fn a_digest_changes_with_whatever_the_step_would_do_otherwise_and_with_nothing_e
     };
     let digest = of(CONFIGURATION, request, "");
     for (inputs, why) in [
-        (r#"{ "json" : {"name":"\u0041da"}, "path":"/people" ,"connector":"crm"}"#, "another spelling of the same inputs"),
+        (r#"{ "json" : {"name":"Ada"}, "path":"/people" ,"connector":"\u0063rm"}"#, "another spelling of the same inputs"),
         (request, "the same"),
     ] {
         assert_eq!(of(CONFIGURATION, inputs, ""), digest, "{why}");
@@ -247,8 +276,16 @@ fn a_digest_changes_with_whatever_the_step_would_do_otherwise_and_with_nothing_e
         all.push(of(&CONFIGURATION.replacen(from, to, 1), request, ""));
     }
     all.push(of(CONFIGURATION, r#"{"connector":"crm","path":"/people","json":{"name":"Eva"}}"#, ""));
-    all.push(of(CONFIGURATION, r#"{"connector":"crm","path":"/people","json":{"name":"Ada"},"headers":{"x-token":"hidden"}}"#, ""));
-    all.push(of(CONFIGURATION, r#"{"connector":"crm","path":"/people","json":{"name":"Ada"},"headers":{"x-token":"other"}}"#, ""));
+    all.push(of(
+        CONFIGURATION,
+        r#"{"connector":"crm","path":"/people","json":{"name":"Ada"},"headers":{"x-token":"hidden"}}"#,
+        "",
+    ));
+    all.push(of(
+        CONFIGURATION,
+        r#"{"connector":"crm","path":"/people","json":{"name":"Ada"},"headers":{"x-token":"other"}}"#,
+        "",
+    ));
     all.push(of(CONFIGURATION, request, r#"{"max_bytes":1000}"#));
     let count = all.len();
     all.sort();
@@ -288,7 +325,8 @@ fn inputs_by_reference_are_named_and_not_read() {
     let of = |reference: Value| {
         let (_, entry) = find("http.request", true).expect("there");
         let text = reference.to_string();
-        let ask = Ask { policy: &policy, tenant: "acme", name: "http.request", inputs: text.as_bytes(), provider: "", narrow: &narrow };
+        let ask =
+            Ask { policy: &policy, tenant: "acme", name: "http.request", inputs: text.as_bytes(), provider: "", narrow: &narrow };
         let inputs = super::super::reference::check(entry, &ask).expect("a reference").inputs.expect("rewritten");
         Plan::by_reference(entry, &Ask { inputs: &inputs, ..ask }).expect("a plan")
     };

@@ -35,7 +35,10 @@ pub(crate) enum InputError {
     #[error("neither a flow nor steps: one object over several lines without \"steps\"; a step stands on one line")]
     Neither,
     /// More than a flow may be.
-    #[error("taken for a flow, since its first line begins an object that goes on in the next: larger than {} bytes", FLOW_BYTES_MAX)]
+    #[error(
+        "taken for a flow, since its first line begins an object that goes on in the next: larger than {} bytes",
+        FLOW_BYTES_MAX
+    )]
     Large,
 }
 

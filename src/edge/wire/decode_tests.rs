@@ -547,7 +547,9 @@ fn a_plan_that_is_required_and_is_another_by_now_denies_the_step_and_leaves_its_
         read(line(&text, Some("line-1"), None))
     };
     let denied = |arrival: &Arrival| match &arrival.content {
-        Content::Work(work) => work.denied.as_ref().map(|fault| (fault.code, String::from_utf8_lossy(&fault.details).into_owned())),
+        Content::Work(work) => {
+            work.denied.as_ref().map(|fault| (fault.code, String::from_utf8_lossy(&fault.details).into_owned()))
+        }
         other => panic!("{other:?}"),
     };
     let same = ("/priority", json!(1));

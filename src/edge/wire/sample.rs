@@ -11,7 +11,8 @@ pub(super) const NOW_MS: u64 = 1_767_225_600_000;
 pub(super) fn lookup(query: &Query<'_>) -> Result<Found, Fault> {
     let found = |block, canonical, effect| {
         let block = BlockId(block);
-        Found { block, kind: block, canonical, effect, inputs: None, demand: Demand::default(), denied: None, plan_digest: None }.planned(query)
+        Found { block, kind: block, canonical, effect, inputs: None, demand: Demand::default(), denied: None, plan_digest: None }
+            .planned(query)
     };
     match query.step.name {
         "echo" => Ok(found(1, "echo", EffectClass::Pure)),

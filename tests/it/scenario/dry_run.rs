@@ -134,7 +134,9 @@ fn a_flow_is_told_step_by_step_with_outputs_that_nobody_computed() -> Result<()>
     ensure!(of(&made, "get")?["outputs_from"] == "fixture" && of(&made, "get")?["outputs"]["json"]["name"] == "ada", "{made:?}");
     ensure!(of(&made, "after")?["outputs"] == json!({ "odd": 1.5 }), "{made:?}");
     ensure!(told(&["--fixtures", "fixtures"], 1)?[0]["plan_digest"].is_string(), "a digest");
-    let same = |one: &[Value], other: &[Value], name: &str| -> Result<bool> { Ok(of(one, name)?["plan_digest"] == of(other, name)?["plan_digest"]) };
+    let same = |one: &[Value], other: &[Value], name: &str| -> Result<bool> {
+        Ok(of(one, name)?["plan_digest"] == of(other, name)?["plan_digest"])
+    };
     ensure!(same(&bare, &made, "get")?, "the same plan, whatever its outputs are said to be");
     std::fs::write(place.path().join("wrong"), r#"{"nobody":{}}"#)?;
     let output = place.run(&["run", "--dry-run", "flow.json", "--fixtures", "wrong"])?;
@@ -174,7 +176,10 @@ fn a_required_plan_holds_until_anything_is_changed() -> Result<()> {
         ensure!(error["code"] == "PERMISSION_DENIED" && error["effect"] == "NONE", "{name}: {refused}");
         ensure!(error["details"]["field"] == "/require_plan" && error["details"]["required"] == *digest, "{name}: {refused}");
         let now = run("now", post(attempt, None, path), port, &["--dry-run"])?;
-        ensure!(error["details"]["plan_digest"] == now["outputs"]["plan_digest"] && now["outputs"]["plan_digest"] != *digest, "{name}: {refused}");
+        ensure!(
+            error["details"]["plan_digest"] == now["outputs"]["plan_digest"] && now["outputs"]["plan_digest"] != *digest,
+            "{name}: {refused}"
+        );
     }
     ensure!(came_to_one.load(SeqCst) == 1 && came_to_other.load(SeqCst) == 0, "nobody was reached");
     Ok(())
@@ -216,12 +221,22 @@ fn a_worker_that_may_open_nothing_makes_every_plan_and_no_step_that_needs_to() -
     let (url, models) = (format!("http://127.0.0.1:{port}/"), format!("connectors.llm.url=http://127.0.0.1:{port}/v1"));
     std::fs::write(place.path().join("secret"), "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")?;
     let secret = format!("keys.demo.secret=secret://file{}", place.path().join("secret").display());
-    let set = [&models[..], "connectors.llm.tenants=acme", "connectors.llm.provider=openai", "connectors.llm.models=m", "keys.demo.tenants=acme", "keys.demo.algorithm=ed25519", &secret];
+    let set = [
+        &models[..],
+        "connectors.llm.tenants=acme",
+        "connectors.llm.provider=openai",
+        "connectors.llm.models=m",
+        "keys.demo.tenants=acme",
+        "keys.demo.algorithm=ed25519",
+        &secret,
+    ];
     let args: Vec<&str> = ["run", "-"].into_iter().chain(set.iter().flat_map(|pair| ["--set", pair])).collect();
     let mut worker = Fed::start(&place, &args)?;
     // What the steps below read is there: without the limit they would go well.
     let image = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
-    for (name, inputs) in [("x.txt", json!({ "path": "x.txt", "content": "x" })), ("x.png", json!({ "path": "x.png", "bytes": image }))] {
+    for (name, inputs) in
+        [("x.txt", json!({ "path": "x.txt", "content": "x" })), ("x.png", json!({ "path": "x.png", "bytes": image }))]
+    {
         ensure!(worker.ask(&step(name, "fs.blob_put", inputs))?["status"] == "OK", "{name}");
     }
     ensure!(worker.ask(&step("sign", "crypto.sign", json!({ "key": "demo", "text": "abc" })))?["status"] == "OK", "the key");

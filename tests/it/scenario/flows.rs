@@ -25,7 +25,10 @@ impl Told {
     }
 
     fn of(&self, step: &str) -> Result<&Value> {
-        self.steps.iter().find(|one| one["context"]["step_id"] == step).with_context(|| format!("nothing of {step}: {:?}", self.steps))
+        self.steps
+            .iter()
+            .find(|one| one["context"]["step_id"] == step)
+            .with_context(|| format!("nothing of {step}: {:?}", self.steps))
     }
 }
 
@@ -94,9 +97,19 @@ fn steps_of_one_level_run_at_the_same_time() -> Result<()> {
     let output = place.run(&["run", "flow.json"])?;
     exits(&output, 0)?;
     let told = Told::read(&output)?;
-    let time = |step: &str, field: &str| -> Result<String> { Ok(told.of(step)?["timing"][field].as_str().context("a time")?.to_owned()) };
-    ensure!(time("a", "started_at")? < time("b", "ended_at")? && time("b", "started_at")? < time("a", "ended_at")?, "{:?}", told.steps);
-    ensure!(time("c", "received_at")? >= time("a", "ended_at")? && time("c", "received_at")? >= time("b", "ended_at")?, "{:?}", told.steps);
+    let time = |step: &str, field: &str| -> Result<String> {
+        Ok(told.of(step)?["timing"][field].as_str().context("a time")?.to_owned())
+    };
+    ensure!(
+        time("a", "started_at")? < time("b", "ended_at")? && time("b", "started_at")? < time("a", "ended_at")?,
+        "{:?}",
+        told.steps
+    );
+    ensure!(
+        time("c", "received_at")? >= time("a", "ended_at")? && time("c", "received_at")? >= time("b", "ended_at")?,
+        "{:?}",
+        told.steps
+    );
     Ok(())
 }
 
@@ -118,14 +131,19 @@ fn what_is_behind_a_failed_step_is_skipped_and_goes_on_once_that_went_well() -> 
     let output = place.run(&["run", "flow.json", "--run-id", "mine", "--tenant", "acme"])?;
     exits(&output, 1)?;
     let told = Told::read(&output)?;
-    ensure!(told.of("get")?["error"]["code"] == "INVALID_INPUT" && told.of("get")?["context"]["tenant_id"] == "acme", "{:?}", told.steps);
+    ensure!(
+        told.of("get")?["error"]["code"] == "INVALID_INPUT" && told.of("get")?["context"]["tenant_id"] == "acme",
+        "{:?}",
+        told.steps
+    );
     for step in ["told", "last"] {
         let skipped = told.of(step)?;
         ensure!(skipped["status"] == "SKIPPED" && skipped["skipped"]["step_id"] == "get", "{skipped}");
         ensure!(skipped["skipped"]["reason"] == "step get did not go well (INVALID_INPUT)", "{skipped}");
     }
     ensure!(told.of("put")?["status"] == "OK" && told.of("other")?["status"] == "OK", "the rest goes on: {:?}", told.steps);
-    let counts = [("status", json!("FAILED")), ("ok", json!(2)), ("failed", json!(1)), ("skipped", json!(2)), ("not_done", json!(0))];
+    let counts =
+        [("status", json!("FAILED")), ("ok", json!(2)), ("failed", json!(1)), ("skipped", json!(2)), ("not_done", json!(0))];
     ensure!(counts.iter().all(|(name, count)| told.summary[name] == *count), "{}", told.summary);
 
     let folder = blobs(&place).context("the tenant's folder")?;
@@ -160,7 +178,9 @@ fn a_reference_to_nothing_fails_its_step_before_anybody_is_given_it() -> Result<
     let rule = error["details"]["rule"].as_str().context("a rule")?;
     ensure!(rule.starts_with("${steps.a.outputs.m} stands for nothing"), "{rule}");
     ensure!(told.of("c")?["status"] == "SKIPPED", "{:?}", told.steps);
-    let shown = |step: &str| place.run(&["step", "show", "--tenant", "local", "--run", "r", "--flow", "f", "--attempt", "1", "--step", step]);
+    let shown = |step: &str| {
+        place.run(&["step", "show", "--tenant", "local", "--run", "r", "--flow", "f", "--attempt", "1", "--step", step])
+    };
     exits(&shown("a")?, 0)?;
     exits(&shown("b")?, 1)
 }

@@ -19,7 +19,10 @@ impl Fixtures {
     pub(crate) fn read(text: &[u8], flow: &Flow) -> Result<Fixtures, Vec<Wrong>> {
         let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= FLOW_BYTES_MAX);
         let Some(Members(members)) = text.and_then(|text| Members::read(text.trim_ascii())) else {
-            return Err(vec![Wrong::new("", format!("one JSON object of at most {FLOW_BYTES_MAX} bytes, with outputs by the id of a step"))]);
+            return Err(vec![Wrong::new(
+                "",
+                format!("one JSON object of at most {FLOW_BYTES_MAX} bytes, with outputs by the id of a step"),
+            )]);
         };
         let (mut fixtures, mut wrong) = (HashMap::new(), Vec::new());
         for (id, outputs) in members {

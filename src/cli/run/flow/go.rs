@@ -94,7 +94,9 @@ enum State {
     /// For so many steps before it.
     Waits(usize),
     Ready,
-    UnderWay { attempt: u64 },
+    UnderWay {
+        attempt: u64,
+    },
     Done(Outputs),
     /// It failed, or was skipped.
     Not,
@@ -164,7 +166,8 @@ pub(crate) fn go(
     let begun = Instant::now();
     let states: Vec<State> = run.flow.order.waits_for.iter().map(|before| State::Waits(*before)).collect();
     let (exchange, boot) = (Exchange::new(worker, dlq), worker.boot());
-    let mut going = Going { run, exchange, boot, states, ready: VecDeque::new(), under_way: 0, summary: Summary::default(), tell };
+    let mut going =
+        Going { run, exchange, boot, states, ready: VecDeque::new(), under_way: 0, summary: Summary::default(), tell };
     if run.dry.is_none() {
         going.record(stops)?;
     }
@@ -173,7 +176,10 @@ pub(crate) fn go(
     }
     let (mut stops, mut until, mut results) = (Some(stops), None, Vec::new());
     loop {
-        while until.is_none() && going.under_way < UNDER_WAY_MAX && let Some(step) = going.ready.pop_front() {
+        while until.is_none()
+            && going.under_way < UNDER_WAY_MAX
+            && let Some(step) = going.ready.pop_front()
+        {
             going.begin(step)?;
         }
         going.exchange.flush();

@@ -28,7 +28,8 @@ impl Order {
             left[closing] = false;
         };
         let words = ids.len().div_ceil(64);
-        let mut result = Order { after: vec![Vec::new(); ids.len()], waits_for: vec![0; ids.len()], before: vec![vec![0; words]; ids.len()] };
+        let mut result =
+            Order { after: vec![Vec::new(); ids.len()], waits_for: vec![0; ids.len()], before: vec![vec![0; words]; ids.len()] };
         for (from, to) in edges {
             result.after[*from].push(*to);
             result.waits_for[*to] += 1;
@@ -114,7 +115,9 @@ mod tests {
         assert!(wrong.is_empty());
         assert_eq!(order.waits_for, [0, 1, 2, 1, 0]);
         assert_eq!(order.after, [vec![1, 3], vec![2], vec![], vec![2], vec![]]);
-        for (step, other, is) in [(2, 0, true), (2, 1, true), (2, 3, true), (1, 3, false), (0, 2, false), (4, 0, false), (1, 1, false)] {
+        for (step, other, is) in
+            [(2, 0, true), (2, 1, true), (2, 3, true), (1, 3, false), (0, 2, false), (4, 0, false), (1, 1, false)]
+        {
             assert_eq!(order.is_after(step, other), is, "{step} after {other}");
         }
     }

@@ -147,7 +147,9 @@ impl Reader<'_> {
             self.add(format!("{}/{field}", object.pointer), "required");
             return None;
         };
-        let fits = |text: &str| (1..=NAME_BYTES_MAX).contains(&text.len()) && text.chars().all(|c| c.is_ascii() && plain(c as u8) || more.contains(c));
+        let fits = |text: &str| {
+            (1..=NAME_BYTES_MAX).contains(&text.len()) && text.chars().all(|c| c.is_ascii() && plain(c as u8) || more.contains(c))
+        };
         let name = string(raw).filter(|text| fits(text));
         if name.is_none() {
             self.add(pointer, format!("a string of 1 to {NAME_BYTES_MAX} letters, digits, {more}_ and -"));
@@ -187,7 +189,9 @@ impl Reader<'_> {
         let mut known: HashMap<&str, usize> = HashMap::new();
         for (at, step) in steps.iter().enumerate().filter(|(_, step)| !step.id.is_empty()) {
             match known.get(step.id.as_str()) {
-                Some(first) => self.wrong.push(Wrong::new(format!("/steps/{at}/id"), format!("the id of /steps/{first} already"))),
+                Some(first) => {
+                    self.wrong.push(Wrong::new(format!("/steps/{at}/id"), format!("the id of /steps/{first} already")))
+                }
                 None => _ = known.insert(&step.id, at),
             }
         }
@@ -260,13 +264,15 @@ impl Reader<'_> {
         let attempts = self.number(&retry, "attempts", 1..=u64::from(TRIES_MAX));
         let backoff_ms = self.number(&retry, "backoff_ms", 0..=BUDGET_MS_MAX);
         let member = |name: &str, value: Option<u64>| value.map(|value| format!("\"{name}\":{value}"));
-        let members: Vec<String> = [member("max_attempts", attempts), member("backoff_ms", backoff_ms)].into_iter().flatten().collect();
+        let members: Vec<String> =
+            [member("max_attempts", attempts), member("backoff_ms", backoff_ms)].into_iter().flatten().collect();
         asks.push_str(&format!(",\"retry\":{{{}}}", members.join(",")));
     }
 
     fn number(&mut self, object: &Object<'_>, field: &str, usable: RangeInclusive<u64>) -> Option<u64> {
         let (raw, pointer) = object.get(field)?;
-        let number = raw.parse::<u64>().ok().filter(|number| raw.bytes().all(|byte| byte.is_ascii_digit()) && usable.contains(number));
+        let number =
+            raw.parse::<u64>().ok().filter(|number| raw.bytes().all(|byte| byte.is_ascii_digit()) && usable.contains(number));
         if number.is_none() {
             self.add(pointer, format!("a whole number from {} to {}", usable.start(), usable.end()));
         }
@@ -348,7 +354,11 @@ impl Reader<'_> {
                     None => format!("{}: there is no step {}", reference.written, quoted(&reference.step)),
                     Some(named) if named == at => format!("{}: a step cannot refer to itself", reference.written),
                     Some(named) if !order.is_after(at, named) => {
-                        format!("{}: no edges lead from step {} to this one, so it need not have ended", reference.written, quoted(&reference.step))
+                        format!(
+                            "{}: no edges lead from step {} to this one, so it need not have ended",
+                            reference.written,
+                            quoted(&reference.step)
+                        )
                     }
                     Some(_) => continue,
                 };

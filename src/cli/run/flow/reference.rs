@@ -20,7 +20,8 @@ const BEGIN: &str = "${";
 /// What stands for that in a text.
 const ESCAPED: &str = "$${";
 /// The rule of a reference's form.
-const FORM: &str = "a reference is ${steps.ID.outputs}, ${steps.ID.outputs./a/0} or ${steps.ID.outputs.a.0}; write $${ for the text itself";
+const FORM: &str =
+    "a reference is ${steps.ID.outputs}, ${steps.ID.outputs./a/0} or ${steps.ID.outputs.a.0}; write $${ for the text itself";
 
 /// A step's inputs as written, and where they take something from elsewhere. Lives with the flow.
 #[derive(Debug, Default)]
@@ -159,7 +160,10 @@ impl Reference {
             "" => Vec::new(),
             rest => match rest.strip_prefix('.')? {
                 pointer if pointer.starts_with('/') => pointer.split('/').skip(1).map(unescaped).collect::<Option<_>>()?,
-                dotted => dotted.split('.').map(|name| (!name.is_empty() && name.bytes().all(plain)).then(|| name.to_owned())).collect::<Option<_>>()?,
+                dotted => dotted
+                    .split('.')
+                    .map(|name| (!name.is_empty() && name.bytes().all(plain)).then(|| name.to_owned()))
+                    .collect::<Option<_>>()?,
             },
         };
         Some(Reference { step: step.to_owned(), path, written: format!("{BEGIN}{inner}}}") })
@@ -196,7 +200,8 @@ fn inside<'o>(value: &'o str, name: &str) -> Option<&'o str> {
             members.0.into_iter().find(|(member, _)| member == name).map(|(_, raw)| raw.get())
         }
         b'[' => {
-            let number = name == "0" || (!name.starts_with('0') && !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()));
+            let number =
+                name == "0" || (!name.starts_with('0') && !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()));
             let list: Vec<&RawValue> = serde_json::from_str(value).ok()?;
             list.get(name.parse::<usize>().ok().filter(|_| number)?).map(|raw| raw.get())
         }
@@ -339,7 +344,8 @@ pub(super) fn escaped(name: &str) -> String {
 mod tests {
     use super::*;
 
-    const OUTPUTS: &str = r#" {"n": 1.50, "text":"a\"b", "list":[{"name":"x"},null,true], "a/b":{"m~n":7}, "":"empty", "0":"zero"} "#;
+    const OUTPUTS: &str =
+        r#" {"n": 1.50, "text":"a\"b", "list":[{"name":"x"},null,true], "a/b":{"m~n":7}, "":"empty", "0":"zero"} "#;
 
     fn fill(inputs: &str) -> Result<String, String> {
         let mut wrong = Vec::new();

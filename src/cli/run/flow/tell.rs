@@ -82,7 +82,10 @@ impl<'a> Tell<'a> {
         let planned = ended.told.filter(|_| ended.ok).and_then(|told| told.outputs);
         let planned: Option<Planned<'_>> = planned.and_then(|outputs| serde_json::from_str(outputs.get()).ok());
         let Some(planned) = planned else {
-            let error = ended.told.and_then(|told| told.error.as_ref()).map_or_else(|| "no plan".to_owned(), |error| sentence(error, &step.block));
+            let error = ended
+                .told
+                .and_then(|told| told.error.as_ref())
+                .map_or_else(|| "no plan".to_owned(), |error| sentence(error, &step.block));
             self.dry_failure(&step.id, &step.block, latency_ms, &error)?;
             return Ok(None);
         };
@@ -90,7 +93,11 @@ impl<'a> Tell<'a> {
             Some(made_up) => (made_up, "fixture"),
             None => (planned.outputs.get(), planned.outputs_from),
         };
-        let mut line = format!("{{\"step_id\":{},\"success\":true,\"latency_ms\":{latency_ms},\"plan\":{}", quoted(&step.id), planned.plan.get());
+        let mut line = format!(
+            "{{\"step_id\":{},\"success\":true,\"latency_ms\":{latency_ms},\"plan\":{}",
+            quoted(&step.id),
+            planned.plan.get()
+        );
         if let Some(digest) = planned.plan_digest {
             line.push_str(&format!(",\"plan_digest\":{}", quoted(digest)));
         }
@@ -109,7 +116,8 @@ impl<'a> Tell<'a> {
         let step = &run.flow.steps[at];
         let pointer = format!("/inputs{}", wrong.pointer);
         if run.dry.is_some() {
-            let error = format!("{} at {pointer}: {}; --fixtures can say what it would be", Code::InvalidInput.as_str(), wrong.rule);
+            let error =
+                format!("{} at {pointer}: {}; --fixtures can say what it would be", Code::InvalidInput.as_str(), wrong.rule);
             return self.dry_failure(&step.id, &step.block, 0.0, &error);
         }
         let details = json!({ "pointer": pointer, "rule": wrong.rule });
@@ -126,7 +134,12 @@ impl<'a> Tell<'a> {
     pub(super) fn skipped(&mut self, run: &Run<'_>, at: usize, other: &str, because: &str) -> io::Result<()> {
         let step = &run.flow.steps[at];
         if run.dry.is_some() {
-            return self.dry_failure(&step.id, &step.block, 0.0, &format!("not looked at: {because}; --fixtures can say what its outputs would be"));
+            return self.dry_failure(
+                &step.id,
+                &step.block,
+                0.0,
+                &format!("not looked at: {because}; --fixtures can say what its outputs would be"),
+            );
         }
         let skipped = json!({ "step_id": other, "reason": because });
         let line = json!({ "status": "SKIPPED", "skipped": skipped, "context": context(run, at), "type": step.block });
@@ -135,7 +148,8 @@ impl<'a> Tell<'a> {
     }
 
     fn dry_failure(&mut self, id: &str, block: &str, latency_ms: f64, error: &str) -> io::Result<()> {
-        let line = format!("{{\"step_id\":{},\"success\":false,\"latency_ms\":{latency_ms},\"error\":{}}}", quoted(id), quoted(error));
+        let line =
+            format!("{{\"step_id\":{},\"success\":false,\"latency_ms\":{latency_ms},\"error\":{}}}", quoted(id), quoted(error));
         self.show.say(&line, &format!("{id:>12}  error      {block:<12}  {error}"), false)
     }
 

@@ -115,7 +115,8 @@ fn what_is_wrong_is_told_with_its_place_and_its_rule() {
     let name = "a string of 1 to 128 letters, digits, _ and -";
     let flow_name = "a string of 1 to 128 letters, digits, ._ and -";
     let version = "a whole number of at most 9 digits, or a string of 1 to 64 letters, digits, . + _ and -";
-    let form = "a reference is ${steps.ID.outputs}, ${steps.ID.outputs./a/0} or ${steps.ID.outputs.a.0}; write $${ for the text itself";
+    let form =
+        "a reference is ${steps.ID.outputs}, ${steps.ID.outputs./a/0} or ${steps.ID.outputs.a.0}; write $${ for the text itself";
     let cases: Vec<(Value, &str, String)> = vec![
         (json!([]), "", "an object".into()),
         (without("/id"), "/id", "required".into()),
