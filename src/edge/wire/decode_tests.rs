@@ -519,7 +519,8 @@ fn a_dry_run_is_a_pure_step_of_the_same_key_and_another_fingerprint() {
     let dry = ("/context/sandbox", json!(true));
     let place = json!({"tenant_id": "acme", "flow_id": "f", "step_id": "s", "attempt": 1});
     let plain = [("/context", place), ("/type", json!("plain")), ("/resources", json!({"memory_mb": 1}))];
-    let [real, told] = [step(&plain), step(&[&plain[..], &[dry.clone()]].concat())].map(|text| read(line(&text, None, None)));
+    let [real, told] =
+        [step(&plain), step(&[&plain[..], std::slice::from_ref(&dry)].concat())].map(|text| read(line(&text, None, None)));
     assert_eq!((real.key, real.tenant), (told.key, told.tenant.clone()));
     assert_ne!(real.fingerprint, told.fingerprint);
     let (real, work) = match (&real.content, &told.content) {

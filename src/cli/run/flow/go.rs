@@ -229,18 +229,16 @@ impl Going<'_, '_, '_> {
                 return Err(GoError::Unrecorded("stopped before it was".to_owned()));
             }
         }
-        for parcel in results.iter().filter(|parcel| parcel.about.line == number && parcel.about.status != Some(Status::Ok)) {
-            let told: Option<Told<'_>> = serde_json::from_slice(&parcel.body).ok();
-            let error = told.and_then(|told| told.error);
-            return Err(match error {
-                Some(error) if error.code == Code::KeyConflict.as_str() => {
-                    GoError::Conflict { run_id: self.run.run_id.to_owned(), flow: id.clone() }
-                }
-                Some(error) => GoError::Unrecorded(format!("{}: {}", error.code, error.message)),
-                None => GoError::Unrecorded("the shard did not say why".to_owned()),
-            });
-        }
-        Ok(())
+        let refused = |parcel: &&Parcel| parcel.about.line == number && parcel.about.status != Some(Status::Ok);
+        let Some(parcel) = results.iter().find(refused) else { return Ok(()) };
+        let told: Option<Told<'_>> = serde_json::from_slice(&parcel.body).ok();
+        Err(match told.and_then(|told| told.error) {
+            Some(error) if error.code == Code::KeyConflict.as_str() => {
+                GoError::Conflict { run_id: self.run.run_id.to_owned(), flow: id.clone() }
+            }
+            Some(error) => GoError::Unrecorded(format!("{}: {}", error.code, error.message)),
+            None => GoError::Unrecorded("the shard did not say why".to_owned()),
+        })
     }
 
     /// A step that waits for no other any more may begin.
@@ -358,6 +356,12 @@ impl Going<'_, '_, '_> {
             (None, Some(Told { outputs_ref: Some(there), .. })) => Outputs::There(there),
             (None, told) => Outputs::Here(told.and_then(|told| told.outputs).map_or("{}", RawValue::get).to_owned()),
         };
+        self.go_on(at, outputs);
+        Ok(())
+    }
+
+    /// What is behind a step may know its outputs, and waits for one less.
+    fn go_on(&mut self, at: usize, outputs: Outputs) {
         self.states[at] = State::Done(outputs);
         for after in &self.run.flow.order.after[at] {
             if let State::Waits(before) = &mut self.states[*after] {
@@ -365,7 +369,6 @@ impl Going<'_, '_, '_> {
             }
             self.look_at(*after);
         }
-        Ok(())
     }
 
     /// What is behind a step that did not go well is not begun.
@@ -374,13 +377,7 @@ impl Going<'_, '_, '_> {
         let id = &self.run.flow.steps[at].id;
         // A dry run goes on behind it with the outputs that somebody made up.
         if let Some(made_up) = self.run.dry.and_then(|fixtures| fixtures.of(id)) {
-            self.states[at] = State::Done(Outputs::Here(made_up.to_owned()));
-            for after in &self.run.flow.order.after[at] {
-                if let State::Waits(before) = &mut self.states[*after] {
-                    *before -= 1;
-                }
-                self.look_at(*after);
-            }
+            self.go_on(at, Outputs::Here(made_up.to_owned()));
             return Ok(());
         }
         let because = format!("step {id} did not go well ({why})");
