@@ -78,6 +78,7 @@ PERF_ARGS ?=
 perf: deps
 	$(CARGO) build --profile profiling --workspace --bins
 	$(CARGO) run --profile profiling --quiet -p perf -- engine
+	$(CARGO) run --profile profiling --quiet -p perf -- engine --what plans --shards 1 --windows 1024 --events off
 	$(CARGO) run --profile profiling --quiet -p perf -- nats $(PERF_ARGS)
 	$(CARGO) run --profile profiling --quiet -p perf -- blocks --rows 64,open $(PERF_ARGS)
 	$(CARGO) run --profile profiling --quiet -p perf -- neighbours --rows open $(PERF_ARGS)

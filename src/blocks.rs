@@ -19,6 +19,7 @@ use crate::policy::narrow::{Guardrails, Narrow, Scopes};
 use crate::policy::{Policy, Scope};
 
 use manifest::Manifest;
+use sandbox::Planned;
 
 pub use cached::{Cache, CacheCounts, CacheSettings};
 pub use path::check as path_rule;
@@ -48,6 +49,7 @@ mod panic;
 mod path;
 pub mod reference;
 mod remote;
+pub mod sandbox;
 mod sign;
 mod sleep;
 mod source;
@@ -66,6 +68,8 @@ pub struct Entry {
     pub unread: Demand,
     manifest: &'static str,
     check: Check,
+    /// What a step of it would do, with inputs that its check let through. Pure: it is given nothing to reach out with.
+    plan: fn(&Ask<'_>) -> Result<Planned, Fault>,
     build: fn(&Reach) -> Rc<dyn Block>,
 }
 
@@ -178,6 +182,7 @@ pub static TABLE: &[Entry] = &[
         unread: IO,
         manifest: include_str!("blocks/manifests/echo.json"),
         check: Check::Inputs(echo::check),
+        plan: echo::plan,
         build: |_| Rc::new(echo::Echo),
     },
     Entry {
@@ -188,6 +193,7 @@ pub static TABLE: &[Entry] = &[
         unread: IO,
         manifest: include_str!("blocks/manifests/sleep.json"),
         check: Check::Inputs(sleep::check),
+        plan: sleep::plan,
         build: |_| Rc::new(sleep::Sleep),
     },
     Entry {
@@ -198,6 +204,7 @@ pub static TABLE: &[Entry] = &[
         unread: hash::DEMAND,
         manifest: include_str!("blocks/manifests/crypto.hash.json"),
         check: Check::Policy(hash::check),
+        plan: hash::plan,
         build: |reach| Rc::new(hash::Hash::new(reach)),
     },
     Entry {
@@ -208,6 +215,7 @@ pub static TABLE: &[Entry] = &[
         unread: CPU,
         manifest: include_str!("blocks/manifests/crypto.sign.json"),
         check: Check::Policy(sign::check_sign),
+        plan: sign::plan_sign,
         build: |reach| Rc::new(sign::Sign::new(reach)),
     },
     Entry {
@@ -218,6 +226,7 @@ pub static TABLE: &[Entry] = &[
         unread: CPU,
         manifest: include_str!("blocks/manifests/crypto.verify.json"),
         check: Check::Policy(sign::check_verify),
+        plan: sign::plan_verify,
         build: |reach| Rc::new(sign::Verify::new(reach)),
     },
     Entry {
@@ -228,6 +237,7 @@ pub static TABLE: &[Entry] = &[
         unread: IO,
         manifest: include_str!("blocks/manifests/fs.blob_put.json"),
         check: Check::Policy(fs::check_put),
+        plan: fs::plan::put,
         build: |reach| Rc::new(fs::Put::new(reach)),
     },
     Entry {
@@ -238,6 +248,7 @@ pub static TABLE: &[Entry] = &[
         unread: IO,
         manifest: include_str!("blocks/manifests/fs.blob_get.json"),
         check: Check::Policy(fs::check_get),
+        plan: fs::plan::get,
         build: |reach| Rc::new(fs::Get::new(reach)),
     },
     Entry {
@@ -248,6 +259,7 @@ pub static TABLE: &[Entry] = &[
         unread: IO,
         manifest: include_str!("blocks/manifests/http.request.json"),
         check: Check::Policy(http::check),
+        plan: http::plan::plan,
         build: |reach| Rc::new(http::Http::new(reach)),
     },
     Entry {
@@ -258,6 +270,7 @@ pub static TABLE: &[Entry] = &[
         unread: media::DEMAND,
         manifest: include_str!("blocks/manifests/media.render.json"),
         check: Check::Policy(media::check),
+        plan: media::plan,
         build: |reach| Rc::new(media::Media::new(reach)),
     },
     Entry {
@@ -268,6 +281,7 @@ pub static TABLE: &[Entry] = &[
         unread: IO,
         manifest: include_str!("blocks/manifests/ai.generate.json"),
         check: Check::Policy(ai::check),
+        plan: ai::plan::plan,
         build: |reach| Rc::new(ai::Generate::new(reach)),
     },
     Entry {
@@ -278,6 +292,7 @@ pub static TABLE: &[Entry] = &[
         unread: IO,
         manifest: include_str!("blocks/manifests/human.approval.json"),
         check: Check::Inputs(approval::check),
+        plan: approval::plan,
         build: |_| Rc::new(approval::Approval),
     },
     Entry {
@@ -288,6 +303,7 @@ pub static TABLE: &[Entry] = &[
         unread: IO,
         manifest: include_str!("blocks/manifests/test.fail.json"),
         check: Check::Inputs(fail::check),
+        plan: sandbox::unsaid,
         build: |_| Rc::new(fail::Fail),
     },
     Entry {
@@ -298,6 +314,7 @@ pub static TABLE: &[Entry] = &[
         unread: IO,
         manifest: include_str!("blocks/manifests/test.abort.json"),
         check: Check::Inputs(abort::check),
+        plan: sandbox::unsaid,
         build: |reach| Rc::new(abort::Abort::new(reach)),
     },
     Entry {
@@ -308,6 +325,7 @@ pub static TABLE: &[Entry] = &[
         unread: IO,
         manifest: include_str!("blocks/manifests/test.hang.json"),
         check: Check::Inputs(hang::check),
+        plan: sandbox::unsaid,
         build: |_| Rc::new(hang::Hang),
     },
     Entry {
@@ -318,6 +336,7 @@ pub static TABLE: &[Entry] = &[
         unread: IO,
         manifest: include_str!("blocks/manifests/test.panic.json"),
         check: Check::Inputs(panic::check),
+        plan: sandbox::unsaid,
         build: |_| Rc::new(panic::Panic),
     },
     Entry {
@@ -328,6 +347,7 @@ pub static TABLE: &[Entry] = &[
         unread: IO,
         manifest: include_str!("blocks/manifests/test.eat.json"),
         check: Check::Inputs(eat::check),
+        plan: sandbox::unsaid,
         build: |_| Rc::new(eat::Eat),
     },
     #[cfg(feature = "failpoints")]
@@ -339,6 +359,7 @@ pub static TABLE: &[Entry] = &[
         unread: IO,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_pure),
+        plan: sandbox::unsaid,
         build: |_| Rc::new(effect::Doing(&effect::PURE)),
     },
     #[cfg(feature = "failpoints")]
@@ -350,6 +371,7 @@ pub static TABLE: &[Entry] = &[
         unread: IO,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_idempotent),
+        plan: sandbox::unsaid,
         build: |_| Rc::new(effect::Doing(&effect::IDEMPOTENT)),
     },
     #[cfg(feature = "failpoints")]
@@ -361,6 +383,7 @@ pub static TABLE: &[Entry] = &[
         unread: IO,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_transactional),
+        plan: sandbox::unsaid,
         build: |_| Rc::new(effect::Doing(&effect::TRANSACTIONAL)),
     },
     #[cfg(feature = "failpoints")]
@@ -372,6 +395,7 @@ pub static TABLE: &[Entry] = &[
         unread: IO,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_conditional),
+        plan: sandbox::unsaid,
         build: |_| Rc::new(effect::Doing(&effect::CONDITIONAL)),
     },
     #[cfg(feature = "failpoints")]
@@ -383,6 +407,7 @@ pub static TABLE: &[Entry] = &[
         unread: IO,
         manifest: include_str!("blocks/manifests/test.effect.json"),
         check: Check::Inputs(effect::check_unsafe),
+        plan: sandbox::unsaid,
         build: |_| Rc::new(effect::Doing(&effect::UNSAFE)),
     },
 ];
@@ -398,8 +423,9 @@ pub fn is_paid_for(name: &str) -> bool {
     ai::INFO.name == name || ai::INFO.aliases.contains(&name)
 }
 
-/// One of each block, in the order of [`TABLE`], behind them the same for inputs by reference, and behind these the same for outputs
-/// that may be there already: what a shard runs steps with.
+/// One of each block, in the order of [`TABLE`], behind them the same for inputs by reference, behind these the same for outputs
+/// that may be there already, and behind these what only says what it would do, without and with inputs by reference: what a shard
+/// runs steps with.
 pub fn build_all(reach: &Reach) -> Vec<Rc<dyn Block>> {
     let blocks: Vec<Rc<dyn Block>> = TABLE.iter().map(|entry| (entry.build)(reach)).collect();
     let referred = TABLE.iter().zip(&blocks).map(|(entry, block)| {
@@ -409,13 +435,15 @@ pub fn build_all(reach: &Reach) -> Vec<Rc<dyn Block>> {
     let referred: Vec<_> = referred.collect();
     let cached = blocks.iter().map(|block| -> Rc<dyn Block> { Rc::new(cached::Cached::new(block.clone(), reach.cache.clone())) });
     let cached: Vec<_> = cached.collect();
-    blocks.into_iter().chain(referred).chain(cached).collect()
+    let sandboxed = sandbox::build_all(&reach.policy);
+    blocks.into_iter().chain(referred).chain(cached).chain(sandboxed).collect()
 }
 
 /// `name@version` of each block, in the order of [`build_all`].
 pub fn names() -> Vec<Text> {
     let name = |entry: &Entry| Text::from(format!("{}@{}", entry.info.name, entry.info.version));
-    TABLE.iter().chain(TABLE).chain(TABLE).map(name).collect()
+    let dry = |entry: &Entry| Text::from(format!("{}@{}{}", entry.info.name, entry.info.version, sandbox::MARK));
+    TABLE.iter().chain(TABLE).chain(TABLE).map(name).chain(TABLE.iter().chain(TABLE).map(dry)).collect()
 }
 
 impl Entry {

@@ -1,7 +1,7 @@
 //! The command line: what can be asked of the binary, and which code it ends with.
 //!
 //! Exit codes: 0 all went well, 1 some of it did not, 2 the command line cannot be used, 3 the configuration cannot be used,
-//! 4 the journal is damaged, 5 a newer version wrote it.
+//! 4 the journal is damaged, 5 a newer version wrote it; 130 a flow's run was stopped by a signal.
 
 pub mod approval;
 pub mod blocks;
@@ -50,6 +50,8 @@ pub const EXIT_CONFIG: u8 = 3;
 pub const EXIT_DAMAGED: u8 = 4;
 /// A newer version wrote the journal.
 pub const EXIT_NEWER: u8 = 5;
+/// A flow's run was told to stop, and can go on later: what shells say of SIGINT.
+pub const EXIT_STOPPED: u8 = 130;
 
 const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
@@ -67,6 +69,8 @@ Examples:
   endstation demo                            steps run, the worker is killed, nothing is lost
   endstation run steps.ndjson                run a file's steps, one JSON object a line
   cat steps.ndjson | endstation run -        the same from a pipe
+  endstation run flow.json                   run a flow: steps that follow from each other
+  endstation run --dry-run flow.json         say what each step would do, and do nothing
   endstation dev                             a worker for development, with its own streams
   endstation serve --set nats.url=n1:4222    a worker for a NATS server
   endstation send steps.ndjson               send assignments, show what comes back
@@ -80,7 +84,8 @@ Examples:
                                              whether a tenant may reach it, and by which rule
   endstation config show --origin            every setting, and where it came from
 
-Exit codes: 0 all went well, 1 some of it did not, 2 usage, 3 configuration, 4 damaged journal, 5 newer journal";
+Exit codes: 0 all went well, 1 some of it did not, 2 usage, 3 configuration, 4 damaged journal, 5 newer journal,
+            130 a flow's run was stopped";
 
 const DRAIN_CODES: &str = "\
 Exit codes: 0 drained and ended, 1 not within the wait (it goes on draining), 2 usage, 3 no worker listens there";
@@ -195,15 +200,27 @@ pub enum Command {
 /// `endstation run`
 #[derive(Clone, Debug, Default, Args)]
 pub struct RunArgs {
-    /// Steps, one JSON object a line; - is standard input
+    /// Steps, one JSON object a line, or a flow, one JSON object with steps; - is standard input
     #[arg(default_value = "-")]
     pub file: PathBuf,
     /// Where the journal is kept [default: storage.dir]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, visible_alias = "storage", value_name = "DIR", conflicts_with = "dry_run")]
     pub data: Option<PathBuf>,
-    /// Run every line again, also those that went well before
-    #[arg(long)]
+    /// Run every step again, also those that went well before; a flow under a run id of its own
+    #[arg(long, conflicts_with = "dry_run")]
     pub fresh: bool,
+    /// Only say what each step would do, and do nothing; leaves nothing behind
+    #[arg(long)]
+    pub dry_run: bool,
+    /// For a dry run of a flow: outputs by the id of a step, one JSON object
+    #[arg(long, value_name = "FILE")]
+    pub fixtures: Option<PathBuf>,
+    /// The run of a flow: under the same id it goes on where it was [default: of its id, version and content]
+    #[arg(long, value_name = "ID")]
+    pub run_id: Option<String>,
+    /// Whose flow it is [default: local]
+    #[arg(long, value_name = "TENANT")]
+    pub tenant: Option<String>,
 }
 
 /// `endstation serve`
@@ -332,7 +349,8 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Run(args) => {
             let data = args.data.as_ref().map(|dir| dir.display().to_string());
             let flags: Vec<_> = data.iter().map(|dir| ("storage.dir", dir.as_str(), "--data")).collect();
-            let run = run::Run { file: args.file.clone(), fresh: args.fresh };
+            let RunArgs { file, fresh, dry_run: dry, fixtures, run_id, tenant, .. } = args.clone();
+            let run = run::Run { file, fresh, dry, run_id, tenant, fixtures };
             with_settings(global, &flags, |settings| run::main(&run, settings))
         }
         Command::Serve(args) => {

@@ -19,7 +19,7 @@ mod limits;
 mod micro;
 pub mod native;
 pub mod nats;
-mod needs;
+pub(crate) mod needs;
 mod notice;
 pub mod outbox;
 mod pen;

@@ -240,6 +240,17 @@ impl Policy {
         Err(Refused { rule: format!("tenants.{section}.scopes has no {:?}", scope.as_str()), pointer: None })
     }
 
+    /// The rule that gives this tenant this grant; none: it has not.
+    pub fn granted_by(&self, tenant: &str, scope: Scope) -> Option<String> {
+        let section = if self.grants.contains_key(tenant) { tenant } else { DEFAULT };
+        let granted = self.grants.get(section).is_some_and(|scopes| scopes.contains(&scope));
+        match (granted, self.open) {
+            (true, _) => Some(format!("tenants.{section}.scopes has {:?}", scope.as_str())),
+            (false, true) => Some("run and dev let everybody reach public addresses and this machine".to_owned()),
+            (false, false) => None,
+        }
+    }
+
     /// The door for an HTTP request of this tenant: the connector that it names, or the open network.
     ///
     /// # Errors

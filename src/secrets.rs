@@ -78,6 +78,27 @@ impl SecretRef {
         self.look().map_err(|why| SecretError { reference: self.to_string(), why })
     }
 
+    /// Whether there is something to read, without opening it: which member of a file it is, and what it says, is not looked at.
+    ///
+    /// # Errors
+    /// It is not there, or not to be read.
+    pub fn is_there(&self) -> Result<(), SecretError> {
+        let is_file = |path: &Path| {
+            let is_file = std::fs::metadata(path).map_err(|error| error.to_string())?.is_file();
+            let readable = || rustix::fs::access(path, rustix::fs::Access::READ_OK).map_err(|error| error.to_string());
+            if is_file { readable() } else { Err("is not a file".to_owned()) }
+        };
+        let there = match &self.place {
+            Place::Env(name) => std::env::var_os(name).filter(|value| !value.is_empty()).map(drop).ok_or("is not set".to_owned()),
+            Place::File(path) => is_file(path),
+            Place::Systemd(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
+                Some(folder) => is_file(&Path::new(&folder).join(name)),
+                None => Err("CREDENTIALS_DIRECTORY is not set".to_owned()),
+            },
+        };
+        there.map_err(|why| SecretError { reference: self.to_string(), why })
+    }
+
     fn look(&self) -> Result<Zeroizing<String>, String> {
         let text = match &self.place {
             Place::Env(name) => Zeroizing::new(std::env::var(name).map_err(|error| unset(&error).to_owned())?),
@@ -355,6 +376,9 @@ mod tests {
         assert_eq!(**of(&plain).expect("there"), *"s3cret");
         let json = write("json", r#"{"token":"t0ken","number":7}"#);
         assert_eq!(**of(&format!("{json}#token")).expect("there"), *"t0ken");
+        let there = |path: &str| SecretRef::parse(&format!("secret://file{path}")).expect("a reference").is_there();
+        assert!(there(&plain).is_ok() && there(&format!("{json}#other")).is_ok(), "it is there, whatever it says");
+        assert!(there(&format!("{plain}.not")).is_err() && there(&folder.path().display().to_string()).is_err());
         for (place, why) in [
             (format!("{json}#number"), "not a text"),
             (format!("{json}#other"), "no such member"),
@@ -372,6 +396,9 @@ mod tests {
     #[test]
     fn a_variable_that_is_no_text_is_not_told() {
         let gone = SecretRef::parse("secret://env/ENDSTATION_TEST_NOT_SET").expect("a reference").read().expect_err("not set");
+        assert_eq!(gone.to_string(), "secret://env/ENDSTATION_TEST_NOT_SET: is not set");
+        let gone =
+            SecretRef::parse("secret://env/ENDSTATION_TEST_NOT_SET").expect("a reference").is_there().expect_err("not set");
         assert_eq!(gone.to_string(), "secret://env/ENDSTATION_TEST_NOT_SET: is not set");
         let odd = std::os::unix::ffi::OsStringExt::from_vec(b"hunter2\xff".to_vec());
         assert_eq!(unset(&VarError::NotUnicode(odd)), "is not UTF-8");

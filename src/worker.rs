@@ -456,8 +456,12 @@ fn unowned(message: &Message, shards: u16) -> u16 {
 /// UNKNOWN_JOB_TYPE, or what is wrong with the inputs.
 pub fn lookup(query: &Query<'_>) -> Result<FoundBlock, shards::outcome::Fault> {
     let (block, entry) = named(query)?;
-    let form = if query.cached { blocks::cached::id_of(block) } else { block };
-    Ok(found(form, block, entry, query, entry.check(&query.step)?))
+    let form = match (query.sandbox, query.cached) {
+        (true, _) => blocks::sandbox::id_of(block),
+        (false, true) => blocks::cached::id_of(block),
+        (false, false) => block,
+    };
+    found(form, block, entry, query, entry.check(&query.step)?)
 }
 
 /// The same for inputs that are elsewhere; the query's say where.
@@ -467,7 +471,8 @@ pub fn lookup(query: &Query<'_>) -> Result<FoundBlock, shards::outcome::Fault> {
 pub fn lookup_reference(query: &Query<'_>) -> Result<FoundBlock, shards::outcome::Fault> {
     let (block, entry) = named(query)?;
     let checked = blocks::reference::check(entry, &query.step)?;
-    Ok(found(blocks::reference::id_of(block), block, entry, query, checked))
+    let form = if query.sandbox { blocks::sandbox::id_of_referred(block) } else { blocks::reference::id_of(block) };
+    found(form, block, entry, query, checked)
 }
 
 fn named(query: &Query<'_>) -> Result<(BlockId, &'static blocks::Entry), shards::outcome::Fault> {
@@ -475,10 +480,30 @@ fn named(query: &Query<'_>) -> Result<(BlockId, &'static blocks::Entry), shards:
     blocks::find(query.step.name, query.dev).ok_or_else(unknown)
 }
 
-fn found(block: BlockId, kind: BlockId, entry: &blocks::Entry, query: &Query<'_>, checked: Checked) -> FoundBlock {
+fn found(
+    block: BlockId,
+    kind: BlockId,
+    entry: &'static blocks::Entry,
+    query: &Query<'_>,
+    checked: Checked,
+) -> Result<FoundBlock, shards::outcome::Fault> {
     let Checked { effect, inputs, needs: demand, scopes, gate, denied } = checked;
     let denied = query.step.narrow.denied(entry.scopes.or(scopes)).or(denied);
-    FoundBlock { block, kind, canonical: entry.info.name, effect, inputs, demand, gate, denied }
+    let referred = block == blocks::reference::id_of(kind) || block == blocks::sandbox::id_of_referred(kind);
+    // What is denied has no plan, and is told to be denied.
+    let plan_digest = if query.plan && denied.is_none() {
+        // By its own name and with the inputs it runs with, as a dry run plans it.
+        let step = blocks::Ask {
+            name: entry.info.name,
+            inputs: inputs.as_deref().unwrap_or(query.step.inputs),
+            provider: "",
+            ..query.step
+        };
+        blocks::sandbox::digest(entry, &step, referred)?
+    } else {
+        None
+    };
+    Ok(FoundBlock { block, kind, canonical: entry.info.name, effect, inputs, demand, gate, denied, plan_digest })
 }
 
 /// A name that nothing else has: 32 hexadecimal digits.

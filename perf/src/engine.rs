@@ -18,7 +18,7 @@ use shards::runtime::keeper::Keeper;
 use shards::runtime::ports::{Inbound, Outgoing, Outlet};
 use shards::tally::Tally;
 
-use crate::frames::{BATCH, Frames, number_in};
+use crate::frames::{BATCH, Frames, What, number_in};
 use crate::process::{self, thread_cpu_us};
 use crate::report::{Keep, Machine};
 use crate::{KeepArgs, disk};
@@ -48,6 +48,9 @@ pub(crate) struct EngineArgs {
     /// Lifecycle events: `off`, `on` or both.
     #[arg(long, value_delimiter = ',', default_value = "off,on")]
     events: Vec<String>,
+    /// What the steps are.
+    #[arg(long, value_enum, default_value_t = What::Echo)]
+    what: What,
     /// Where journals lie while measuring; default: the system's temporary folder.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -55,9 +58,13 @@ pub(crate) struct EngineArgs {
     keep: KeepArgs,
 }
 
+/// What a dry run of [`What::Plans`] goes by: its other side is never asked.
+const CONNECTOR: &str = "[connectors.crm]\ntenants = \"*\"\nurl = \"https://crm.example/api\"\nidempotency_key = true\n";
+
 /// One measurement.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Row {
+    what: What,
     shards: usize,
     events: bool,
     window: u32,
@@ -108,8 +115,9 @@ pub(crate) fn measure(args: &EngineArgs) -> Result<()> {
         }
     }
     let medians = medians(&rows);
-    let table = table(&machine, &medians);
-    Keep { scenario: "engine", machine, medians, measurements: rows }.publish(&args.keep, &table)
+    let table = table(&machine, &medians, args.what);
+    let scenario = if args.what == What::Plans { "plans" } else { "engine" };
+    Keep { scenario, machine, medians, measurements: rows }.publish(&args.keep, &table)
 }
 
 /// What has been used up to a moment.
@@ -166,7 +174,7 @@ pub(crate) fn plan() -> Plan {
 pub(crate) fn fill(dir: &Path, steps: u64) -> Result<()> {
     let worker = Worker::start(&settings(dir, 1, false)?, &plan())?;
     worker.begin()?;
-    let mut feeder = Feeder::new(&worker, 8 * BATCH)?;
+    let mut feeder = Feeder::new(&worker, What::Echo, 8 * BATCH)?;
     let batches = steps.div_ceil(u64::from(BATCH));
     while feeder.sent[0].len() < batches as usize {
         let left = steps - feeder.sent[0].len() as u64 * u64::from(BATCH);
@@ -186,7 +194,12 @@ pub(crate) fn fill(dir: &Path, steps: u64) -> Result<()> {
 fn one(args: &EngineArgs, shards: usize, window: u32, events: bool, dir: &Path) -> Result<Row> {
     // Of an earlier measurement, if it is still ending.
     let earlier: Vec<u32> = (0..shards).map(thread_ids).collect::<Result<Vec<_>>>()?.concat();
-    let mut worker = Worker::start(&settings(dir, shards, events)?, &plan())?;
+    let mut settings = settings(dir, shards, events)?;
+    if args.what == What::Plans {
+        let written = Settings::of(Some(("perf.toml", CONNECTOR)), std::iter::empty(), &[]);
+        settings.policy = written.map_err(|error| anyhow::anyhow!("{:?}", error.faults))?.policy;
+    }
+    let mut worker = Worker::start(&settings, &plan())?;
     worker.begin()?;
     let mut keeper = worker.take_keeper().context("taken once")?;
     let tids: Vec<u32> = (0..shards).map(|shard| shard_thread(shard, &earlier)).collect::<Result<_>>()?;
@@ -194,7 +207,7 @@ fn one(args: &EngineArgs, shards: usize, window: u32, events: bool, dir: &Path) 
         let shards_us = tids.iter().map(|tid| thread_cpu_us(*tid)).sum::<Result<u64>>()?;
         Ok(Used { shards_us, feeder_us: thread_cpu_us(0)?, process_us: process::own_cpu_us()? })
     };
-    let mut feeder = Feeder::new(&worker, window)?;
+    let mut feeder = Feeder::new(&worker, args.what, window)?;
     feeder.run_for(WARM_UP, &mut keeper)?;
     feeder.measuring = true;
     let (begun, before, done_before) = (Instant::now(), used()?, feeder.done);
@@ -213,6 +226,7 @@ fn one(args: &EngineArgs, shards: usize, window: u32, events: bool, dir: &Path) 
     let fsyncs = per(tally.fsyncs);
     let per_second = steps as f64 / seconds;
     Ok(Row {
+        what: args.what,
         shards,
         events,
         window,
@@ -236,11 +250,11 @@ fn one(args: &EngineArgs, shards: usize, window: u32, events: bool, dir: &Path) 
 }
 
 impl<'a> Feeder<'a> {
-    fn new(worker: &'a Worker, window: u32) -> Result<Self> {
+    fn new(worker: &'a Worker, what: What, window: u32) -> Result<Self> {
         let shards = worker.inboxes.len();
         Ok(Feeder {
             worker,
-            frames: (0..shards).map(|shard| Frames::new(shard as u16, shards as u16)).collect(),
+            frames: (0..shards).map(|shard| Frames::new(what, shard as u16, shards as u16)).collect(),
             window,
             under_way: vec![0; shards],
             confirms: vec![Vec::new(); shards],
@@ -372,9 +386,13 @@ fn medians(rows: &[Row]) -> Vec<Row> {
     medians
 }
 
-fn table(machine: &Machine, rows: &[Row]) -> String {
+fn table(machine: &Machine, rows: &[Row], what: What) -> String {
     let mut text = machine.head();
-    text += "echo steps of ~400 bytes, journal on · CPU in µs a step, shard: its own thread, ring: io_uring's writers\n";
+    text += match what {
+        What::Echo => "echo steps of ~400 bytes",
+        What::Plans => "dry runs of http.request",
+    };
+    text += ", journal on · CPU in µs a step, shard: its own thread, ring: io_uring's writers\n";
     text += &format!(
         "{:<7} {:<7} {:>6} {:>9} {:>6} {:>8} {:>8} {:>6} {:>6} {:>6} {:>7} {:>7} {:>6} {:>8} {:>8} {:>8} {:>5}\n",
         "shards",

@@ -8,7 +8,7 @@ use shards::ids::Text;
 use shards::map;
 use shards::step::{Delivery, Headers, Origin, StreamToken};
 
-use crate::message::{ASSIGN, assignment, id_in};
+use crate::message::{ASSIGN, STEPS, assignment, dry, id_in};
 
 /// Deliveries handed over at once, at most.
 pub(crate) const BATCH: u32 = 256;
@@ -17,10 +17,20 @@ const TENANTS: usize = 16;
 /// What stands before a number, and how many hexadecimal digits the number has.
 const MARKS: [(&[u8], usize); 2] = [(b"5e5e5e5e-0000-4000-8000-", 12), (b"0af7651916cd43dd8448eb21", 8)];
 const REPLY: &str = "$JS.ACK.CAF_ASSIGN.perf.1.000000000000.000000000000.1790000000000000000.0";
-const ASSIGN_SUBJECT: Text = Text::from_static(ASSIGN);
 
-/// One tenant's assignment, and where its number stands.
+/// What the frames ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum What {
+    /// Assignments of echo.
+    Echo,
+    /// Native steps of http.request that only say what they would do.
+    Plans,
+}
+
+/// One tenant's message, and where its number stands.
 struct Template {
+    subject: Text,
     bytes: Vec<u8>,
     /// Where, and how many digits.
     places: Vec<(usize, usize)>,
@@ -34,9 +44,16 @@ pub(crate) struct Frames {
 
 impl Frames {
     /// For tenants that shard `shard` of `shards` owns.
-    pub(crate) fn new(shard: u16, shards: u16) -> Self {
+    pub(crate) fn new(what: What, shard: u16, shards: u16) -> Self {
         let owned = |n: &u32| map::shard(map::partition(&format!("tenant-{n}")), shards) == shard;
-        let templates = (0..).filter(owned).take(TENANTS).map(|n| Template::new(assignment(n, u32::MAX))).collect();
+        let template = |n: u32| match what {
+            What::Echo => Template::new(Text::from_static(ASSIGN), assignment(n, u32::MAX)),
+            What::Plans => {
+                let tenant = format!("tenant-{n}");
+                Template::new(Text::from(STEPS.replace('*', &tenant)), dry(n, &tenant))
+            }
+        };
+        let templates = (0..).filter(owned).take(TENANTS).map(template).collect();
         Frames { templates, next: 0 }
     }
 
@@ -64,7 +81,8 @@ impl Frames {
             let body = bytes.slice(start..body_end);
             start = end;
             let token = StreamToken { consumer: 0, sequence: u64::from(n) + 1, stored_ms, delivered: 1, reply, inherited: false };
-            Delivery { origin: Origin::Stream(token), subject: ASSIGN_SUBJECT, headers: Headers::new(), body, reply: None }
+            let subject = self.templates[n as usize % TENANTS].subject.clone();
+            Delivery { origin: Origin::Stream(token), subject, headers: Headers::new(), body, reply: None }
         });
         let deliveries = deliveries.collect();
         self.next += count;
@@ -73,13 +91,13 @@ impl Frames {
 }
 
 impl Template {
-    fn new(bytes: Vec<u8>) -> Self {
+    fn new(subject: Text, bytes: Vec<u8>) -> Self {
         let mut places = Vec::new();
         for (mark, digits) in MARKS {
             let found = bytes.windows(mark.len()).enumerate().filter(|(_, window)| *window == mark);
             places.extend(found.map(|(at, _)| (at + mark.len(), digits)));
         }
-        Template { bytes, places }
+        Template { subject, bytes, places }
     }
 }
 
@@ -106,7 +124,13 @@ mod tests {
 
     #[test]
     fn deliveries_carry_their_own_numbers_and_their_shards_tenants() {
-        let mut frames = Frames::new(1, 2);
+        let mut plans = Frames::new(What::Plans, 0, 1);
+        let (first, second) = (plans.batch(1).swap_remove(0), plans.batch(1).swap_remove(0));
+        assert_ne!(first.subject, second.subject, "each to its tenant");
+        let step: serde_json::Value = serde_json::from_slice(&second.body).expect("JSON");
+        assert!(second.subject.ends_with(step["context"]["tenant_id"].as_str().expect("a string")));
+        assert_eq!((number_in(&first.body), number_in(&second.body)), (Some(0), Some(1)));
+        let mut frames = Frames::new(What::Echo, 1, 2);
         frames.batch(BATCH);
         let batch = frames.batch(70);
         for (delivery, n) in batch.iter().zip(BATCH..) {

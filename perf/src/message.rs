@@ -159,6 +159,21 @@ fn native(n: u32, tenants: u32) -> Vec<u8> {
     .into_bytes()
 }
 
+/// Native step `n` that only says what it would do: a POST by the connector `crm`.
+pub(crate) fn dry(n: u32, tenant: &str) -> Vec<u8> {
+    format!(
+        concat!(
+            r#"{{"type":"http.request","assignment_id":"{id}","#,
+            r#""inputs":{{"connector":"crm","path":"/people","json":{{"name":"Ada","text":"the quick brown fox jumps"}}}},"#,
+            r#""context":{{"tenant_id":"{tenant}","trace_id":"0af7651916cd43dd8448eb21{n:08x}","sandbox":true}}}}"#
+        ),
+        id = id(n),
+        tenant = tenant,
+        n = n
+    )
+    .into_bytes()
+}
+
 /// The bytes between the quotes of the first `assignment_id`.
 pub(crate) fn id_in(body: &[u8]) -> Option<&[u8]> {
     const KEY: &[u8] = br#""assignment_id":""#;

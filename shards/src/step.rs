@@ -198,6 +198,8 @@ pub struct Work {
     pub cache: Option<CacheWish>,
     /// It runs nothing: it waits for people, on these terms.
     pub gate: Option<Rc<Gate>>,
+    /// It only says what the step would do: ok or not, nothing happens outside.
+    pub sandbox: bool,
     /// A policy of this worker forbids it: it is not begun where it is new, and told what is known of it where it is not.
     pub denied: Option<Fault>,
 }

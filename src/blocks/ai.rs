@@ -35,6 +35,7 @@ use super::source::HERE_BYTES;
 use super::{Ask, Checked, Reach};
 
 mod body;
+pub(super) mod plan;
 mod refusal;
 mod reply;
 mod stream;

@@ -5,7 +5,8 @@ use shards::block::{Block, BlockCx, BlockInfo, Local};
 use shards::outcome::Fault;
 use shards::step::EffectClass;
 
-use super::{Checked, inputs};
+use super::sandbox::Planned;
+use super::{Ask, Checked, inputs};
 
 pub(super) static INFO: BlockInfo = BlockInfo { name: "echo", aliases: &[], version: "1.0.0", effect: EffectClass::Pure };
 
@@ -14,6 +15,11 @@ pub(super) struct Echo;
 /// Any JSON value will do, and that it is one was settled when the message was read.
 pub(super) fn check(_name: &str, _inputs: &[u8]) -> Result<Checked, Fault> {
     Ok(Checked::as_sent(EffectClass::Pure))
+}
+
+pub(super) fn plan(ask: &Ask<'_>) -> Result<Planned, Fault> {
+    let inputs = if inputs::absent(ask.inputs) { "{}" } else { std::str::from_utf8(ask.inputs).unwrap_or("{}") };
+    Ok(Planned::of(serde_json::json!({ "give_back": "the inputs" })).with_outputs(inputs))
 }
 
 impl Block for Echo {

@@ -19,6 +19,8 @@ use shards::step::EffectClass;
 
 use crate::policy::narrow::Guardrails;
 
+pub(super) mod plan;
+
 use super::inputs::{Inputs, fault, forbidden, missing};
 use super::outputs::{json, push_base64, push_text};
 use super::remote::name_of;

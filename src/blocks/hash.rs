@@ -11,6 +11,7 @@ use shards::step::{EffectClass, Lane};
 use super::device::Device;
 use super::inputs::{Inputs, forbidden};
 use super::outputs::json;
+use super::sandbox::Planned;
 use super::source::Source;
 use super::{Ask, Checked, Reach};
 
@@ -73,6 +74,14 @@ pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
     let whole_bytes = task.source.inline().map_or(DEMAND.memory_on_device_bytes, |(_, size)| size);
     let needs = Demand { lane: task.source.lane(), memory_on_device_bytes: whole_bytes, ..DEMAND };
     Ok(Checked { needs, scopes: task.source.scopes(), denied, ..Checked::as_sent(EffectClass::Pure) })
+}
+
+pub(super) fn plan(ask: &Ask<'_>) -> Result<Planned, Fault> {
+    let task = read(ask.inputs)?;
+    let (algorithm, size) = (task.algorithm.name(), task.source.inline().map_or(0, |(_, size)| size));
+    let digest = "0".repeat(if matches!(task.algorithm, Algorithm::Sha512) { 128 } else { 64 });
+    let planned = task.source.planned(ask, Planned::of(serde_json::json!({ "digest": algorithm })))?;
+    Ok(planned.with_outputs(serde_json::json!({ "algorithm": algorithm, "digest": digest, "size": size })))
 }
 
 impl Hash {

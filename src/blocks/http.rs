@@ -38,6 +38,7 @@ use super::{Ask, BLOBS, Checked, NO_SCOPES, Reach};
 pub(super) mod answer;
 pub(super) mod fault;
 pub(super) mod graphql;
+pub(super) mod plan;
 mod request;
 pub(super) mod sse;
 mod stream;

@@ -22,6 +22,7 @@ use crate::policy::narrow::Guardrails;
 use super::device::Device;
 use super::inputs::{Inputs, fault, forbidden};
 use super::outputs::push_base64;
+use super::sandbox::{Planned, places};
 use super::source::Source;
 use super::{Ask, Checked, Reach, path};
 use codec::Encoding;
@@ -109,6 +110,33 @@ pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
         }
     };
     Ok(Checked { needs: DEMAND, denied, ..Checked::as_sent(effect) })
+}
+
+pub(super) fn plan(ask: &Ask<'_>) -> Result<Planned, Fault> {
+    let task = read(ask.inputs)?;
+    let overlays: Vec<String> = task.operations.overlays().map(|(pointer, _)| pointer).collect();
+    let format = task.encoding.map(Encoding::name);
+    let render =
+        json!({ "format": format, "quality": task.quality, "operations": task.operations.count(), "overlays": overlays });
+    let mut planned = task.source.planned(ask, Planned::of(json!({ "render": render })))?;
+    for (pointer, source) in task.operations.overlays() {
+        if let Source::Blob { path, .. } = source {
+            let store = places::store(ask, source.connector(), &format!("{}/connector", &pointer[1..]))?;
+            planned.does.insert(pointer.clone(), json!({ "path": path }));
+            planned = planned.at(&format!("{pointer}/read_from"), store);
+        }
+    }
+    let mut outputs = json!({ "format": format.unwrap_or("png"), "width": 1, "height": 1, "size": 1, "computed_by": "cpu" });
+    match &task.to {
+        Some(Goal { path, connector, overwrite }) => {
+            let precondition = if *overwrite { "none: what stands there is replaced" } else { "no other content stands there" };
+            planned.does.insert("write".to_owned(), json!({ "path": path, "precondition": precondition }));
+            planned = planned.at("write_to", places::store(ask, connector.as_deref(), "to_connector")?);
+            outputs["blob"] = json!({ "path": path, "size": 1, "sha256": "0".repeat(64), "created": true });
+        }
+        None => outputs["bytes"] = json!("AA=="),
+    }
+    Ok(planned.with_outputs(outputs))
 }
 
 impl Media {

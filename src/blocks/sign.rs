@@ -19,6 +19,7 @@ use shards::step::EffectClass;
 
 use super::inputs::{Inputs, fault, forbidden, missing};
 use super::outputs::json;
+use super::sandbox::{Planned, places::listed};
 use super::source::{HERE_BYTES, Source};
 use super::{Ask, Checked, IO, Reach};
 use crate::compute::Compute;
@@ -129,6 +130,41 @@ fn admit(ask: &Ask<'_>, task: &Task<'_>, signs: bool) -> Result<Checked, Fault> 
         }
         Err(refused) => Ok(Checked { denied: Some(refused.fault()), ..pure }),
     }
+}
+
+pub(super) fn plan_sign(ask: &Ask<'_>) -> Result<Planned, Fault> {
+    let task = read(&Inputs::read(ask.inputs)?)?;
+    let planned = plan(ask, &task, "sign_with")?;
+    let key = ask.policy.key(ask.tenant, &task.key).map_err(|refused| refused.fault())?;
+    let signature = task.encoding.write(&vec![0; if key.algorithm() == Algorithm::Ed25519 { 64 } else { 32 }]);
+    let size = task.source.inline().map_or(0, |(_, size)| size);
+    let outputs = Signed { key: &task.key, algorithm: key.algorithm().as_str(), signature, size };
+    Ok(planned.with_outputs(serde_json::json!(outputs)))
+}
+
+pub(super) fn plan_verify(ask: &Ask<'_>) -> Result<Planned, Fault> {
+    let Claim { task, signature, require } = read_claim(&Inputs::read(ask.inputs)?)?;
+    let mut planned = plan(ask, &task, "verify_with")?;
+    planned.does.insert("signature".to_owned(), BASE64.encode(&signature).into());
+    planned.does.insert("fail_where_it_does_not_hold".to_owned(), require.into());
+    let key = ask.policy.key(ask.tenant, &task.key).map_err(|refused| refused.fault())?;
+    let outputs = Verified { key: &task.key, algorithm: key.algorithm().as_str(), valid: true };
+    Ok(planned.with_outputs(serde_json::json!(outputs)))
+}
+
+/// What both say: the key by its name, and its public half where that is known without the secret.
+fn plan(ask: &Ask<'_>, task: &Task<'_>, with: &str) -> Result<Planned, Fault> {
+    let key = ask.policy.key(ask.tenant, &task.key).map_err(|refused| refused.fault())?;
+    let (public, secret) = match &key.material {
+        Material::Ed25519(seed) => (seed.public.map(|public| public.to_string()), Some(&seed.secret)),
+        Material::Ed25519Public(public) => (Some(public.to_string()), None),
+        Material::HmacSha256(shared) => (None, Some(&shared.secret)),
+    };
+    let told = serde_json::json!({ "key": task.key, "algorithm": key.algorithm().as_str(), "public": public });
+    let mut planned = Planned::of(serde_json::json!({ with: told }));
+    planned.rules.push(listed("keys", &task.key, key.tenants.as_ref()));
+    planned.secrets.extend(secret.cloned());
+    task.source.planned(ask, planned)
 }
 
 impl Task<'_> {

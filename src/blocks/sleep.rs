@@ -8,8 +8,9 @@ use shards::limits::BUDGET_MS_MAX;
 use shards::outcome::Fault;
 use shards::step::EffectClass;
 
-use super::Checked;
 use super::inputs::Inputs;
+use super::sandbox::Planned;
+use super::{Ask, Checked};
 
 pub(super) static INFO: BlockInfo = BlockInfo { name: "sleep", aliases: &[], version: "1.0.0", effect: EffectClass::Pure };
 
@@ -23,6 +24,11 @@ fn read(inputs: &[u8]) -> Result<u64, Fault> {
 
 pub(super) fn check(_name: &str, inputs: &[u8]) -> Result<Checked, Fault> {
     read(inputs).map(|_| Checked::as_sent(EffectClass::Pure))
+}
+
+pub(super) fn plan(ask: &Ask<'_>) -> Result<Planned, Fault> {
+    let ms = read(ask.inputs)?;
+    Ok(Planned::of(serde_json::json!({ "sleep_ms": ms })).with_outputs(serde_json::json!({ "slept_ms": ms })))
 }
 
 impl Block for Sleep {

@@ -12,7 +12,8 @@ use crate::compute::Compute;
 use crate::policy::narrow::{Guardrails, Scopes};
 
 use super::inputs::{Inputs, forbidden};
-use super::{BLOBS, NO_SCOPES, Reach, path};
+use super::sandbox::{Planned, places};
+use super::{Ask, BLOBS, NO_SCOPES, Reach, path};
 
 /// Computed over on the shard, in bytes: a fraction of a millisecond with every algorithm that we have, and not more than handing
 /// it to another thread costs.
@@ -82,6 +83,20 @@ impl<'a> Source<'a> {
             return Err(Fault::new(Code::ExecutionFailed, sentence).with_details(details));
         }
         read_whole(&*blob).await.map(Cow::Owned)
+    }
+
+    /// A plan with what would be read.
+    pub(super) fn planned(&self, ask: &Ask<'_>, mut planned: Planned) -> Result<Planned, Fault> {
+        let bytes: &[u8] = match self {
+            Source::Text(text) => text.as_bytes(),
+            Source::Bytes(bytes) => bytes,
+            Source::Blob { path, .. } => {
+                planned.does.insert("read".to_owned(), serde_json::json!({ "path": path }));
+                return Ok(planned.at("read_from", places::store(ask, self.connector(), "connector")?));
+            }
+        };
+        planned.does.insert("over".to_owned(), serde_json::json!({ "bytes": bytes.len() }));
+        Ok(planned)
     }
 
     /// What a step with it must not be left without.

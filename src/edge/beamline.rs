@@ -151,6 +151,8 @@ pub(super) fn read<'a>(mail: &mut Mail<'a>) -> Result<Reading<'a>, Unreadable> {
                 scopes: None,
                 guardrails: None,
                 cache: None,
+                sandbox: false,
+                require_plan: None,
             })
         }
     };

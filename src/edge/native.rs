@@ -7,7 +7,7 @@ use shards::block::CacheWish;
 use shards::ids::Text;
 use shards::limits::{BUDGET_MS_MAX, ID_BYTES_MAX, TRIES_MAX};
 use shards::outcome::{Effected, Fault, Outcome, Status};
-use shards::step::{Arrival, Delivery, EffectClass, Profile, RetryPolicy};
+use shards::step::{Arrival, Delivery, Profile, RetryPolicy};
 
 use crate::edge::answer::{details, outputs};
 use crate::edge::fingerprint::Content;
@@ -65,6 +65,7 @@ fields! {
         assignment_id: "assignment_id" | "assignmentId",
         request_id: "request_id" | "requestId",
         cache: "cache",
+        require_plan: "require_plan" | "requirePlan",
     }
 }
 
@@ -250,8 +251,6 @@ fn ask<'a>(mail: &Mail<'_>, step: &Step<'a>, context: &Context<'_>, faults: &mut
     let not_after_ms = step.not_after().map(|value| moment(value.raw()).ok_or_else(|| wrong_form("/not_after")));
     let ceiling = step.effect_ceiling().map(|value| effect_class(value.raw()).ok_or_else(|| wrong_value("/effect_ceiling")));
     let ceiling = ceiling.and_then(|class| faults.take(class)).flatten();
-    // A dry run may do nothing outside; blocks that describe their effects instead come later.
-    let effect_ceiling = if context.sandbox().map(Value::raw) == Some("true") { Some(EffectClass::Pure) } else { ceiling };
     let budget_ms = budget_ms.unwrap_or(mail.limits.budget_ms_default);
     let inputs = step.inputs().map(Value::raw);
     Ask {
@@ -267,11 +266,24 @@ fn ask<'a>(mail: &Mail<'_>, step: &Step<'a>, context: &Context<'_>, faults: &mut
             backoff_ms_max: backoff_max.unwrap_or(RETRY_DEFAULT.backoff_ms_max).max(backoff_ms),
         },
         note: notes.sentence(),
-        effect_ceiling,
+        effect_ceiling: ceiling,
         needs,
         scopes: faults.take(scopes(context.rbac_scopes())).flatten(),
         guardrails: step.guardrails().map(Value::raw).filter(|_| faults.0.is_none()),
         cache: faults.take(cache(mail, step.cache())).flatten(),
+        sandbox: context.sandbox().map(Value::raw) == Some("true"),
+        require_plan: faults.take(required_plan(step.require_plan())).flatten(),
+    }
+}
+
+/// The digest of a plan; empty is absent, as protobuf has it.
+fn required_plan(value: Option<Value<'_>>) -> Result<Option<String>, Fault> {
+    let Some(value) = value else { return Ok(None) };
+    let text = value.string().ok_or_else(|| wrong_form("/require_plan"))?;
+    match text.len() {
+        0 => Ok(None),
+        64 if text.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(Some(text.to_ascii_lowercase())),
+        _ => Err(wrong_value("/require_plan")),
     }
 }
 
@@ -376,7 +388,11 @@ pub(super) fn who(pen: &mut Pen, arrival: &Arrival) {
         member(pen, "\"step_id\":", asker.step_id.as_ref());
         if let Some(attempt) = asker.attempt {
             pen.raw(comma).raw("\"attempt\":").int(attempt);
+            comma = ",";
         }
+    }
+    if arrival.work().is_some_and(|work| work.sandbox) {
+        pen.raw(comma).raw("\"sandbox\":true");
     }
     pen.raw("}");
     let Some(asker) = asker else { return };

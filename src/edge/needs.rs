@@ -21,6 +21,16 @@ json::fields! {
     Resources { class: "class", memory_mb: "memory_mb" | "memoryMb", concurrency: "concurrency" }
 }
 
+/// Whether `text`, a JSON object, is a `resources` that can be read.
+///
+/// # Errors
+/// As a step with it would be refused.
+pub(crate) fn check(text: &str) -> Result<(), Fault> {
+    let mut tape = json::Tape::default();
+    let doc = tape.read(text).ok_or_else(|| wrong_form("/resources"))?;
+    Asked::read(Some(doc.top())).map(drop)
+}
+
 /// `resources` as written. Lives on its core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {

@@ -227,6 +227,7 @@ impl Form {
             self.name("ttl_ms").pen.int(wish.ttl_ms);
             self.close();
         }
+        self.word("require_plan", request.require_plan.as_ref());
         self.close();
     }
 
@@ -368,6 +369,7 @@ pub(super) fn step_result(arrival: &Arrival, outcome: &Outcome) -> Bytes {
         flow_id: asker.and_then(|asker| asker.flow_id.as_ref()).map(ToString::to_string),
         step_id: asker.and_then(|asker| asker.step_id.as_ref()).map(ToString::to_string),
         attempt: asker.and_then(|asker| asker.attempt).and_then(|attempt| u32::try_from(attempt).ok()),
+        sandbox: arrival.work().is_some_and(|work| work.sandbox).then_some(true),
         ..v1::BlockContext::default()
     };
     let outputs = (outcome.status == Status::Ok).then_some(&outcome.outputs[..]);

@@ -42,6 +42,7 @@ pub(super) struct Heads<'a> {
     pub(super) traceparent: Option<&'a Text>,
     pub(super) assignment: Option<&'a Text>,
     pub(super) attempt: Option<&'a Text>,
+    pub(super) sandbox: Option<&'a Text>,
 }
 
 /// Who asks, and for what.
@@ -84,6 +85,10 @@ pub(super) struct Ask<'a> {
     pub(super) guardrails: Option<&'a str>,
     /// Which outputs of earlier steps will do.
     pub(super) cache: Option<CacheWish>,
+    /// It is only to say what it would do.
+    pub(super) sandbox: bool,
+    /// The digest of what it must be about to do, in lower case.
+    pub(super) require_plan: Option<String>,
 }
 
 /// A message that nobody can be answered for.
@@ -111,6 +116,7 @@ impl<'a> Heads<'a> {
                 10 if name.eq_ignore_ascii_case("x-trace-id") => &mut heads.x_trace,
                 11 if name.eq_ignore_ascii_case("traceparent") => &mut heads.traceparent,
                 18 if name.eq_ignore_ascii_case(super::wire::HEADER_ATTEMPT) => &mut heads.attempt,
+                18 if name.eq_ignore_ascii_case(super::wire::HEADER_SANDBOX) => &mut heads.sandbox,
                 24 if name.eq_ignore_ascii_case(super::wire::HEADER_ASSIGNMENT) => &mut heads.assignment,
                 _ => continue,
             };

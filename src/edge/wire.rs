@@ -7,6 +7,7 @@
 //! Reading does not build a tree: the body is walked once, which checks it and leaves a tape of where its members stand; ids
 //! and inputs are slices of it.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use shards::limits::Limits;
 use shards::map::partition;
 use shards::outcome::{Code, Fault, Outcome, Status};
 use shards::runtime::ports::{About, Outlet, Parcel, Wire};
-use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Headers, Notice, Origin, Profile, Source, Work};
+use shards::step::{Arrival, Asker, Content, Delivery, EffectClass, Headers, Needs, Notice, Origin, Profile, Source, Work};
 
 use crate::blocks;
 use crate::edge::fingerprint::{Canon, field};
@@ -39,6 +40,8 @@ use crate::policy::signers::Kind;
 const LINE_SUBJECT_PREFIX: &str = "line ";
 /// The flow that a forced attempt of a step without coordinates is keyed under; `$` marks names of ours.
 const LINE_FLOW: &str = "$line";
+/// What stands before a block's name in the fingerprint of a step that only says what it would do; no block's name has a blank.
+const SANDBOX: &str = "dry run of ";
 /// The subject token of events about messages whose tenant could not be read.
 const NO_TENANT: &str = "$quarantine";
 
@@ -52,6 +55,10 @@ pub struct Query<'a> {
     pub step: blocks::Ask<'a>,
     /// Whether outputs of an earlier step will do.
     pub cached: bool,
+    /// Whether it is only to say what it would do.
+    pub sandbox: bool,
+    /// Whether what it would do is asked for, as a digest.
+    pub plan: bool,
     /// Whether blocks for development are there.
     pub dev: bool,
 }
@@ -75,6 +82,8 @@ pub struct Found {
     pub gate: Option<Rc<Gate>>,
     /// A policy forbids it.
     pub denied: Option<Fault>,
+    /// The digest of what it would do, where that is asked for and can be told.
+    pub plan_digest: Option<String>,
 }
 
 /// What the translation needs to know. Shared, never changes while the process runs.
@@ -136,6 +145,8 @@ impl WireSettings {
 pub const HEADER_ASSIGNMENT: &str = "endstation-assignment-id";
 /// Names a line's attempt; honoured on lines alone.
 pub const HEADER_ATTEMPT: &str = "endstation-attempt";
+/// Makes a line only say what it would do; honoured on lines alone.
+pub const HEADER_SANDBOX: &str = "endstation-sandbox";
 
 /// The translation between messages and the machine's types. Lives on its core.
 #[derive(Debug)]
@@ -172,6 +183,20 @@ fn unsigned(rule: &str) -> Fault {
 fn not_kept(rule: &str) -> Fault {
     let details = serde_json::json!({ "field": "/cache", "rule": rule });
     Fault::new(Code::InvalidInput, "outputs of the step cannot be kept").with_details(details.to_string())
+}
+
+/// A step is about to do something else than the plan that its sender requires.
+fn unlike(required: &str, now: Option<&str>) -> Option<Fault> {
+    let rule = match now {
+        Some(now) if now == required => return None,
+        Some(_) => "the digest of what the step would do now",
+        None => {
+            "left out: what the step would do cannot be told without reading its inputs, unless payload_ref says their sha256"
+        }
+    };
+    let details = serde_json::json!({ "field": "/require_plan", "rule": rule, "required": required, "plan_digest": now });
+    let fault = Fault::new(Code::PermissionDenied, "The step would do something else than the plan that is required.");
+    Some(fault.with_details(details.to_string()))
 }
 
 /// A body that takes of a try's credit for as long as somebody holds it.
@@ -256,10 +281,14 @@ impl EdgeWire {
             unsaid
         };
         let heads = Heads::read(&delivery.headers);
+        let dry = line && heads.sandbox.is_some();
         let forced = if line { heads.attempt.and_then(|attempt| attempt.parse().ok()) } else { None };
         let mut mail = Mail { body: &body, doc: &doc, subject: &delivery.subject, heads, line, fault, limits };
         let native = native::is_native(&mail);
         let mut reading = if native { native::read(&mut mail)? } else { beamline::read(&mut mail)? };
+        if let Ok(ask) = &mut reading.ask {
+            ask.sandbox |= dry;
+        }
         // Before anything of it counts: what is not signed as it must be is nobody's.
         reading.ceiling = self.check_signature(Kind::Step, &reading.tenant, delivery, since_ms).map_err(|fault| {
             let tenant = reading.tenant.clone();
@@ -345,7 +374,8 @@ impl EdgeWire {
         };
         let WireSettings { policy, dev, .. } = &self.settings;
         let step = blocks::Ask { policy, tenant, name, inputs: &inputs, provider, narrow: &narrow };
-        let found = look(&Query { step, cached: ask.cache.is_some(), dev: *dev })?;
+        let (sandbox, plan) = (ask.sandbox, ask.require_plan.is_some());
+        let found = look(&Query { step, cached: ask.cache.is_some(), sandbox, plan, dev: *dev })?;
         if ask.effect_ceiling.is_some_and(|ceiling| found.effect > ceiling) {
             let fault = Fault::new(Code::PermissionDenied, "the block may do more than the sender allows");
             return Err(fault.with_details(field("/effect_ceiling")));
@@ -357,12 +387,15 @@ impl EdgeWire {
             return Err(not_kept("not for a step that waits for people"));
         }
         let rewritten = found.inputs.as_deref().map(|inputs| std::str::from_utf8(inputs).unwrap_or_default());
-        let fingerprint = self.canon.borrow_mut().fingerprint(found.canonical, ask.content, rewritten)?;
+        // What only says what it would do is another step: its outcome never stands for that of one that does it.
+        let block: Cow<'_, str> = if sandbox { format!("{SANDBOX}{}", found.canonical).into() } else { found.canonical.into() };
+        let fingerprint = self.canon.borrow_mut().fingerprint(&block, ask.content, rewritten)?;
         let (needs, lacking) = ask.needs.settle(found.demand, self.settings.device, &self.settings.limits);
+        let changed = ask.require_plan.and_then(|required| unlike(&required, found.plan_digest.as_deref()));
         let work = Work {
             block: found.block,
             kind: found.kind,
-            effect: found.effect,
+            effect: if sandbox { EffectClass::Pure } else { found.effect },
             inputs: found.inputs.unwrap_or(inputs),
             priority: ask.priority,
             // How long people have, their step itself says.
@@ -371,11 +404,13 @@ impl EdgeWire {
             retry: ask.retry,
             note: ask.note,
             effect_ceiling: ask.effect_ceiling,
-            needs,
+            needs: if sandbox { Needs::default() } else { needs },
             guardrails: ask.guardrails.map_or_else(Bytes::new, |text| body.as_bytes().slice_ref(text.as_bytes())),
-            cache: ask.cache,
-            gate: found.gate,
-            denied: found.denied.or(lacking),
+            cache: ask.cache.filter(|_| !sandbox),
+            // What only says what it would do asks nobody.
+            gate: found.gate.filter(|_| !sandbox),
+            sandbox,
+            denied: found.denied.or(changed).or(lacking),
         };
         Ok((fingerprint, work))
     }

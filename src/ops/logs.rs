@@ -6,7 +6,7 @@
 //! to be written, because the process may be about to end; [`flush`] waits for all.
 
 mod pipe;
-mod redact;
+pub(crate) mod redact;
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal};

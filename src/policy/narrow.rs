@@ -139,6 +139,15 @@ impl Guardrails {
         Ok(rails)
     }
 
+    /// What they say, for a plan: an object, or nothing.
+    pub fn told(&self) -> Value {
+        if *self == Guardrails::default() {
+            return Value::Null;
+        }
+        let hosts = self.hosts.as_ref().map(|hosts| hosts.iter().map(ToString::to_string).collect::<Vec<_>>());
+        json!({ "max_bytes": self.bytes_max, "max_redirects": self.redirects_max, "hosts": hosts })
+    }
+
     /// The smaller of the two bounds on what is sent, received, read or written, in bytes.
     pub fn bytes_max(&self, most: u64) -> u64 {
         self.bytes_max.map_or(most, |bytes_max| bytes_max.min(most))

@@ -139,7 +139,7 @@ fn answerable(arrival: &Arrival, asker: &Asker) {
 /// Figures inside their bounds, and inputs that a block can read.
 fn bounded(work: &Work) {
     let Work { block, inputs, priority, budget_ms, retry, effect, effect_ceiling, .. } = work;
-    assert!(usize::from(block.0) < blocks::TABLE.len(), "{block:?}");
+    assert!(usize::from(block.0) < blocks::names().len(), "{block:?}");
     let budget_ms_max = if work.gate.is_some() { GATE_MS_MAX } else { BUDGET_MS_MAX };
     assert!(*priority <= 100 && (1..=budget_ms_max).contains(budget_ms), "priority {priority}, budget {budget_ms}");
     assert!((1..=TRIES_MAX).contains(&retry.tries_max), "{retry:?}");

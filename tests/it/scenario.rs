@@ -17,6 +17,8 @@ mod disk_full;
 mod disk_slow;
 mod dlq;
 mod drain;
+mod dry_run;
+mod flows;
 mod grpc;
 mod happy;
 mod harm;

@@ -20,7 +20,8 @@ pub struct BlockContext {
     /// The orchestrator's licence to run the step again: another attempt is another step.
     #[prost(uint32, optional, tag = "6")]
     pub attempt: ::core::option::Option<u32>,
-    /// Run without reaching the outside: every effect is described, none happens. Default false.
+    /// Say what the step would do instead of doing it: its result's outputs are {plan, plan_digest, outputs}, and nothing outside
+    /// is reached. Another step than the real one: under the same key the later of the two is a KEY_CONFLICT. Default false.
     #[prost(bool, optional, tag = "7")]
     pub sandbox: ::core::option::Option<bool>,
     /// What the caller may do; a block runs if these, within the tenant's grants, cover its manifest. Default none.
@@ -223,6 +224,10 @@ pub struct StepRequest {
     /// Whether outputs of an earlier step will do, and are kept for a later one; only for a pure step. Default: neither.
     #[prost(message, optional, tag = "15")]
     pub cache: ::core::option::Option<CacheWish>,
+    /// The `plan_digest` of a dry run, 64 hexadecimal digits: where the step would do anything else by now, it is refused with
+    /// PERMISSION_DENIED and does nothing. Default: none.
+    #[prost(string, optional, tag = "16")]
+    pub require_plan: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// Which outputs of earlier steps will do: those of the same tenant, block, inputs, guardrails and key.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

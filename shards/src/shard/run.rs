@@ -141,7 +141,9 @@ impl Shard {
         let spilled = matches!(verdict, Verdict::Spilled(_));
         match verdict {
             Verdict::Done(outputs) | Verdict::Spilled(outputs) => {
-                let mut outcome = self.outcome(now, slot, Status::Ok, Effected::Applied, ran_us);
+                let dry = job.arrival.work().is_some_and(|work| work.sandbox);
+                let effect = if dry { Effected::None } else { Effected::Applied };
+                let mut outcome = self.outcome(now, slot, Status::Ok, effect, ran_us);
                 outcome.outputs = outputs;
                 outcome.spilled = spilled;
                 self.settle(now, slot, outcome, fx);

@@ -134,6 +134,7 @@ impl Step {
             guardrails: Bytes::new(),
             cache: None,
             gate: self.gate.clone(),
+            sandbox: false,
             denied: self.denied.then(|| Fault::new(Code::PermissionDenied, "No.")),
         };
         let content = match self.unknown {

@@ -10,7 +10,7 @@ use super::super::inputs::forbidden;
 use super::wish::{Format, Matter, Message, Object, Operation, Wish, list, quoted};
 
 /// Anthropic wants a bound; this stands where the step names none.
-const ANTHROPIC_TOKENS: u64 = 4_096;
+pub(super) const ANTHROPIC_TOKENS: u64 = 4_096;
 
 /// What is sent, and where.
 #[derive(Debug, PartialEq, Eq)]

@@ -120,6 +120,12 @@ pub(super) struct Expect {
 }
 
 impl Expect {
+    /// The first of them.
+    pub(super) fn usual(&self) -> u16 {
+        let class = self.classes.iter().position(|class| *class).map(|class| class as u16 * 100);
+        self.exact.first().copied().or(class).unwrap_or(200)
+    }
+
     pub(super) fn includes(&self, status: StatusCode) -> bool {
         let number = status.as_u16();
         self.exact.contains(&number) || self.classes.get(usize::from(number / 100)).is_some_and(|class| *class)

@@ -68,6 +68,11 @@ impl<'a> Operations<'a> {
         list.0.iter().enumerate().map(read).collect::<Result<_, _>>().map(Operations)
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// What overlays are made of, with the pointers to them.
     pub(super) fn overlays(&self) -> impl Iterator<Item = (String, &Source<'a>)> {
         self.0.iter().enumerate().filter_map(|(index, written)| match written {

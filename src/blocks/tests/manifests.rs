@@ -17,7 +17,7 @@ fn value(text: &str) -> Value {
     serde_json::from_str(text).expect("JSON")
 }
 
-fn validator(schema: &str) -> Validator {
+pub(in crate::blocks) fn validator(schema: &str) -> Validator {
     jsonschema::draft202012::new(&value(schema)).expect("a schema")
 }
 

@@ -25,7 +25,7 @@ async fn narrowed(
     let scopes = scopes.map(|names| names.iter().fold(Scopes::default(), |scopes, name| scopes.with(name)));
     let narrow = Narrow { scopes, guardrails: Guardrails::read(guardrails.as_bytes())? };
     let step = Ask { policy: &reach.policy, tenant: "acme", name, inputs: text.as_bytes(), provider: "", narrow: &narrow };
-    let query = Query { step, cached: false, dev: false };
+    let query = Query { step, cached: false, sandbox: false, plan: false, dev: false };
     let found = if referred { lookup_reference(&query)? } else { lookup(&query)? };
     if let Some(denied) = found.denied {
         return Err(denied);

@@ -45,7 +45,7 @@ pub(super) fn show(settings: &Settings, folder: &Path, fsync: &FsyncTimes, paper
     let mut said = Vec::new();
     let mut rows = show::Show::new(form, &mut said, false);
     let lines = reader::read(STEPS.as_bytes()).map_err(|error| DemoError::System("a thread", error))?;
-    let summary = feed::feed(&worker, NAME, &lines, false, None, &mut rows)?;
+    let summary = feed::feed(&worker, NAME, &lines, feed::Manner::default(), None, &mut rows)?;
     rows.summary(&summary);
     drop(rows);
     worker.stop()?;

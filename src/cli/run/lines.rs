@@ -9,7 +9,7 @@ use serde::Deserialize;
 use shards::ids::{Text, hex};
 use shards::step::{Delivery, Origin};
 
-use crate::edge::wire::{HEADER_ASSIGNMENT, HEADER_ATTEMPT, line_subject};
+use crate::edge::wire::{HEADER_ASSIGNMENT, HEADER_ATTEMPT, HEADER_SANDBOX, line_subject};
 
 /// A line on its way to its result. Lives with the feeder.
 #[derive(Debug)]
@@ -97,10 +97,13 @@ impl Line {
         self.bumps += 1;
     }
 
-    /// The line as a message, under its current attempt.
-    pub(crate) fn delivery(&self, file: &str) -> Delivery {
-        let mut headers = Vec::with_capacity(2);
+    /// The line as a message, under its current attempt; `dry`: to be told what it would do.
+    pub(crate) fn delivery(&self, file: &str, dry: bool) -> Delivery {
+        let mut headers = Vec::with_capacity(3);
         let mut header = |name: &'static str, value: String| headers.push((Text::from_static(name), Text::from(value)));
+        if dry {
+            header(HEADER_SANDBOX, "true".to_owned());
+        }
         match &self.naming {
             Naming::Attempt { assignment, attempt } if self.bumps > 0 => {
                 header(HEADER_ASSIGNMENT, format!("{assignment}#{}", self.bumps + 1));
@@ -121,7 +124,7 @@ mod tests {
     use super::*;
 
     fn headers(line: &Line) -> Vec<String> {
-        line.delivery("f").headers.iter().map(|(_, value)| value.to_string()).collect()
+        line.delivery("f", false).headers.iter().map(|(_, value)| value.to_string()).collect()
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl<'a> Show<'a> {
                 self.out.write_all(b"\n")?;
             }
             Form::Table => {
-                let row = row(parcel);
+                let row = row(&format!("{:>4}", parcel.about.line), parcel);
                 self.bar.suspend(|| writeln!(self.out, "{row}").and_then(|()| self.out.flush()))?;
             }
         }
@@ -93,6 +93,34 @@ impl<'a> Show<'a> {
             self.bar.set_message(format!("{} failed", summary.failed));
         }
         Ok(())
+    }
+
+    /// One thing that came to its end: for programs, or for eyes.
+    pub(crate) fn say(&mut self, line: &str, row: &str, ok: bool) -> io::Result<()> {
+        match self.form {
+            Form::Lines => writeln!(self.out, "{line}")?,
+            Form::Table => {
+                let row = visible(row);
+                self.bar.suspend(|| writeln!(self.out, "{row}").and_then(|()| self.out.flush()))?;
+            }
+        }
+        self.bar.inc(1);
+        if !ok {
+            self.bar.set_message("with failures");
+        }
+        Ok(())
+    }
+
+    /// Something beside the results, for eyes.
+    pub(crate) fn aside(&mut self, text: &str) -> io::Result<()> {
+        self.out.flush()?;
+        self.bar.suspend(|| writeln!(io::stderr(), "{text}"))
+    }
+
+    /// The last word.
+    pub(crate) fn conclude(&mut self, line: &str, row: &str) -> io::Result<()> {
+        writeln!(self.out, "{}", if self.form == Form::Lines { line } else { row })?;
+        self.out.flush()
     }
 
     /// What was shown is out.
@@ -120,8 +148,8 @@ impl<'a> Show<'a> {
     }
 }
 
-/// One result as a row: status, block, time, tries, and what came of it.
-pub(crate) fn row(parcel: &Parcel) -> String {
+/// One result as a row behind its name: status, block, time, tries, and what came of it.
+pub(crate) fn row(name: &str, parcel: &Parcel) -> String {
     let parsed: Option<Row<'_>> = serde_json::from_slice(&parcel.body).ok();
     let about = &parcel.about;
     let status = match about.status {
@@ -149,11 +177,11 @@ pub(crate) fn row(parcel: &Parcel) -> String {
         words.push("(answered from the journal)".to_owned());
     }
     let took = parsed.and_then(|row| row.latency_ms).unwrap_or_default();
-    visible(&format!("{:>4}  {status:<9}  {block:<12} {took:>6.0} ms  {}", about.line, words.join("  ")))
+    visible(&format!("{name:>4}  {status:<9}  {block:<12} {took:>6.0} ms  {}", words.join("  ")))
 }
 
 /// Enough of a value to recognise it.
-fn cut(text: &str) -> String {
+pub(crate) fn cut(text: &str) -> String {
     const MOST: usize = 72;
     if text.chars().count() <= MOST { text.to_owned() } else { text.chars().take(MOST).chain("…".chars()).collect() }
 }

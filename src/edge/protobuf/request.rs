@@ -34,6 +34,7 @@ pub fn request(step: &Json) -> Result<v1::StepRequest, String> {
         assignment_id: step.text(&["assignment_id", "assignmentId"])?,
         request_id: step.text(&["request_id", "requestId"])?,
         cache: cache.map(self::cache).transpose()?,
+        require_plan: step.text(&["require_plan", "requirePlan"])?,
     };
     step.close()?;
     Ok(request)

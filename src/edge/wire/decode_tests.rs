@@ -511,9 +511,64 @@ fn bad_native_steps_are_refused_with_the_field_named() {
     check_line(step(&[("/assignment_id", json!("a b"))]), &garbage("INVALID_INPUT", "/assignment_id", "acme"));
     check_line(step(&[("/context/tenant_id", json!("a.b"))]), &garbage("INVALID_INPUT", "/context/tenant_id", ""));
     check_line("{}", &garbage("MISSING_REQUIRED_FIELD", "/tenant_id", ""));
-    let dry = step(&[("/context/sandbox", json!(true)), ("/type", json!("plain")), ("/assignment_id", json!("mine"))]);
-    check_line(dry, "refused PERMISSION_DENIED {\"field\":\"/effect_ceiling\"} for mine");
     check_line(step(&[("/context/sandbox", json!(true))]), NATIVE);
+}
+
+#[test]
+fn a_dry_run_is_a_pure_step_of_the_same_key_and_another_fingerprint() {
+    let dry = ("/context/sandbox", json!(true));
+    let place = json!({"tenant_id": "acme", "flow_id": "f", "step_id": "s", "attempt": 1});
+    let plain = [("/context", place), ("/type", json!("plain")), ("/resources", json!({"memory_mb": 1}))];
+    let [real, told] =
+        [step(&plain), step(&[&plain[..], std::slice::from_ref(&dry)].concat())].map(|text| read(line(&text, None, None)));
+    assert_eq!((real.key, real.tenant), (told.key, told.tenant.clone()));
+    assert_ne!(real.fingerprint, told.fingerprint);
+    let (real, work) = match (&real.content, &told.content) {
+        (Content::Work(real), Content::Work(work)) => (real, work),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((real.effect, real.sandbox, real.needs.memory_bytes), (EffectClass::Unsafe, false, 1 << 20));
+    assert_eq!((work.effect, work.sandbox, work.needs), (EffectClass::Pure, true, Needs::default()));
+    // A ceiling is held against what the step would do.
+    let ceiling = step(&[dry, ("/type", json!("plain")), ("/effect_ceiling", json!("PURE")), ("/assignment_id", json!("mine"))]);
+    check_line(ceiling, "refused PERMISSION_DENIED {\"field\":\"/effect_ceiling\"} for mine");
+    // A line is made dry by its header, whatever its form; a message is not.
+    let headed = |mut delivery: Delivery| {
+        delivery.headers.push((Text::from_static("endstation-sandbox"), Text::from_static("true")));
+        read(delivery).work().expect("work").sandbox
+    };
+    assert!(headed(line(&step(&[]), None, None)) && headed(delivery(Origin::Line(1), assignment(&[]))));
+    assert!(!headed(delivery(Origin::Core, assignment(&[]))));
+}
+
+#[test]
+fn a_plan_that_is_required_and_is_another_by_now_denies_the_step_and_leaves_its_name_alone() {
+    let with = |plan: Value, name: &str, more: (&str, Value)| {
+        let text = step(&[("/require_plan", plan), ("/type", json!(name)), more]);
+        read(line(&text, Some("line-1"), None))
+    };
+    let denied = |arrival: &Arrival| match &arrival.content {
+        Content::Work(work) => {
+            work.denied.as_ref().map(|fault| (fault.code, String::from_utf8_lossy(&fault.details).into_owned()))
+        }
+        other => panic!("{other:?}"),
+    };
+    let same = ("/priority", json!(1));
+    let free = with(json!(null), "echo", same.clone());
+    for good in ["a1".repeat(32), "A1".repeat(32)] {
+        let held = with(json!(good), "echo", same.clone());
+        assert_eq!((denied(&held), held.fingerprint, held.key), (None, free.fingerprint, free.key), "it is no part of the step");
+    }
+    let (code, details) = denied(&with(json!("b2".repeat(32)), "echo", same.clone())).expect("another plan");
+    assert_eq!(code, Code::PermissionDenied);
+    assert!(details.contains(&"b2".repeat(32)) && details.contains(&"a1".repeat(32)), "both digests: {details}");
+    assert!(denied(&with(json!("a1".repeat(32)), "plain", same.clone())).is_some(), "what has no plan fulfils none");
+    assert!(denied(&with(json!("b2".repeat(32)), "echo", ("/context/sandbox", json!(true)))).is_some(), "a dry run neither");
+    for bad in [json!("a1"), json!("g".repeat(64))] {
+        let refused = said(&with(bad, "echo", same.clone()));
+        assert_eq!(refused, "refused INVALID_INPUT {\"field\":\"/require_plan\"} for line-1");
+    }
+    assert_eq!(said(&with(json!(7), "echo", same)), "refused INVALID_FORMAT {\"field\":\"/require_plan\"} for line-1");
 }
 
 #[test]
@@ -580,6 +635,7 @@ fn a_step_is_the_same_in_both_encodings() {
                 ("/context/sandbox", json!(true)),
                 ("/context/rbac_scopes", json!(["a", "b"])),
                 ("/version_req", json!("*")),
+                ("/require_plan", json!("a1".repeat(32))),
             ],
             "work 1 prio 0 budget 5000 tries 4 wait 10..20 note -".to_owned(),
         ),

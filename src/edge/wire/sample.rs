@@ -11,7 +11,18 @@ pub(super) const NOW_MS: u64 = 1_767_225_600_000;
 pub(super) fn lookup(query: &Query<'_>) -> Result<Found, Fault> {
     let found = |block, canonical, effect| {
         let block = BlockId(block);
-        Found { block, kind: block, canonical, effect, inputs: None, demand: Demand::default(), gate: None, denied: None }
+        Found {
+            block,
+            kind: block,
+            canonical,
+            effect,
+            inputs: None,
+            demand: Demand::default(),
+            gate: None,
+            denied: None,
+            plan_digest: None,
+        }
+        .planned(query)
     };
     match query.step.name {
         "echo" => Ok(found(1, "echo", EffectClass::Pure)),
@@ -24,6 +35,14 @@ pub(super) fn lookup(query: &Query<'_>) -> Result<Found, Fault> {
         "plain" => Ok(found(3, "plain", EffectClass::Unsafe)),
         "crash" if query.dev => Ok(found(4, "crash", EffectClass::Unsafe)),
         _ => Err(Fault::new(Code::UnknownJobType, "no block has this name").with_details("{\"field\":\"/job/type\"}")),
+    }
+}
+
+impl Found {
+    /// `echo` has a plan, the same for all inputs; the others have none.
+    fn planned(self, query: &Query<'_>) -> Found {
+        let plan_digest = (query.plan && self.canonical == "echo").then(|| "a1".repeat(32));
+        Found { plan_digest, ..self }
     }
 }
 
