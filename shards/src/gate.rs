@@ -57,7 +57,7 @@ pub struct Vote {
     pub signed: bool,
     /// The plan that is meant; may be empty.
     pub plan: Text,
-    /// When it came, Unix ms.
+    /// When it came by the shard's clock, Unix ms.
     pub at_ms: u64,
 }
 
@@ -109,15 +109,15 @@ impl Gate {
         self.escalation.as_ref().filter(|_| escalated).unwrap_or(&self.first)
     }
 
-    /// Whether a vote counts beside those that were heard.
+    /// Whether a vote that comes at `at_ms` counts beside those that were heard.
     ///
     /// # Errors
     /// Why not.
-    pub fn hear(&self, votes: &[Vote], vote: &Vote, deadline_ms: u64) -> Result<(), Unheard> {
+    pub fn hear(&self, votes: &[Vote], vote: &Vote, deadline_ms: u64, at_ms: u64) -> Result<(), Unheard> {
         if self.signed && !vote.signed {
             return Err(Unheard::Unsigned);
         }
-        if !self.round(deadline_ms, vote.at_ms).names(&vote.actor) {
+        if !self.round(deadline_ms, at_ms).names(&vote.actor) {
             return Err(Unheard::Stranger);
         }
         let same = |heard: &Vote| heard.actor == vote.actor || (!vote.id.is_empty() && heard.id == vote.id);
@@ -131,17 +131,16 @@ impl Gate {
         Ok(())
     }
 
-    /// What the votes come to at `now_ms`, if they come to anything yet.
-    pub fn decision(&self, votes: &[Vote], deadline_ms: u64, now_ms: u64) -> Option<Decision> {
+    /// What the votes come to at `at_ms`, if they come to anything yet. Those who were asked first are enough at any time.
+    pub fn decision(&self, votes: &[Vote], deadline_ms: u64, at_ms: u64) -> Option<Decision> {
         if votes.iter().any(|vote| !vote.approve) {
             return Some(Decision { approved: false, overdue: false });
         }
         let reached = |round: &Round| votes.iter().filter(|vote| round.names(&vote.actor)).count() >= round.quorum as usize;
-        let last_ms = votes.last().map_or(0, |vote| vote.at_ms);
-        if !votes.is_empty() && (reached(self.round(deadline_ms, last_ms)) || reached(self.round(deadline_ms, now_ms))) {
+        if reached(&self.first) || reached(self.round(deadline_ms, at_ms)) {
             return Some(Decision { approved: true, overdue: false });
         }
-        (now_ms >= deadline_ms).then_some(Decision { approved: self.approve_overdue, overdue: true })
+        (at_ms >= deadline_ms).then_some(Decision { approved: self.approve_overdue, overdue: true })
     }
 
     /// When something is due next, Unix ms: a reminder, an escalation or the end; `now_ms` itself is past.
@@ -270,17 +269,17 @@ mod tests {
     fn a_word_counts_once_and_only_from_who_is_asked() {
         let mut gate = gate(round(&["ann", "ben"], 2, 1_000));
         let votes = [Vote { id: Text::from("s1"), ..vote("ann", true, 10) }];
-        assert_eq!(gate.hear(&votes, &vote("eve", true, 20), 1_000), Err(Unheard::Stranger));
-        assert_eq!(gate.hear(&votes, &vote("ann", false, 20), 1_000), Err(Unheard::Heard(0)), "the first word stands");
+        assert_eq!(gate.hear(&votes, &vote("eve", true, 20), 1_000, 20), Err(Unheard::Stranger));
+        assert_eq!(gate.hear(&votes, &vote("ann", false, 20), 1_000, 20), Err(Unheard::Heard(0)), "the first word stands");
         let same_signal = Vote { id: Text::from("s1"), ..vote("ben", true, 20) };
-        assert_eq!(gate.hear(&votes, &same_signal, 1_000), Err(Unheard::Heard(0)));
-        assert_eq!(gate.hear(&votes, &vote("ben", true, 20), 1_000), Ok(()));
+        assert_eq!(gate.hear(&votes, &same_signal, 1_000, 20), Err(Unheard::Heard(0)));
+        assert_eq!(gate.hear(&votes, &vote("ben", true, 20), 1_000, 20), Ok(()));
         gate.signed = true;
-        assert_eq!(gate.hear(&votes, &vote("ben", true, 20), 1_000), Err(Unheard::Unsigned));
+        assert_eq!(gate.hear(&votes, &vote("ben", true, 20), 1_000, 20), Err(Unheard::Unsigned));
         gate.plan = Some(Text::from("p1"));
         let other = Vote { signed: true, plan: Text::from("p2"), ..vote("ben", true, 20) };
-        assert_eq!(gate.hear(&votes, &other, 1_000), Err(Unheard::OtherPlan));
-        assert_eq!(gate.hear(&votes, &Vote { approve: false, ..other }, 1_000), Ok(()), "who refuses need not name a plan");
+        assert_eq!(gate.hear(&votes, &other, 1_000, 20), Err(Unheard::OtherPlan));
+        assert_eq!(gate.hear(&votes, &Vote { approve: false, ..other }, 1_000, 20), Ok(()), "who refuses need not name a plan");
     }
 
     #[test]
@@ -289,8 +288,8 @@ mod tests {
         gate.escalation = Some(round(&["boss", "ann"], 2, 500));
         gate.remind_ms = Some(100);
         let deadline_ms = gate.wait_ms();
-        assert_eq!(gate.hear(&[], &vote("boss", true, 999), deadline_ms), Err(Unheard::Stranger), "not yet");
-        assert_eq!(gate.hear(&[], &vote("boss", true, 1_000), deadline_ms), Ok(()));
+        assert_eq!(gate.hear(&[], &vote("boss", true, 999), deadline_ms, 999), Err(Unheard::Stranger), "not yet");
+        assert_eq!(gate.hear(&[], &vote("boss", true, 1_000), deadline_ms, 1_000), Ok(()));
         assert_eq!(gate.decision(&[vote("boss", true, 1_100)], deadline_ms, 1_200), None, "one of two");
         let both = [vote("boss", true, 1_100), vote("ann", true, 1_200)];
         assert_eq!(gate.decision(&both, deadline_ms, 1_200), Some(Decision { approved: true, overdue: false }));

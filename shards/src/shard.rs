@@ -480,6 +480,8 @@ impl Shard {
     /// A job in a free slot, or in a new one.
     fn open_job(&mut self, now: Now, key: Key, arrival: Rc<Arrival>, accepted: Lsn, role: Role) -> u32 {
         let tenant = self.tenants.find(&arrival.tenant);
+        let left = self.left_open.get(&key).filter(|one| one.message == accepted && !one.votes.is_empty());
+        let votes = left.map_or(Vec::new(), |one| one.votes.clone());
         let written = self.written(key, &arrival, accepted, role);
         self.held_bytes += arrival.held_bytes();
         self.live += 1;
@@ -506,7 +508,7 @@ impl Shard {
             acked: false,
             role,
             stopped_by: None,
-            votes: Vec::new(),
+            votes,
             copy: None,
             decided_by: None,
             gate_ms: 0,

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use shards::audit::outcome_digest;
 use shards::event::{Event, Letter, Post, Reply};
+use shards::gate::Vote;
 use shards::ids::{Fingerprint, Identity, Key, Lsn, Text};
 use shards::limits::{CALLS_PER_KEY_MAX, DELIVERIES_PER_KEY_MAX};
 use shards::outcome::{Code, Fault, Status};
@@ -41,6 +42,8 @@ struct Said {
     job: Job,
     /// It names the step itself, not only an assignment.
     by_key: bool,
+    /// What somebody says to a step that waits for people, where it is no "stop".
+    word: Option<(&'static str, bool)>,
     replied: bool,
 }
 
@@ -189,7 +192,33 @@ impl World {
         arrival.fingerprint = Fingerprint([0; 32]);
         arrival.asker = None;
         arrival.content = Content::Notice(content);
-        self.asks.notices.insert(number, Said { boot: self.boot, job, by_key, replied: false });
+        self.asks.notices.insert(number, Said { boot: self.boot, job, by_key, word: None, replied: false });
+        self.apply(shard, Event::Arrived(Rc::new(arrival)));
+    }
+
+    /// Somebody says something to a step that may wait for people.
+    pub fn say(&mut self, job: Job, actor: &'static str, approve: bool) {
+        let (key, shard) = (job.key(), usize::from(job.shard()));
+        self.note("say", Some(key), u64::from(approve));
+        self.count("words of people");
+        let number = self.asks.number();
+        let empty = Text::new();
+        let vote = Vote {
+            actor: Text::from_static(actor),
+            approve,
+            comment: empty.clone(),
+            id: empty.clone(),
+            signed: false,
+            plan: empty,
+            at_ms: 0,
+        };
+        let mut arrival = self.arrival(Origin::Core, job.encode());
+        arrival.delivery.reply = Some(Text::from(number.to_string()));
+        arrival.fingerprint = Fingerprint([0; 32]);
+        arrival.asker = None;
+        arrival.content = Content::Notice(Notice::Signal { assignment_id: None, vote });
+        let said = Said { boot: self.boot, job, by_key: true, word: Some((actor, approve)), replied: false };
+        self.asks.notices.insert(number, said);
         self.apply(shard, Event::Arrived(Rc::new(arrival)));
     }
 
@@ -200,13 +229,26 @@ impl World {
         if std::mem::replace(&mut said.replied, true) {
             return Err(format!("notice {number} about {} is replied to twice", said.job.key()));
         }
-        let (job, by_key) = (said.job, said.by_key);
+        let (job, by_key, word) = (said.job, said.by_key, said.word);
         let key = job.key();
         self.note("reply", Some(key), number);
         let ended = self.outcomes_about(&job);
         let story = self.truth.stories.get(&key);
         // An assignment finds the step that it asked for, and nobody else's.
         let asks = |taken: Taken| by_key || taken.asker == SALT.asker(key, &job.assignment_id());
+        let heard = |actor: &str, approve: bool| {
+            story.is_some_and(|story| story.votes.iter().any(|vote| *vote.actor == *actor && vote.approve == approve))
+        };
+        match (reply, word) {
+            (Reply::Noted, Some((actor, approve))) if heard(actor, approve) => return Ok(()),
+            (Reply::Heard(first), Some((actor, _))) if first.actor == actor && heard(actor, first.approve) => return Ok(()),
+            (Reply::Decided(outcome), Some(_)) if ended.contains(&outcome.status) => return Ok(()),
+            (Reply::Refused(_), Some(_)) => return Ok(()),
+            (Reply::Unknown, _) | (_, None) => {}
+            (reply, Some(word)) => {
+                return Err(format!("people: {word:?} of {key} is replied {reply:?}, and that is not durable"));
+            }
+        }
         match reply {
             Reply::Cancelled if !ended.contains(&Status::Cancelled) => {
                 Err(format!("cancel: {key} is said to be cancelled, durable is {ended:?}"))
@@ -223,7 +265,6 @@ impl World {
             Reply::Refused(_) if !matches!(notice.content, Content::Notice(Notice::Refused(_))) => {
                 Err(format!("cancel: notice {number} about {key} is refused"))
             }
-            // No step here waits for people.
             Reply::Noted | Reply::Heard(_) | Reply::Decided(_) => Err(format!("notice {number} about {key} is heard as a word")),
             Reply::Cancelled | Reply::Ended(_) | Reply::Unknown | Reply::Refused(_) => Ok(()),
         }

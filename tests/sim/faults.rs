@@ -20,6 +20,7 @@ impl World {
             }
             Happening::ArriveCore { boot, body } if mine(boot) => self.arrive_core(body),
             Happening::Ask { boot, body, way } if mine(boot) => self.ask(body, way),
+            Happening::Say { job, actor, approve } if alive => self.say(job, actor, approve),
             Happening::Neighbour => self.neighbour_pulls(),
             Happening::Effect { boot, survives, key, fingerprint, class } if (survives || mine(boot)) => {
                 self.note("effect", Some(key), class as u64);
@@ -297,6 +298,9 @@ impl World {
         if job.kind == JobKind::Work {
             self.keys.push(job.key());
         }
+        if job.asks && job.kind == JobKind::Work {
+            self.people_speak(job);
+        }
         let body = job.encode();
         self.at(0, Happening::Store { body: body.clone(), way: job.way });
         while self.rng.chance(rates.router_duplicate) {
@@ -344,10 +348,13 @@ impl World {
             true => rng.pick(&[Poison::AtOnce, Poison::Later]),
             false => Poison::No,
         };
+        let asks = kind == JobKind::Work && u64::from(number.wrapping_mul(2_654_435_761) >> 8) % 1000 < self.plan.asking;
+        let class = if asks { Some(0) } else { class };
         Job {
             kind,
-            poison,
+            poison: if asks { Poison::No } else { poison },
             way,
+            asks,
             placed: !rng.chance(rates.unplaced),
             ceiling: if rng.chance(rates.ceiling) { rng.range(1, 4) as u8 } else { 0 },
             tenant,
@@ -361,6 +368,16 @@ impl World {
             budget_ms: if rng.chance(200) { rng.range(50, 1_500) } else { rng.range(2_000, 20_000) } as u32,
             not_after_ms,
             padding: rng.range(10, 300) as u16,
+        }
+    }
+
+    /// Some of those who are asked speak, and some who are not; now and then the same one twice.
+    fn people_speak(&mut self, job: Job) {
+        let mut aside = self.rng.clone();
+        for _ in 0..aside.below(5) {
+            let actor = aside.pick(&["ann", "ben", "cyd", "eve"]);
+            let (wait_us, approve) = (aside.range(10_000, 24 * SECOND), aside.chance(750));
+            self.at(wait_us, Happening::Say { job, actor, approve });
         }
     }
 

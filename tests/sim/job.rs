@@ -1,6 +1,9 @@
 //! The router's messages, as bytes, and the pure translation to arrivals that stands for the wire.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
+use shards::gate::{Gate, Round};
 use shards::ids::{BlockId, Fingerprint, Identity, Key, Salt, Text};
 use shards::map;
 use shards::outcome::{Code, Fault};
@@ -31,6 +34,8 @@ pub struct Job {
     pub ceiling: u8,
     /// It has flow coordinates; without them it goes by its assignment.
     pub placed: bool,
+    /// It waits for people instead of being run.
+    pub asks: bool,
     pub padding: u16,
 }
 
@@ -63,7 +68,7 @@ pub enum JobKind {
 impl Job {
     pub fn encode(&self) -> Bytes {
         let mut out = Vec::with_capacity(48 + usize::from(self.padding));
-        out.extend([self.kind as u8, 0, self.tenant, self.content, self.class, self.priority, self.tries]);
+        out.extend([self.kind as u8, u8::from(self.asks), self.tenant, self.content, self.class, self.priority, self.tries]);
         for number in [self.step, self.assignment, self.backoff_ms, self.budget_ms] {
             out.extend(number.to_le_bytes());
         }
@@ -100,6 +105,7 @@ impl Job {
             },
             ceiling: body[32],
             placed: body[33] == 1,
+            asks: body[1] == 1,
             padding: (body.len() - 34) as u16,
         }
     }
@@ -117,6 +123,28 @@ impl Job {
         };
         let memory_bytes = if self.step % 5 < 2 { u64::from(self.step % 7 + 1) << 20 } else { 0 };
         Needs { lane, memory_bytes, concurrency: self.concurrency() }
+    }
+
+    /// Whom it asks, and for how long; follows from the step, as its needs do.
+    pub fn gate(&self) -> Option<Gate> {
+        let round = |approvers: &[&'static str], quorum, wait_ms| Round {
+            approvers: approvers.iter().map(|name| Text::from_static(name)).collect(),
+            quorum,
+            wait_ms,
+        };
+        self.asks.then(|| Gate {
+            first: round(&["ann", "ben"], 1 + self.step % 2, 2_000 + u64::from(self.step % 7) * 2_500),
+            escalation: (self.step % 3 == 0).then(|| round(&["ann", "cyd"], 1, 4_000)),
+            approve_overdue: self.step % 5 == 0,
+            remind_ms: (self.step % 2 == 0).then_some(1_000),
+            signed: false,
+            plan: None,
+        })
+    }
+
+    /// The whole time that it has, in milliseconds.
+    pub fn budget(&self) -> u64 {
+        self.gate().map_or(u64::from(self.budget_ms), |gate| gate.wait_ms())
     }
 
     /// Two blocks each are forms of one.
@@ -159,6 +187,7 @@ pub fn decode(delivery: Delivery, wall_ms: u64, horizon_ms: u64) -> Arrival {
     let assignment = job.assignment_id();
     let mut digest = [job.class; 32];
     digest[0] = job.content;
+    digest[5] = u8::from(job.asks);
     digest[1..5].copy_from_slice(&job.step.to_le_bytes());
     let (key, content) = match job.kind {
         JobKind::Work => (job.key(), None),
@@ -202,7 +231,7 @@ pub fn decode(delivery: Delivery, wall_ms: u64, horizon_ms: u64) -> Arrival {
         effect: job.class(),
         inputs: Bytes::new(),
         priority: job.priority,
-        budget_ms: u64::from(job.budget_ms),
+        budget_ms: job.budget(),
         not_after_ms,
         retry: RetryPolicy { tries_max: u32::from(job.tries), backoff_ms: u64::from(job.backoff_ms), backoff_ms_max: 5_000 },
         note: None,
@@ -210,7 +239,7 @@ pub fn decode(delivery: Delivery, wall_ms: u64, horizon_ms: u64) -> Arrival {
         needs: job.needs(),
         guardrails: Bytes::new(),
         cache: None,
-        gate: None,
+        gate: job.gate().map(Rc::new),
         sandbox: false,
         denied: None,
     }));

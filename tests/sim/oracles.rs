@@ -138,7 +138,11 @@ pub fn a_struck_step_runs_last(truth: &Truth, key: Key, open: &[Key], boot: u32)
     }
     // One that this life has accepted anew had ended and was forgotten.
     let decided = |key: &Key| {
-        truth.stories.get(key).is_some_and(|story| story.result.is_some() || story.taken.is_some_and(|taken| taken.boot == boot))
+        // Nor one that waits for people: that may be for long, and none of it can end the process.
+        truth
+            .stories
+            .get(key)
+            .is_some_and(|story| story.result.is_some() || story.taken.is_some_and(|taken| taken.boot == boot || taken.asks))
     };
     match open.iter().find(|other| **other != key && strikes(other) == 0 && !decided(other)) {
         None => Ok(()),

@@ -101,6 +101,8 @@ pub struct Plan {
     pub jobs: u32,
     pub span_us: u64,
     pub shares: Shares,
+    /// Steps that wait for people, per mille.
+    pub asking: u64,
     /// Other workers take from the same consumer at the same time.
     pub shared: bool,
     /// What must never run twice can be claimed.
@@ -209,7 +211,11 @@ impl Plan {
         for weight in &mut class_weights {
             *weight = rng.range(1, 10);
         }
+        // Drawn aside, so that worlds where nobody is asked stay as they were.
+        let mut aside = rng.clone();
+        let asking = if aside.chance(300) { aside.range(20, 300) } else { 0 };
         let plan = Plan {
+            asking,
             faults,
             rates,
             limits,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use shards::audit::outcome_digest;
+use shards::gate::Vote;
 use shards::ids::{AskerId, Fingerprint, Key, Lsn};
 use shards::journal::{Fact, Frame, SOURCE_STREAM};
 use shards::limits::STRIKES_MAX;
@@ -21,6 +22,8 @@ pub struct Taken {
     pub class: EffectClass,
     pub deadline_ms: u64,
     pub dead_letter: MessageId,
+    /// It waits for people.
+    pub asks: bool,
     pub boot: u32,
     /// Under which owner's epoch, where a stream holds the message.
     pub streamed_in: Option<u32>,
@@ -58,6 +61,8 @@ pub struct Story {
     pub retry: u32,
     /// The frames of its strikes, as long as it has no outcome.
     pub strikes: Vec<Lsn>,
+    /// What people have durably said to it.
+    pub votes: Vec<Vote>,
     /// It is another's to finish, unless it comes again.
     pub released: bool,
     /// The frame that says so; forgotten as any other.
@@ -142,7 +147,7 @@ impl Truth {
                     old.streamed_in = (fact.message.source == SOURCE_STREAM).then_some(frame.owner_epoch);
                     return Ok(());
                 }
-                let budget_ms = u64::from(Job::decode(&fact.message.body).budget_ms);
+                let budget_ms = Job::decode(&fact.message.body).budget();
                 let at_ms = fact.deadline_ms - budget_ms;
                 if at_ms > fact.not_after_ms {
                     return Err(format!("expiry: {} accepted {} ms after its time", frame.key, at_ms - fact.not_after_ms));
@@ -162,6 +167,7 @@ impl Truth {
                         class: fact.effect,
                         deadline_ms: fact.deadline_ms,
                         dead_letter,
+                        asks: Job::decode(&fact.message.body).asks,
                         boot,
                         streamed_in: (fact.message.source == SOURCE_STREAM).then_some(frame.owner_epoch),
                     }),
@@ -185,8 +191,8 @@ impl Truth {
                 if poison != (strikes >= STRIKES_MAX as usize) {
                     return Err(format!("poison: {} has {strikes} strikes and ends as {:?}", frame.key, fact.outcome.fault));
                 }
-                let bad = !matches!(fact.outcome.status, Status::Ok | Status::Cancelled);
-                let dead_letter = bad.then_some(taken.dead_letter);
+                every_word_counts(frame.key, &story.votes, &fact.outcome)?;
+                let dead_letter = fact.outcome.is_dead().then_some(taken.dead_letter);
                 story.result = Some(decided(lsn, fact.fingerprint, taken.asker, &fact.outcome, dead_letter));
             }
             Fact::Answer(fact) | Fact::Quarantined(fact) => {
@@ -203,7 +209,14 @@ impl Truth {
                     self.expired.insert(answer.asker);
                 }
             }
-            Fact::Signal(_) => {}
+            Fact::Signal(vote) => {
+                if story.result.is_some() {
+                    return Err(format!("people: {} is spoken to after its outcome", frame.key));
+                }
+                if !story.votes.contains(vote) {
+                    story.votes.push(vote.clone());
+                }
+            }
             Fact::Released { .. } => {
                 if !story.released || story.result.is_some() {
                     return Err(format!("ownership: {} is released and was not open", frame.key));
@@ -321,5 +334,23 @@ fn decided(lsn: Lsn, fingerprint: Fingerprint, asker: AskerId, outcome: &Outcome
         boot: outcome.boot,
         code: outcome.fault.as_ref().map(|fault| fault.code),
         dead_letter,
+    }
+}
+
+/// A decision holds every word that was durable before it, and is not against them.
+fn every_word_counts(key: Key, votes: &[Vote], outcome: &Outcome) -> Result<(), String> {
+    let told = outcome.fault.as_ref().map_or(&outcome.outputs, |fault| &fault.details);
+    let Ok(told) = std::str::from_utf8(told) else { return Ok(()) };
+    let Some(rest) = told.strip_prefix("{\"approved\":") else { return Ok(()) };
+    let (approved, overdue) = (rest.starts_with("true"), told.contains("\"overdue\":true"));
+    let lost = votes.iter().find(|vote| !told.contains(&format!("\"actor\":\"{}\"", vote.actor)));
+    let against = votes.iter().any(|vote| !vote.approve);
+    match lost {
+        Some(vote) => Err(format!("people: {key} is decided without the word of {}: {told}", vote.actor)),
+        None if approved && against => Err(format!("people: {key} is approved against a word: {told}")),
+        None if !overdue && (votes.is_empty() || (!approved && !against)) => {
+            Err(format!("people: {key} is decided by nobody: {told}"))
+        }
+        None => Ok(()),
     }
 }

@@ -121,7 +121,7 @@ impl Watch {
             match view.kind() {
                 Some(Kind::Accepted) => {
                     if let Ok(Frame { fact: Fact::Accepted(fact), .. }) = decode(&Bytes::copy_from_slice(raw)) {
-                        let budget_us = u64::from(Job::decode(&fact.message.body).budget_ms) * 1000;
+                        let budget_us = Job::decode(&fact.message.body).budget() * 1000;
                         // What is carried forward has no more time than before.
                         let due_us = self.due.entry(key).or_default();
                         if *due_us <= now_us {

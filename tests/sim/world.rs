@@ -29,6 +29,8 @@ pub enum Happening {
     Route,
     /// A message reaches the server.
     Store { body: Bytes, way: Way },
+    /// Somebody says something to a step that waits for people.
+    Say { job: crate::job::Job, actor: &'static str, approve: bool },
     /// The edge asks the stream for more.
     Pull { boot: u32 },
     /// A delivery reaches the edge.
@@ -292,7 +294,7 @@ impl World {
         worker.outbox.is_empty()
             && self.works.is_empty()
             && self.disks.iter().all(|disk| !disk.is_pending() && !disk.is_writing())
-            && worker.seats.iter().all(|seat| seat.shard.is_idle())
+            && worker.seats.iter().all(|seat| seat.shard.is_idle() && seat.shard.parked() == 0)
             && self.server.open() == 0
     }
 

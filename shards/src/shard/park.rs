@@ -25,6 +25,8 @@ impl Shard {
     pub(super) fn park(&mut self, now: Now, slot: u32, fx: &mut Effects) {
         let job = self.job(slot);
         job.state = State::Parked;
+        // A clock that is set back or stands still prolongs nothing: from here on the monotonic one counts.
+        job.deadline_us = now.mono_us.saturating_add(job.written.deadline_ms.saturating_sub(now.wall_ms).saturating_mul(1_000));
         job.gate_ms = now.wall_ms;
         let due_us = job_due(job);
         self.gates.insert((due_us, slot));
@@ -53,8 +55,8 @@ impl Shard {
         job.votes = votes;
         self.accepted(now, slot, fx);
         self.park(now, slot, fx);
-        let deadline_ms = self.jobs[slot as usize].written.deadline_ms;
-        let escalated = self.gate(slot).is_some_and(|gate| gate.is_escalated(deadline_ms, now.wall_ms));
+        let (deadline_ms, at_ms) = (self.jobs[slot as usize].written.deadline_ms, self.gate_now(now, slot));
+        let escalated = self.gate(slot).is_some_and(|gate| gate.is_escalated(deadline_ms, at_ms));
         self.begin_copy(now, slot, fx);
         self.ask_people(now, slot, if escalated { Asking::Escalation } else { Asking::First }, fx);
     }
@@ -70,13 +72,14 @@ impl Shard {
     /// Decides a step that can be decided, tells what is to be told of it, and looks again when something else is due.
     fn gate_due(&mut self, now: Now, slot: u32, fx: &mut Effects) {
         let Some(gate) = self.gate(slot) else { return };
+        let at_ms = self.gate_now(now, slot);
         let job = &self.jobs[slot as usize];
         let (deadline_ms, was_due_us) = (job.written.deadline_ms, job_due(job));
-        if let Some(decision) = gate.decision(&job.votes, deadline_ms, now.wall_ms) {
+        if let Some(decision) = gate.decision(&job.votes, deadline_ms, at_ms) {
             return self.decide(now, slot, &gate, decision, fx);
         }
         let mut next = gate.due_ms(deadline_ms, job.gate_ms);
-        while next.0 <= now.wall_ms {
+        while next.0 <= at_ms {
             self.job(slot).gate_ms = next.0;
             let why = if next.1 == Due::Escalation { Asking::Escalation } else { Asking::Reminder };
             self.ask_people(now, slot, why, fx);
@@ -84,7 +87,7 @@ impl Shard {
         }
         self.gates.remove(&(was_due_us, slot));
         let job = self.job(slot);
-        job.retry_at_us = now.mono_us.saturating_add((next.0 - now.wall_ms).saturating_mul(1_000));
+        job.retry_at_us = now.mono_us.saturating_add((next.0 - at_ms).saturating_mul(1_000));
         let due_us = job_due(job);
         self.gates.insert((due_us, slot));
     }
@@ -112,9 +115,10 @@ impl Shard {
             return;
         }
         let Some(gate) = self.gate(slot) else { return };
+        let at_ms = self.gate_now(now, slot);
         let job = &mut self.jobs[slot as usize];
         let deadline_ms = job.written.deadline_ms;
-        let escalated = gate.is_escalated(deadline_ms, now.wall_ms);
+        let escalated = gate.is_escalated(deadline_ms, at_ms);
         let until_ms = if escalated { deadline_ms } else { gate.escalates_ms(deadline_ms) };
         let letter = Letter::ApprovalNeeded { why, escalated, until_ms, sequence: job.stages, at_ms: now.wall_ms };
         job.stages += 1;
@@ -159,9 +163,10 @@ impl Shard {
             (_, None) => return self.refuse_vote(notice, "the step waits for nobody", fx),
         }
         let Some(gate) = self.gate(slot) else { return };
+        let at_ms = self.gate_now(now, slot);
         let job = self.job(slot);
         vote.at_ms = now.wall_ms;
-        match gate.hear(&job.votes, &vote, job.written.deadline_ms) {
+        match gate.hear(&job.votes, &vote, job.written.deadline_ms, at_ms) {
             Ok(()) => {
                 let lsn = self.log_signal(slot, &vote, fx);
                 self.job(slot).votes.push(vote);
@@ -194,7 +199,7 @@ impl Shard {
         jobs.filter(move |job| key.is_none_or(|key| job.key == key)).filter_map(move |job| {
             let gate = job.arrival.work()?.gate.as_deref()?;
             let (asker, deadline_ms) = (job.arrival.asker.as_ref()?, job.written.deadline_ms);
-            let escalated = gate.is_escalated(deadline_ms, now.wall_ms);
+            let escalated = gate.is_escalated(deadline_ms, gate_now(job, now));
             Some(Waiting {
                 key: job.key,
                 tenant: job.arrival.tenant.clone(),
@@ -213,9 +218,18 @@ impl Shard {
         })
     }
 
+    /// The moment as a step that waits has it, Unix ms: what its deadline is counted back from.
+    fn gate_now(&self, now: Now, slot: u32) -> u64 {
+        gate_now(&self.jobs[slot as usize], now)
+    }
+
     fn gate(&self, slot: u32) -> Option<Rc<Gate>> {
         self.jobs[slot as usize].arrival.work()?.gate.clone()
     }
+}
+
+fn gate_now(job: &Job, now: Now) -> u64 {
+    job.written.deadline_ms.saturating_sub(job.deadline_us.saturating_sub(now.mono_us).div_ceil(1_000))
 }
 
 /// When something is due of a step that waits, monotonic microseconds.

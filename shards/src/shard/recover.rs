@@ -40,7 +40,6 @@ impl Shard {
             self.hold_outcome(slot, outcome);
             self.job(slot).decided = lsn;
             self.unpublished += 1;
-            self.job(slot).votes = past.votes;
             self.has_copy(slot);
             self.job(slot).state = State::Decided;
             return self.post_outcome(now, slot, fx);
