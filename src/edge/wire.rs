@@ -398,7 +398,8 @@ impl EdgeWire {
             guardrails: ask.guardrails.map_or_else(Bytes::new, |text| body.as_bytes().slice_ref(text.as_bytes())),
             cache: ask.cache.filter(|_| !sandbox),
             sandbox,
-            denied: found.denied.or(changed).or(lacking),
+            denied: found.denied.or(lacking),
+            changed,
         };
         Ok((fingerprint, work))
     }

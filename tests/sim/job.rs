@@ -211,6 +211,7 @@ pub fn decode(delivery: Delivery, wall_ms: u64, horizon_ms: u64) -> Arrival {
         cache: None,
         sandbox: false,
         denied: None,
+        changed: None,
     }));
     arrival
 }
