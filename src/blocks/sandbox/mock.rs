@@ -67,7 +67,7 @@ fn text(schema: &Value) -> String {
     let Some(pattern) = schema["pattern"].as_str() else {
         return "x".repeat(schema["minLength"].as_u64().unwrap_or(0).min(256) as usize);
     };
-    // Digests, of the first length that is allowed.
-    let digits = pattern.split_once("[0-9a-f]{").and_then(|(_, rest)| rest.split_once('}')).map(|(digits, _)| digits);
-    "0".repeat(digits.and_then(|digits| digits.parse::<usize>().ok()).unwrap_or(0).min(256))
+    // Digests, of the least length that is allowed.
+    let least = pattern.split_once("[0-9a-f]{").and_then(|(_, rest)| rest.split([',', '}']).next());
+    "0".repeat(least.and_then(|digits| digits.parse::<usize>().ok()).unwrap_or(0).min(256))
 }
