@@ -202,6 +202,8 @@ pub struct Work {
     pub sandbox: bool,
     /// A policy of this worker forbids it: it is not begun where it is new, and told what is known of it where it is not.
     pub denied: Option<Fault>,
+    /// It would do something else by now than its sender requires: not begun where it is new, nor again where it was accepted before.
+    pub changed: Option<Fault>,
 }
 
 /// What a step needs of the machine while it runs. Lives on its core.

@@ -150,8 +150,8 @@ impl Plan {
         if let Value::Object(more) = more {
             more.into_iter().for_each(|(name, value)| plan[name] = value);
         }
-        let mut text = String::new();
-        canonical(&plan.to_string(), &mut text);
+        let mut text = String::with_capacity(1 << 10);
+        sorted(&plan, &mut text);
         let digest = bound.then(|| hex(&Sha256::digest(&text)));
         Plan { text, digest, planned }
     }
@@ -227,6 +227,33 @@ impl Block for Sandboxed {
 
     fn execute<'a>(&'a self, cx: BlockCx) -> Local<'a, Result<Bytes, Fault>> {
         Box::pin(async move { self.run(&cx) })
+    }
+}
+
+/// Writes a value in the form of [`canonical`].
+fn sorted(value: &Value, out: &mut String) {
+    match value {
+        Value::Object(members) => {
+            let mut members: Vec<_> = members.iter().collect();
+            members.sort_by(|(one, _), (other, _)| one.as_bytes().cmp(other.as_bytes()));
+            out.push('{');
+            for (at, (name, value)) in members.into_iter().enumerate() {
+                out.push_str(if at > 0 { "," } else { "" });
+                out.push_str(&Value::from(name.as_str()).to_string());
+                out.push(':');
+                sorted(value, out);
+            }
+            out.push('}');
+        }
+        Value::Array(list) => {
+            out.push('[');
+            for (at, value) in list.iter().enumerate() {
+                out.push_str(if at > 0 { "," } else { "" });
+                sorted(value, out);
+            }
+            out.push(']');
+        }
+        other => out.push_str(&other.to_string()),
     }
 }
 

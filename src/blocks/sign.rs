@@ -132,9 +132,12 @@ fn admit(ask: &Ask<'_>, task: &Task<'_>, signs: bool) -> Result<Checked, Fault> 
     }
 }
 
+/// What a plan calls the key that signs.
+const SIGN_WITH: &str = "sign_with";
+
 pub(super) fn plan_sign(ask: &Ask<'_>) -> Result<Planned, Fault> {
     let task = read(&Inputs::read(ask.inputs)?)?;
-    let planned = plan(ask, &task, "sign_with")?;
+    let planned = plan(ask, &task, SIGN_WITH)?;
     let key = ask.policy.key(ask.tenant, &task.key).map_err(|refused| refused.fault())?;
     let signature = task.encoding.write(&vec![0; if key.algorithm() == Algorithm::Ed25519 { 64 } else { 32 }]);
     let size = task.source.inline().map_or(0, |(_, size)| size);
@@ -156,7 +159,11 @@ pub(super) fn plan_verify(ask: &Ask<'_>) -> Result<Planned, Fault> {
 fn plan(ask: &Ask<'_>, task: &Task<'_>, with: &str) -> Result<Planned, Fault> {
     let key = ask.policy.key(ask.tenant, &task.key).map_err(|refused| refused.fault())?;
     let (public, secret) = match &key.material {
-        Material::Ed25519(seed) => (seed.public.map(|public| public.to_string()), Some(&seed.secret)),
+        // Whoever only verifies does without the secret where the public half is known.
+        Material::Ed25519(seed) => {
+            let needed = with == SIGN_WITH || seed.public.is_none();
+            (seed.public.map(|public| public.to_string()), Some(&seed.secret).filter(|_| needed))
+        }
         Material::Ed25519Public(public) => (Some(public.to_string()), None),
         Material::HmacSha256(shared) => (None, Some(&shared.secret)),
     };

@@ -410,7 +410,8 @@ impl EdgeWire {
             // What only says what it would do asks nobody.
             gate: found.gate.filter(|_| !sandbox),
             sandbox,
-            denied: found.denied.or(changed).or(lacking),
+            denied: found.denied.or(lacking),
+            changed,
         };
         Ok((fingerprint, work))
     }

@@ -242,6 +242,7 @@ pub fn decode(delivery: Delivery, wall_ms: u64, horizon_ms: u64) -> Arrival {
         gate: job.gate().map(Rc::new),
         sandbox: false,
         denied: None,
+        changed: None,
     }));
     arrival
 }

@@ -290,7 +290,7 @@ impl Shard {
             let key = self.answer_key(&arrival);
             return self.answer(now, key, arrival, fault, fx);
         }
-        if let Some(fault) = &work.denied {
+        if let Some(fault) = work.denied.as_ref().or(work.changed.as_ref()) {
             self.tally.refused += 1;
             let key = self.answer_key(&arrival);
             return self.answer(now, key, arrival, fault.clone(), fx);

@@ -92,6 +92,11 @@ impl Shard {
                 .with_effect(Effected::Unknown);
             return self.end_untried(now, slot, Status::Error, fault, fx);
         }
+        if let Some(fault) = &work.changed {
+            let effect = if past.tries > 0 { self.effect_if_cut(slot) } else { Effected::None };
+            let fault = fault.clone().with_effect(effect);
+            return self.end_untried(now, slot, Status::Error, fault, fx);
+        }
         if left_ms == 0 {
             let touched = past.tries > 0 || self.jobs[slot as usize].touched;
             let effect = if touched { self.effect_if_cut(slot) } else { Effected::None };

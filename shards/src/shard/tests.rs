@@ -53,6 +53,8 @@ struct Step {
     tries_max: u32,
     /// A policy forbids it.
     denied: bool,
+    /// It would do something else by now than is required.
+    changed: bool,
     /// This worker knows no such block.
     unknown: bool,
     tenant: &'static str,
@@ -71,6 +73,7 @@ fn step(name: &str) -> Step {
         not_after_ms: START_MS + 3_600_000,
         tries_max: 3,
         denied: false,
+        changed: false,
         unknown: false,
         tenant: "t",
         needs: Needs::default(),
@@ -136,6 +139,7 @@ impl Step {
             gate: self.gate.clone(),
             sandbox: false,
             denied: self.denied.then(|| Fault::new(Code::PermissionDenied, "No.")),
+            changed: self.changed.then(|| Fault::new(Code::PermissionDenied, "No.")),
         };
         let content = match self.unknown {
             true => Content::Refusal(Fault::new(Code::UnknownJobType, "No.")),

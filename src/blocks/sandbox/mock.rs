@@ -64,14 +64,10 @@ fn members(schema: &Value, left: u32) -> Map<String, Value> {
 }
 
 fn text(schema: &Value) -> String {
-    let zeros = |count: usize| "0".repeat(count);
-    match schema["pattern"].as_str() {
-        // Digests of one length.
-        Some(pattern) => pattern
-            .strip_prefix("^[0-9a-f]{")
-            .and_then(|rest| rest.strip_suffix("}$"))
-            .and_then(|digits| digits.parse().ok())
-            .map_or_else(String::new, zeros),
-        None => "x".repeat(schema["minLength"].as_u64().unwrap_or(0).min(256) as usize),
-    }
+    let Some(pattern) = schema["pattern"].as_str() else {
+        return "x".repeat(schema["minLength"].as_u64().unwrap_or(0).min(256) as usize);
+    };
+    // Digests, of the least length that is allowed.
+    let least = pattern.split_once("[0-9a-f]{").and_then(|(_, rest)| rest.split([',', '}']).next());
+    "0".repeat(least.and_then(|digits| digits.parse::<usize>().ok()).unwrap_or(0).min(256))
 }

@@ -549,7 +549,7 @@ fn a_plan_that_is_required_and_is_another_by_now_denies_the_step_and_leaves_its_
     };
     let denied = |arrival: &Arrival| match &arrival.content {
         Content::Work(work) => {
-            work.denied.as_ref().map(|fault| (fault.code, String::from_utf8_lossy(&fault.details).into_owned()))
+            work.changed.as_ref().map(|fault| (fault.code, String::from_utf8_lossy(&fault.details).into_owned()))
         }
         other => panic!("{other:?}"),
     };

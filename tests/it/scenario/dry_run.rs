@@ -185,6 +185,32 @@ fn a_required_plan_holds_until_anything_is_changed() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_step_that_was_accepted_as_planned_is_not_begun_again_once_the_plan_is_another() -> Result<()> {
+    let (place, (other, came_to_other)) = (Place::new()?, answering()?);
+    // Takes a request and never answers it.
+    let silent = TcpListener::bind("127.0.0.1:0")?;
+    let at = |port: u16| format!("connectors.crm.url=http://127.0.0.1:{port}/api");
+    let (one, tenants) = (at(silent.local_addr()?.port()), "connectors.crm.tenants=acme");
+    let mut get = step("get", "http.request", json!({ "connector": "crm", "path": "/a" }));
+    place.file("dry", &[get.clone()])?;
+    let told = objects(&place.run(&["run", "dry", "--dry-run", "--set", &one, "--set", tenants])?)?;
+    get["require_plan"] = of(&told, "get")?["outputs"]["plan_digest"].clone();
+    place.file("real", &[get])?;
+    let mut child = place.command(&["run", "real", "--set", &one, "--set", tenants]).stdout(Stdio::null()).spawn()?;
+    let (mut held, _) = silent.accept()?;
+    ensure!(held.read(&mut [0; 16])? > 0, "it was asked, so it was accepted");
+    child.kill()?;
+    child.wait()?;
+    let output = place.run(&["run", "real", "--set", &at(other), "--set", tenants])?;
+    exits(&output, 1)?;
+    let refused = objects(&output)?;
+    let error = &of(&refused, "get")?["error"];
+    ensure!(error["code"] == "PERMISSION_DENIED" && error["details"]["field"] == "/require_plan", "{refused:?}");
+    ensure!(came_to_other.load(SeqCst) == 0, "the other place was not asked");
+    Ok(())
+}
+
 /// A worker that is fed line by line.
 struct Fed {
     child: Child,

@@ -380,6 +380,32 @@ fn what_is_known_of_a_step_is_told_though_it_would_be_denied_now() {
 }
 
 #[test]
+fn a_step_that_would_do_something_else_than_is_required_is_not_begun_nor_begun_again() {
+    let mut bench = Bench::new();
+    bench.send(&Step { changed: true, ..step("k") });
+    let (told, _) = bench.settle();
+    let fault = told[0].1.fault.as_ref().map(|fault| (fault.code, fault.effect));
+    assert_eq!((fault, bench.runs().len()), (Some((Code::PermissionDenied, Effected::None)), 0));
+    // It was accepted as planned; a start later, the worker is set up otherwise.
+    for (effect, ran, known) in [
+        (EffectClass::Pure, true, Effected::None),
+        (EffectClass::Idempotent, true, Effected::Unknown),
+        (EffectClass::Idempotent, false, Effected::None),
+    ] {
+        let mut bench = Bench::new();
+        let step = step("k").effect(effect).from(delivery(1, 2));
+        bench.send(&step);
+        bench.sync();
+        let kept = if ran { bench.frames.len() } else { 1 };
+        bench.restart(kept, &[&Step { changed: true, ..step }]);
+        let (told, _) = bench.settle();
+        let fault = told[0].1.fault.as_ref().map(|fault| fault.code);
+        assert_eq!((told.len(), fault, told[0].1.effect), (1, Some(Code::PermissionDenied), known), "{effect:?}, ran: {ran}");
+        assert!(bench.runs().is_empty(), "{effect:?}");
+    }
+}
+
+#[test]
 fn a_step_that_ran_and_cannot_be_read_any_more_may_have_had_its_effect() {
     for (ran, effect) in [(true, Effected::Unknown), (false, Effected::None)] {
         let mut bench = Bench::new();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde_json::value::RawValue;
+use crate::blocks::manifest::line;
 
 use super::reference::{Members, escaped};
 use super::{FLOW_BYTES_MAX, Flow, Wrong};
@@ -30,7 +30,7 @@ impl Fixtures {
             if flow.steps.iter().all(|step| step.id != id) {
                 wrong.push(Wrong::new(&*pointer, "the flow has no such step"));
             }
-            if fixtures.insert(id.into_owned(), RawValue::get(outputs).to_owned()).is_some() {
+            if fixtures.insert(id.into_owned(), line(outputs)).is_some() {
                 wrong.push(Wrong::new(pointer, "the same step twice"));
             }
         }

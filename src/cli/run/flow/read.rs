@@ -90,10 +90,15 @@ impl Reader<'_> {
             return None;
         };
         let text = text.trim_ascii();
-        if let Err(error) = serde_json::from_str::<&RawValue>(text) {
-            self.add("", format!("JSON: {error}"));
-            return None;
-        }
+        let text = match serde_json::from_str::<&RawValue>(text) {
+            // What comes of it stands on one line, as outputs that are inputs do.
+            Ok(whole) => blocks::manifest::line(whole),
+            Err(error) => {
+                self.add("", format!("JSON: {error}"));
+                return None;
+            }
+        };
+        let text = &*text;
         // What has no canonical form, keys that come twice among it, would be read in different ways.
         let digest = match Canon::default().fingerprint("flow", Content::Inputs(text), None) {
             Ok(digest) => hex(&digest.0),

@@ -75,6 +75,17 @@ fn a_good_flow_is_read_with_its_order_and_what_its_steps_ask_for() {
 }
 
 #[test]
+fn inputs_stand_on_one_line_however_the_file_is_written() {
+    let spaced = serde_json::to_string_pretty(&diamond()).expect("JSON");
+    let flow = look(&spaced, false).expect("good");
+    let outputs = |_: &str| Some("{\"n\":1.50}");
+    assert_eq!(flow.steps[0].inputs.fill(99, outputs), Ok("{\"n\":1}".to_owned()));
+    assert_eq!(flow.steps[3].inputs.fill(99, outputs), Ok("{\"text\":\"n is 1.50\"}".to_owned()));
+    let fixtures = dry::Fixtures::read(b"{\n \"a\": { \"n\": 1.50,\n \"t\": \"x  y\" }\n}", &flow).expect("good");
+    assert_eq!(fixtures.of("a"), Some(r#"{"n":1.50,"t":"x  y"}"#));
+}
+
+#[test]
 fn what_a_flow_may_leave_out_it_may_leave_out() {
     for flow in [
         json!({ "id": "f", "version": 1, "steps": [{ "id": "a", "type": "echo" }] }),
