@@ -42,7 +42,7 @@ impl Browser {
         let said = BufReader::new(driver.stdout.take().context("its output")?);
         let port = tokio::task::spawn_blocking(move || {
             let mut lines = said.lines().map_while(Result::ok);
-            let port = lines.find_map(|line| line.rsplit_once("on port ")?.1.trim_end_matches('.').parse().ok());
+            let port = lines.find_map(|line| line.rsplit_once("successfully on port ")?.1.trim_end_matches('.').parse().ok());
             // Somebody must read on, or it stands still.
             std::thread::spawn(move || lines.for_each(drop));
             port
