@@ -23,6 +23,7 @@ pub use cached::{Cache, CacheCounts, CacheSettings};
 pub use path::check as path_rule;
 pub use reference::Kept;
 pub use remote::Shelf;
+pub use sql::Databases;
 
 mod abort;
 mod ai;
@@ -49,6 +50,7 @@ mod remote;
 mod sign;
 mod sleep;
 mod source;
+pub mod sql;
 
 /// One kind of step. Shared, never changes.
 pub struct Entry {
@@ -121,6 +123,8 @@ pub struct Reach {
     pub stores: Rc<Shelf>,
     /// What tenants keep of outputs.
     pub cache: Rc<Cache>,
+    /// Databases.
+    pub sql: Rc<Databases>,
 }
 
 impl Reach {
@@ -265,6 +269,16 @@ pub static TABLE: &[Entry] = &[
         manifest: include_str!("blocks/manifests/ai.generate.json"),
         check: Check::Policy(ai::check),
         build: |reach| Rc::new(ai::Generate::new(reach)),
+    },
+    Entry {
+        info: &sql::INFO,
+        dev: false,
+        telling: &[],
+        scopes: Scopes::of(&[Scope::Sql]),
+        unread: IO,
+        manifest: include_str!("blocks/manifests/sql.query.json"),
+        check: Check::Policy(sql::check),
+        build: |reach| Rc::new(sql::Sql::new(reach)),
     },
     Entry {
         info: &fail::INFO,

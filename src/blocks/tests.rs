@@ -23,10 +23,11 @@ use shards::runtime::rt::Clock;
 use shards::step::{EffectClass, Needs};
 
 use super::local::{LocalBlobs, folder_of};
-use super::{Ask, Cache, CacheSettings, Checked, Entry, Reach, Shelf, TABLE, build_all, find};
+use super::{Ask, Cache, CacheSettings, Checked, Databases, Entry, Reach, Shelf, TABLE, build_all, find};
 use crate::compute::{Compute, ComputeSeat};
 use crate::net::client::Client;
 use crate::offload::Offload;
+use crate::offload::sqlite::Sqlite;
 use crate::offload::stores::Stores;
 use crate::policy::Policy;
 use crate::policy::narrow::NOTHING;
@@ -87,6 +88,7 @@ pub(super) async fn run_as(
     name: &str,
     inputs: &str,
     try_number: u32,
+    left_ms: 60_000,
 ) -> Result<Value, Fault> {
     run_with(&shut(), blobs, tenant, name, inputs, try_number).await
 }
@@ -107,9 +109,12 @@ pub(super) fn reach(policy: Policy) -> Reach {
     let stores = Rc::new(Shelf::new(Stores::new(offload.clone())));
     let compute = Compute::new(ComputeSeat::all(None, &[], &Layout::allowed()));
     let clock = Clock::start();
+    // Only made where a test asks an embedded database.
+    let databases = std::env::temp_dir().join(format!("endstation-databases-{}", std::process::id()));
+    let sql = Rc::new(Databases::new(databases, Sqlite::default(), offload.clone(), clock, (0, 1)));
     let client = Rc::new(Client::new(offload, compute.clone(), clock));
     let cache = Rc::new(Cache::new(CacheSettings::default(), clock, Arc::default()));
-    Reach { policy: Arc::new(policy), client, compute, device: None, stores, cache }
+    Reach { policy: Arc::new(policy), client, compute, device: None, stores, cache, sql }
 }
 
 /// As [`run_as`], with this reach.
@@ -120,6 +125,7 @@ pub(super) async fn run_with(
     name: &str,
     inputs: &str,
     try_number: u32,
+    left_ms: 60_000,
 ) -> Result<Value, Fault> {
     let (id, entry) = find(name, true).expect("a known block");
     let checked =
@@ -135,6 +141,7 @@ pub(super) async fn run_with(
         tenant,
         key,
         try_number,
+        left_ms: 60_000,
         needs,
         inputs,
         blobs: blobs.clone(),

@@ -35,6 +35,7 @@ async fn narrowed(
         tenant: Text::from_static("acme"),
         key: Key([0; 16]),
         try_number: 1,
+        left_ms: 60_000,
         needs: Needs { lane, memory_bytes, concurrency: 0 },
         inputs: found.inputs.unwrap_or_else(|| Bytes::from(text.clone())),
         blobs: blobs.clone(),

@@ -1,0 +1,1 @@
+//! Embedded databases as orders meet them.
