@@ -38,7 +38,7 @@ pub(crate) mod pool;
 pub(crate) mod postgres;
 pub(crate) mod sheet;
 #[cfg(test)]
-mod tests;
+pub(in crate::blocks) mod tests;
 mod wish;
 
 use pool::Pool;

@@ -88,7 +88,6 @@ pub(super) async fn run_as(
     name: &str,
     inputs: &str,
     try_number: u32,
-    left_ms: 60_000,
 ) -> Result<Value, Fault> {
     run_with(&shut(), blobs, tenant, name, inputs, try_number).await
 }
@@ -125,7 +124,6 @@ pub(super) async fn run_with(
     name: &str,
     inputs: &str,
     try_number: u32,
-    left_ms: 60_000,
 ) -> Result<Value, Fault> {
     let (id, entry) = find(name, true).expect("a known block");
     let checked =
@@ -253,6 +251,8 @@ fn every_name_of_the_contract_finds_its_block() {
         ("chat", "ai.generate"),
         ("completion", "ai.generate"),
         ("embedding", "ai.generate"),
+        ("sql.query", "sql.query"),
+        ("sql", "sql.query"),
     ] {
         let (id, entry) = find(name, false).expect(name);
         assert_eq!(entry.info.name, canonical);

@@ -143,6 +143,11 @@ impl Policy {
         found.ok_or_else(|| Refused { rule: rule(), pointer: Some("/connector".to_owned()) })
     }
 
+    /// Every database.
+    pub fn databases(&self) -> &[Arc<Database>] {
+        &self.databases
+    }
+
     /// Whether each shard has a connection to each server.
     ///
     /// # Errors
