@@ -50,7 +50,8 @@ fn story() -> Result<()> {
     let harm = json!(["'); DROP TABLE orders; --", {"type": "numeric", "value": "0"}, [], null]);
     let write = |sql: &str, params: &Value| json!({ "connector": "crm", "mode": "write", "sql": sql, "params": params });
     let order = write(insert, &lamp);
-    let read = json!({ "connector": "crm", "sql": "SELECT id, item, price, tags, detail FROM orders WHERE id = $1", "params": [1] });
+    let read =
+        json!({ "connector": "crm", "sql": "SELECT id, item, price, tags, detail FROM orders WHERE id = $1", "params": [1] });
     let unsaid = json!({ "connector": "crm", "sql": "WITH gone AS (DELETE FROM orders RETURNING id) SELECT * FROM gone" });
     let export = json!({ "connector": "crm", "sql": "SELECT n, sqrt(n) AS root FROM generate_series(1, 100000) AS n",
                          "to": "exports/roots.csv", "rows": "csv" });

@@ -67,7 +67,8 @@ impl Job {
             Job::HashLarge => ("crypto.hash", format!(r#"{{"path":"{}"}}"#, LARGE.0)),
             Job::HttpSlow => ("http.request", r#"{"connector":"place","path":"/slow"}"#.to_owned()),
             Job::SqlSelect => {
-                let inputs = format!(r#"{{"connector":"crm","sql":"{}","params":[{}]}}"#, crate::sql::SELECT, n % crate::sql::ROWS);
+                let inputs =
+                    format!(r#"{{"connector":"crm","sql":"{}","params":[{}]}}"#, crate::sql::SELECT, n % crate::sql::ROWS);
                 ("sql.query", inputs)
             }
             Job::SqlWrite | Job::SqlPlain => {

@@ -83,8 +83,9 @@ pub(crate) async fn measure(args: &NatsArgs, scenario: Scenario) -> Result<()> {
                 let dir = root.path().join(format!("{}", rows.len()));
                 std::fs::create_dir_all(&dir)?;
                 let what = format!("{}, {load}", subject.name());
-                let row =
-                    one(args, *subject, *load, worker.as_deref(), place.as_ref(), database.as_ref(), &dir).await.with_context(|| what.clone())?;
+                let row = one(args, *subject, *load, worker.as_deref(), place.as_ref(), database.as_ref(), &dir)
+                    .await
+                    .with_context(|| what.clone())?;
                 eprintln!("round {} of {}: {what}: {:.0}/s", round + 1, args.runs, row.per_second);
                 rows.push(row);
                 std::fs::remove_dir_all(&dir)?;

@@ -88,7 +88,8 @@ impl Database {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 runtime.block_on(loops(port, work, seconds))
             });
-            let (rate, cpu_us) = tokio::task::spawn_blocking(move || task.join()).await?.ok().context("the bare client panicked")??;
+            let (rate, cpu_us) =
+                tokio::task::spawn_blocking(move || task.join()).await?.ok().context("the bare client panicked")??;
             note += &format!("a bare client, {CONNECTIONS} connections: {rate:.0} {what}/s, {cpu_us:.1} µs of its CPU each\n");
         }
         Ok(note)
@@ -127,7 +128,8 @@ async fn one(client: &Client, number: u64, work: Work, until: Instant) -> Result
             let id = (n % u64::from(ROWS)) as i32;
             let begin = client.batch_execute("BEGIN READ ONLY");
             let params: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&id];
-            let (begun, rows, ended) = futures_util::join!(begin, client.query(&select, &params), client.batch_execute("ROLLBACK"));
+            let (begun, rows, ended) =
+                futures_util::join!(begin, client.query(&select, &params), client.batch_execute("ROLLBACK"));
             begun?;
             ended?;
             anyhow::ensure!(rows?.len() == 1, "a row");

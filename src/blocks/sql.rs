@@ -7,8 +7,8 @@
 //! [`wish`] reads the inputs, [`param`] the parameters; [`postgres`] and [`lite`] run the statement; [`sheet`] makes outputs of
 //! rows; [`fault`] says what failed and what may have happened by then.
 
-use std::collections::HashMap;
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;

@@ -128,7 +128,10 @@ pub fn main(command: &SqlCommand, settings: &Settings, out: &mut impl Write) -> 
             let least = Duration::from_millis(settings.limits.horizon_ms) + SPARE;
             if args.older_than < least {
                 let hours = least.as_secs().div_ceil(3_600);
-                writeln!(io::stderr(), "error: --older-than must be {hours}h or more: journal.horizon is so long, and an hour beside it")?;
+                writeln!(
+                    io::stderr(),
+                    "error: --older-than must be {hours}h or more: journal.horizon is so long, and an hour beside it"
+                )?;
                 return Ok(EXIT_USAGE);
             }
             let seconds = args.older_than.as_secs();

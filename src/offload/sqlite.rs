@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::blocks::sql::sheet::{Bounds, Excess, Form};
 use crate::blocks::sql::param::Given;
+use crate::blocks::sql::sheet::{Bounds, Excess, Form};
 
 mod file;
 mod judge;
@@ -291,13 +291,7 @@ fn serve(state: &State) {
     }
 }
 
-fn at_work(
-    path: &Path,
-    open: &mut Option<Open>,
-    order: Order,
-    since: Instant,
-    wanted: &Arc<AtomicBool>,
-) -> Result<Done, Failed> {
+fn at_work(path: &Path, open: &mut Option<Open>, order: Order, since: Instant, wanted: &Arc<AtomicBool>) -> Result<Done, Failed> {
     let until = since + Duration::from_millis(order.within_ms);
     if !wanted.load(Relaxed) {
         return Err(Failed::Unwanted);

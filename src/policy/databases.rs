@@ -138,7 +138,9 @@ impl Policy {
         let found = self.databases.iter().find(|one| one.name == wanted && one.lists(tenant));
         let rule = || match name {
             Some(name) => format!("no [connectors.{name}] with a database lists the tenant"),
-            None => "a step names its database's connector; only where a worker runs for development there is one without".to_owned(),
+            None => {
+                "a step names its database's connector; only where a worker runs for development there is one without".to_owned()
+            }
         };
         found.ok_or_else(|| Refused { rule: rule(), pointer: Some("/connector".to_owned()) })
     }

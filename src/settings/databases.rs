@@ -88,6 +88,11 @@ const ONLY_SERVERS: &[Named] = &[
     ("direct", |one| &one.direct),
 ];
 
+/// Whether the key of this name takes a part of what others write as a connection string.
+pub(super) fn is_word_of_one(key: &str) -> bool {
+    key.starts_with("connectors.") && [".host", ".database", ".user"].iter().any(|end| key.ends_with(end))
+}
+
 impl Desk {
     /// Whether a connector has a database.
     pub(super) fn is_database(&self, name: &str) -> bool {
@@ -104,8 +109,7 @@ impl Desk {
         let others: Vec<Named> = ONLY_STORES.iter().filter(|(field, _)| *field != BYTES_MAX.0).copied().collect();
         self.without(name, &others, "a connector with a database takes no requests and keeps no blobs");
         let dedup = self.of_connector(name, "dedup", |one| &one.dedup, |value| optional(value, flag));
-        let statement_ms =
-            self.of_connector(name, "statement_timeout", |one| &one.statement_timeout, duration(STATEMENT_MS));
+        let statement_ms = self.of_connector(name, "statement_timeout", |one| &one.statement_timeout, duration(STATEMENT_MS));
         let lock_ms = self.of_connector(name, "lock_timeout", |one| &one.lock_timeout, duration(LOCK_MS));
         let (kind, by_itself) = match kind? {
             Kind::Sqlite => {
@@ -286,6 +290,7 @@ mod tests {
             ("[connectors.a]\nkind = \"sqlite\"\nhost = \"h\"".to_owned(), "host", "no server"),
             ("[connectors.a]\nkind = \"sqlite\"\nbytes_max = \"1KiB\"".to_owned(), "bytes_max", "a byte size"),
             ("[connectors.a]\nkind = \"postgres\"\nhost = \"postgres://u:hunter2@h/d\"".to_owned(), "host", "without a port"),
+            (format!("[connectors.a]\nkind = \"postgres\"\nhost = \"host=h password=hunter2\""), "host", "without a port"),
             (server("password = \"hunter2\""), "password", "a reference"),
             (server("url = \"http://h.example/\""), "url", "takes no requests"),
             (server("bucket = \"b\""), "bucket", "takes no requests"),
@@ -302,6 +307,7 @@ mod tests {
             let faults = settle(&text).expect_err(&text);
             let named = |fault: &String| fault.contains(&format!(".{key}")) && fault.contains(rule);
             assert!(faults.iter().any(named), "{text}: {faults:?}");
+            assert!(faults.iter().all(|fault| !fault.contains("hunter2")), "{text}: {faults:?}");
         }
     }
 }

@@ -79,7 +79,9 @@ impl Reader {
             Type::INT2 => Reader::Int2,
             Type::INT4 => Reader::Int4,
             Type::INT8 => Reader::Int8,
-            Type::OID | Type::XID | Type::CID | Type::REGCLASS | Type::REGTYPE | Type::REGPROC | Type::REGPROCEDURE => Reader::Oid,
+            Type::OID | Type::XID | Type::CID | Type::REGCLASS | Type::REGTYPE | Type::REGPROC | Type::REGPROCEDURE => {
+                Reader::Oid
+            }
             Type::FLOAT4 => Reader::Float4,
             Type::FLOAT8 => Reader::Float8,
             Type::NUMERIC => Reader::Numeric,
@@ -504,8 +506,21 @@ mod tests {
     #[test]
     fn whatever_a_server_sends_is_read_or_refused() {
         let readers = [
-            Type::INT4, Type::NUMERIC, Type::INET, Type::INT4_ARRAY, Type::INT4_RANGE, Type::INT4MULTI_RANGE, Type::JSONB,
-            Type::VARBIT, Type::INTERVAL, Type::TIMETZ, Type::RECORD, Type::UUID, Type::TEXT, Type::CHAR, Type::TEXT_ARRAY,
+            Type::INT4,
+            Type::NUMERIC,
+            Type::INET,
+            Type::INT4_ARRAY,
+            Type::INT4_RANGE,
+            Type::INT4MULTI_RANGE,
+            Type::JSONB,
+            Type::VARBIT,
+            Type::INTERVAL,
+            Type::TIMETZ,
+            Type::RECORD,
+            Type::UUID,
+            Type::TEXT,
+            Type::CHAR,
+            Type::TEXT_ARRAY,
         ];
         let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
         for ty in readers {

@@ -51,7 +51,8 @@ pub(super) fn count(wanted: usize, given: usize) -> Fault {
 
 /// It took too long and was stopped.
 pub(super) fn late() -> Fault {
-    Fault::new(Code::Timeout, "The statement took longer than it may, and was stopped.").with_details(r#"{"pointer":"/timeout_ms"}"#)
+    Fault::new(Code::Timeout, "The statement took longer than it may, and was stopped.")
+        .with_details(r#"{"pointer":"/timeout_ms"}"#)
 }
 
 /// The worker's own part of it is gone.
@@ -117,7 +118,8 @@ pub(super) fn no_session(error: &NoSession, redaction: &Redaction) -> Fault {
             }
             None => {
                 let why = json!({ "cause": cut(&chain(error)) }).to_string();
-                Fault::new(Code::ConnectionError, "No session with the database could be opened.").with_details(clean(why, redaction))
+                Fault::new(Code::ConnectionError, "No session with the database could be opened.")
+                    .with_details(clean(why, redaction))
             }
         },
     }
@@ -149,8 +151,12 @@ pub(super) fn said(error: &DbError, writes: bool) -> Fault {
         _ if *code == SqlState::QUERY_CANCELED && error.message().contains("statement timeout") => return late(),
         _ if *code == SqlState::QUERY_CANCELED => (Code::ExecutionFailed, "Somebody cancelled the statement at the database."),
         _ if *code == SqlState::READ_ONLY_SQL_TRANSACTION => (Code::ResourceUnavailable, "The database takes no writes now."),
-        _ if *code == SqlState::INSUFFICIENT_PRIVILEGE => (Code::PermissionDenied, "The database does not let this worker do that."),
-        _ if *code == SqlState::LOCK_NOT_AVAILABLE => (Code::ResourceUnavailable, "Another transaction holds what the statement needs."),
+        _ if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
+            (Code::PermissionDenied, "The database does not let this worker do that.")
+        }
+        _ if *code == SqlState::LOCK_NOT_AVAILABLE => {
+            (Code::ResourceUnavailable, "Another transaction holds what the statement needs.")
+        }
         "40" => (Code::ResourceUnavailable, "The transaction met another one and was taken back; it may be tried again."),
         "53" => (Code::ResourceUnavailable, "The database has not what the statement needs."),
         "57" | "08" => (Code::ConnectionError, "The database ended the session."),

@@ -106,8 +106,10 @@ fn of(failed: Failed, wish: &Wish<'_>) -> Fault {
         ffi::SQLITE_AUTH => {
             let mut details = details;
             details["pointer"] = json!("/sql");
-            details["rule"] = json!("nothing outside the tenant's own file: no other file, no setting, no transaction, nothing temporary");
-            return Fault::new(Code::InvalidInput, "The statement is not one that a step may send.").with_details(details.to_string());
+            details["rule"] =
+                json!("nothing outside the tenant's own file: no other file, no setting, no transaction, nothing temporary");
+            return Fault::new(Code::InvalidInput, "The statement is not one that a step may send.")
+                .with_details(details.to_string());
         }
         ffi::SQLITE_ERROR | ffi::SQLITE_RANGE | ffi::SQLITE_MISMATCH => {
             let mut details = details;

@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -74,12 +74,14 @@ struct Prepared {
 }
 
 /// Room for one session; given back when its connection has ended.
-struct Place(Rc<Pool>);
+struct Place(Weak<Pool>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.state.borrow_mut().open -= 1;
-        self.0.call();
+        if let Some(pool) = self.0.upgrade() {
+            pool.state.borrow_mut().open -= 1;
+            pool.call();
+        }
     }
 }
 
@@ -247,9 +249,8 @@ impl Turn<'_> {
                 let dead: Vec<Live> = match fresh {
                     true => std::mem::take(&mut state.idle),
                     false => {
-                        let (dead, idle) = std::mem::take(&mut state.idle)
-                            .into_iter()
-                            .partition(|live: &Live| live.session.client.is_closed());
+                        let (dead, idle) =
+                            std::mem::take(&mut state.idle).into_iter().partition(|live: &Live| live.session.client.is_closed());
                         state.idle = idle;
                         dead
                     }
@@ -258,7 +259,7 @@ impl Turn<'_> {
                     Some(live) => Some(Got::Idle(live)),
                     None if state.open < self.pool.most => {
                         state.open += 1;
-                        Some(Got::Room(Place(self.pool.clone())))
+                        Some(Got::Room(Place(Rc::downgrade(self.pool))))
                     }
                     None => None,
                 };
@@ -341,7 +342,11 @@ impl Drop for Lease {
             if let Some(server) = pool.database.server()
                 && let Err(error) = pool.dialer.cancel(&pool.database, server, &live.session.token).await
             {
-                tracing::warn!(connector = pool.database.name, ?error, "a statement could not be cancelled; its time limit ends it");
+                tracing::warn!(
+                    connector = pool.database.name,
+                    ?error,
+                    "a statement could not be cancelled; its time limit ends it"
+                );
             }
             live.session.abandon();
         });

@@ -167,7 +167,9 @@ impl Errand<'_> {
         let lock_ms = settings.lock_ms.min(statement_ms).max(1);
         let mut text = format!("BEGIN {how};SET LOCAL statement_timeout={statement_ms};SET LOCAL lock_timeout={lock_ms}");
         if self.server.pooler {
-            let more = format!(";SET LOCAL idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS};SET LOCAL TimeZone='UTC';SET LOCAL DateStyle='ISO'");
+            let more = format!(
+                ";SET LOCAL idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS};SET LOCAL TimeZone='UTC';SET LOCAL DateStyle='ISO'"
+            );
             text.push_str(&more);
         }
         text
@@ -191,12 +193,7 @@ impl Errand<'_> {
         Ok(Some(statement))
     }
 
-    async fn send<'t>(
-        &self,
-        client: &Client,
-        statement: Option<&Statement>,
-        params: &'t [Text<'t>],
-    ) -> Result<RowStream, Error> {
+    async fn send<'t>(&self, client: &Client, statement: Option<&Statement>, params: &'t [Text<'t>]) -> Result<RowStream, Error> {
         let borrowed = params.iter().map(|param| param as &(dyn ToSql + Sync));
         match statement {
             Some(statement) => client.query_raw(statement, borrowed).await,
@@ -283,10 +280,8 @@ impl Errand<'_> {
         writer: &mut Option<Box<dyn BlobWriter>>,
     ) -> Result<(Sheet, u64), Trouble> {
         let new = |columns: &[tokio_postgres::Column]| {
-            let of = |column: &tokio_postgres::Column| Column {
-                name: column.name().to_owned(),
-                of: column.type_().name().to_owned(),
-            };
+            let of =
+                |column: &tokio_postgres::Column| Column { name: column.name().to_owned(), of: column.type_().name().to_owned() };
             let readers: Vec<Reader> = columns.iter().map(|column| Reader::of(column.type_())).collect();
             let sheet = Sheet::new(self.wish.form, self.wish.bounds, columns.iter().map(of).collect());
             sheet.map(|sheet| (sheet, readers))

@@ -297,10 +297,7 @@ mod tests {
             let mut sheet = written(form, &rows);
             String::from_utf8(sheet.take().to_vec()).expect("text")
         };
-        assert_eq!(
-            text(Form::Objects),
-            r#"{"a":1,"b\"c":null},{"a":"x\ny","b\"c":"q\"q"},{"a":"","b\"c":{"a":1}}"#
-        );
+        assert_eq!(text(Form::Objects), r#"{"a":1,"b\"c":null},{"a":"x\ny","b\"c":"q\"q"},{"a":"","b\"c":{"a":1}}"#);
         assert_eq!(text(Form::Lists), r#"[1,null],["x\ny","q\"q"],["",{"a":1}]"#);
         assert_eq!(text(Form::Ndjson).lines().count(), 3);
         assert_eq!(text(Form::Csv), "a,\"b\"\"c\"\n1,\n\"x\ny\",\"q\"\"q\"\n\"\",\"{\"\"a\"\":1}\"\n");

@@ -262,9 +262,11 @@ fn settle(connection: &mut Connection, theirs: &Arc<AtomicBool>) -> rusqlite::Re
     connection.pragma_update_and_check(None, "hard_heap_limit", HEAP_BYTES_MAX, |row| row.get::<_, i64>(0))?;
     connection.pragma_update_and_check(None, "journal_size_limit", 16 << 20, |row| row.get::<_, i64>(0))?;
     let theirs = theirs.clone();
-    connection.authorizer(Some(move |context: rusqlite::hooks::AuthContext<'_>| {
-        if theirs.load(Relaxed) { judge(&context) } else { rusqlite::hooks::Authorization::Allow }
-    }))
+    connection.authorizer(Some(
+        move |context: rusqlite::hooks::AuthContext<'_>| {
+            if theirs.load(Relaxed) { judge(&context) } else { rusqlite::hooks::Authorization::Allow }
+        },
+    ))
 }
 
 /// Parameters by their numbers, however they are written: `?`, `?2` or `$2`.
@@ -325,16 +327,12 @@ fn push(value: ValueRef<'_>, out: &mut Vec<u8>, left: u64, most: u64) -> Result<
 fn told(error: Error) -> Failed {
     match error {
         Error::MultipleStatement => Failed::Several,
-        Error::SqlInputError { error, msg, offset, .. } => Failed::Sqlite {
-            code: error.extended_code,
-            message: msg,
-            offset: usize::try_from(offset).ok(),
-        },
-        Error::SqliteFailure(error, message) => Failed::Sqlite {
-            code: error.extended_code,
-            message: message.unwrap_or_else(|| error.to_string()),
-            offset: None,
-        },
+        Error::SqlInputError { error, msg, offset, .. } => {
+            Failed::Sqlite { code: error.extended_code, message: msg, offset: usize::try_from(offset).ok() }
+        }
+        Error::SqliteFailure(error, message) => {
+            Failed::Sqlite { code: error.extended_code, message: message.unwrap_or_else(|| error.to_string()), offset: None }
+        }
         Error::InvalidQuery => Failed::Nothing,
         other => Failed::Sqlite { code: ffi::SQLITE_ERROR, message: other.to_string(), offset: None },
     }

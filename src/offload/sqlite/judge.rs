@@ -8,15 +8,8 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use crate::blocks::sql::DEDUP;
 
 /// What only says how a table is made.
-const PRAGMAS: &[&str] = &[
-    "foreign_key_list",
-    "index_info",
-    "index_list",
-    "index_xinfo",
-    "table_info",
-    "table_list",
-    "table_xinfo",
-];
+const PRAGMAS: &[&str] =
+    &["foreign_key_list", "index_info", "index_list", "index_xinfo", "table_info", "table_list", "table_xinfo"];
 /// Kinds of tables that keep all of theirs in the file.
 const MODULES: &[&str] = &["fts5", "rtree", "rtree_i32"];
 /// Functions that reach out of it, where they are built in.

@@ -95,7 +95,10 @@ async fn a_row_is_written_once_over_duplicates_and_a_restart() -> Result<()> {
     let seen = world.router.run(&Assignment::new("acme", "sql.query", inputs), PATIENCE).await?;
     ensure!(seen.status() == "error" && seen.code() == "INVALID_INPUT", "{:?}", seen.object);
     ensure!(!serde_json::to_string(&seen.object)?.contains("hunter2"), "{:?}", seen.object);
-    let seen = world.router.run(&Assignment::new("other", "sql.query", json!({"connector": "crm", "sql": "SELECT 1"})), PATIENCE).await?;
+    let seen = world
+        .router
+        .run(&Assignment::new("other", "sql.query", json!({"connector": "crm", "sql": "SELECT 1"})), PATIENCE)
+        .await?;
     ensure!(seen.code() == "PERMISSION_DENIED", "{:?}", seen.object);
     world.finish().await
 }
@@ -145,9 +148,8 @@ async fn a_worker_that_is_killed_while_it_writes_leaves_each_row_once() -> Resul
 #[tokio::test]
 async fn a_connector_with_fewer_connections_than_shards_is_refused_at_the_start() -> Result<()> {
     let server = Server::start();
-    let settings = settings(&server)
-        .set("ENDSTATION__CONNECTORS__CRM__MAX_CONNECTIONS", "1")
-        .set("ENDSTATION__CORES__SHARDS", "0,1");
+    let settings =
+        settings(&server).set("ENDSTATION__CONNECTORS__CRM__MAX_CONNECTIONS", "1").set("ENDSTATION__CORES__SHARDS", "0,1");
     if std::thread::available_parallelism()?.get() < 2 {
         eprintln!("SKIPPED: one core has one shard, which has every connection");
         return Ok(());
@@ -157,7 +159,11 @@ async fn a_connector_with_fewer_connections_than_shards_is_refused_at_the_start(
     worker.launch(&[])?;
     let status = worker.ended(PATIENCE).await?;
     ensure!(status.code() == Some(3), "{status}: {}", worker.log_tail());
-    ensure!(worker.log_text().contains("connectors.crm.max_connections: is 1, fewer than one for each of the 2 shards"), "{}", worker.log_tail());
+    ensure!(
+        worker.log_text().contains("connectors.crm.max_connections: is 1, fewer than one for each of the 2 shards"),
+        "{}",
+        worker.log_tail()
+    );
     Ok(())
 }
 

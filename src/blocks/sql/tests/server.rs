@@ -34,9 +34,11 @@ fn bin(program: &str) -> PathBuf {
         let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
         let mut folders: Vec<PathBuf> = versions.map(|entry| entry.path().join("bin")).collect();
         folders.sort();
+        folders.reverse();
         let paths = std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
         folders.extend(paths);
-        let found = folders.into_iter().rev().find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists());
+        let needed = ["initdb", "postgres", "pg_ctl", "psql"];
+        let found = folders.into_iter().find(|folder| needed.iter().all(|program| folder.join(program).exists()));
         found.expect("PostgreSQL is not installed: run `make deps`")
     });
     folder.join(program)
@@ -155,7 +157,8 @@ impl Server {
     pub(crate) fn stop(&mut self, mode: &str) {
         let Some(mut child) = self.child.take() else { return };
         let data = self.dir.path().join("data");
-        let _it_may_be_gone = command("pg_ctl").args(["stop", "-w", "-m", mode, "-D"]).arg(data).current_dir(self.dir.path()).output();
+        let _it_may_be_gone =
+            command("pg_ctl").args(["stop", "-w", "-m", mode, "-D"]).arg(data).current_dir(self.dir.path()).output();
         let _status = child.wait();
     }
 

@@ -71,14 +71,18 @@ fn a_write_and_its_record_commit_together_and_are_found_again() {
         assert_eq!(Step::keyed(2).run(&reach, &blobs, other.clone()).await.expect_err("another").code, Code::KeyConflict);
         // Two tries at once: one waits for the other.
         let step = Step::keyed(3);
-        let (a, b) = futures_util::future::join(step.run(&reach, &blobs, put.clone()), step.run(&reach, &blobs, put.clone())).await;
+        let (a, b) =
+            futures_util::future::join(step.run(&reach, &blobs, put.clone()), step.run(&reach, &blobs, put.clone())).await;
         assert_eq!(a.expect("one"), b.expect("the same"));
         assert_eq!(server.ask("SELECT count(*) FROM t"), "2");
         assert_eq!(server.ask("SELECT count(*) FROM endstation_dedup WHERE outcome IS NOT NULL"), "2");
         // One that fails leaves neither.
         let bad = on_crm(write("INSERT INTO t SELECT 1 / n FROM generate_series(-1, 1) AS n", json!([])));
         let fault = Step::keyed(4).run(&reach, &blobs, bad).await.expect_err("a division by zero");
-        assert_eq!((fault.code, fault.effect, &details(&fault)["sqlstate"]), (Code::ExecutionFailed, Effected::None, &json!("22012")));
+        assert_eq!(
+            (fault.code, fault.effect, &details(&fault)["sqlstate"]),
+            (Code::ExecutionFailed, Effected::None, &json!("22012"))
+        );
         Step::keyed(4).run(&reach, &blobs, other).await.expect("nothing of it was kept");
         assert_eq!(server.ask("SELECT count(*) FROM t"), "3");
     });
@@ -94,7 +98,10 @@ fn without_the_table_nothing_is_written_and_the_cure_is_named() {
             let reach = with(crm(server.port(), |_, server| server.pooler = pooler), &root);
             let fault = Step::keyed(2).run(&reach, &blobs, put.clone()).await.expect_err("no table");
             assert_eq!((fault.code, fault.effect), (Code::ExecutionFailed, Effected::None));
-            assert!(details(&fault)["rule"].as_str().is_some_and(|rule| rule.starts_with("endstation sql init crm")), "{fault:?}");
+            assert!(
+                details(&fault)["rule"].as_str().is_some_and(|rule| rule.starts_with("endstation sql init crm")),
+                "{fault:?}"
+            );
         }
         assert_eq!(server.ask("SELECT count(*) FROM t"), "0");
         let reach = with(crm(server.port(), |database, _| database.dedup = false), &root);
@@ -154,7 +161,8 @@ fn a_read_writes_nothing_however_it_begins() {
     server.ask("CREATE TABLE t (n int); GRANT ALL ON t TO worker; CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'INSERT INTO t VALUES (1) RETURNING n'; CREATE SEQUENCE s; GRANT ALL ON s TO worker");
     on_a_shard(|blobs, root| async move {
         for (pooler, trace) in [(false, false), (true, false), (false, true)] {
-            let change = |_: &mut DatabaseSettings, server: &mut PostgresSettings| (server.pooler, server.trace) = (pooler, trace);
+            let change =
+                |_: &mut DatabaseSettings, server: &mut PostgresSettings| (server.pooler, server.trace) = (pooler, trace);
             let reach = with(crm(server.port(), change), &root);
             for sql in [
                 "WITH x AS (INSERT INTO t VALUES (1) RETURNING n) SELECT * FROM x",
@@ -180,7 +188,9 @@ fn what_is_given_up_ends_at_the_server_too() {
     server.ask("CREATE TABLE t (n int); GRANT ALL ON t TO worker");
     on_a_shard(|blobs, root| async move {
         let reach = with(crm(server.port(), |_, server| server.connections_max = 2), &root);
-        let asleep = || server.ask("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep%' AND application_name LIKE 'endstation/%'");
+        let asleep = || {
+            server.ask("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep%' AND application_name LIKE 'endstation/%'")
+        };
         let slow = on_crm(read("SELECT pg_sleep(30)", json!([])));
         let slow_write = on_crm(write("INSERT INTO t SELECT 1 FROM pg_sleep(30)", json!([])));
         for inputs in [slow.clone(), slow_write] {
@@ -228,7 +238,9 @@ fn a_server_that_goes_and_comes_back_costs_a_try_and_no_row() {
             server.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'endstation/%'");
             Step::keyed(n).run(&reach, &blobs, put(n)).await.expect("another session");
         }
-        let work = async { Step::keyed(9).run(&reach, &blobs, on_crm(write("INSERT INTO t SELECT 9 FROM pg_sleep(1)", json!([])))).await };
+        let work = async {
+            Step::keyed(9).run(&reach, &blobs, on_crm(write("INSERT INTO t SELECT 9 FROM pg_sleep(1)", json!([])))).await
+        };
         let kill = async {
             rt::sleep(Duration::from_millis(300)).await;
             server.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'endstation/%'");
@@ -288,22 +300,30 @@ fn transactions_that_meet_are_taken_back_and_may_be_tried_again() {
     on_a_shard(|blobs, root| async move {
         let reach = with(crm(server.port(), |database, _| database.lock_ms = 3_000), &root);
         let cross = |first: u8, second: u8| {
-            let sql = format!("WITH a AS (UPDATE t SET n = n + 1 WHERE id = {first} RETURNING id), s AS (SELECT pg_sleep(0.3) FROM a), \
-                               b AS (UPDATE t SET n = n + 1 FROM s WHERE t.id = {second} RETURNING t.id) SELECT * FROM b");
+            let sql = format!(
+                "WITH a AS (UPDATE t SET n = n + 1 WHERE id = {first} RETURNING id), s AS (SELECT pg_sleep(0.3) FROM a), \
+                               b AS (UPDATE t SET n = n + 1 FROM s WHERE t.id = {second} RETURNING t.id) SELECT * FROM b"
+            );
             on_crm(write(&sql, json!([])))
         };
         let (a, b) = (Step::keyed(1), Step::keyed(2));
         let (a, b) = futures_util::future::join(a.run(&reach, &blobs, cross(1, 2)), b.run(&reach, &blobs, cross(2, 1))).await;
         let faults: Vec<Fault> = [a, b].into_iter().filter_map(Result::err).collect();
         assert_eq!(faults.len(), 1, "one of them goes on: {faults:?}");
-        assert_eq!((faults[0].code, faults[0].effect, &details(&faults[0])["sqlstate"]), (Code::ResourceUnavailable, Effected::None, &json!("40P01")));
+        assert_eq!(
+            (faults[0].code, faults[0].effect, &details(&faults[0])["sqlstate"]),
+            (Code::ResourceUnavailable, Effected::None, &json!("40P01"))
+        );
         let mut serial = cross(1, 1);
         serial["sql"] = json!("UPDATE t SET n = n + 1 FROM pg_sleep(0.2) WHERE id = 1");
         serial["isolation"] = json!("serializable");
         let (a, b) = (Step::keyed(3), Step::keyed(4));
         let (a, b) = futures_util::future::join(a.run(&reach, &blobs, serial.clone()), b.run(&reach, &blobs, serial)).await;
         let faults: Vec<Fault> = [a, b].into_iter().filter_map(Result::err).collect();
-        assert_eq!((faults.len(), faults[0].code, &details(&faults[0])["sqlstate"]), (1, Code::ResourceUnavailable, &json!("40001")));
+        assert_eq!(
+            (faults.len(), faults[0].code, &details(&faults[0])["sqlstate"]),
+            (1, Code::ResourceUnavailable, &json!("40001"))
+        );
         // What another session holds is waited for so long and no longer.
         let reach = with(crm(server.port(), |database, _| database.lock_ms = 200), &root);
         let hold = Step::keyed(5);
@@ -376,7 +396,11 @@ fn a_database_is_reached_only_where_its_connector_and_its_step_allow() {
         // Not for development: the loopback is no public address unless the connector says so.
         for (allow, reached) in [("", false), ("127.0.0.1", true), ("127.0.0.1:1", false)] {
             let settings = crm(server.port(), |_, server| {
-                server.allow = [allow].iter().filter(|allow| !allow.is_empty()).map(|allow| crate::net::egress::Allow::parse(allow).expect("an entry")).collect();
+                server.allow = [allow]
+                    .iter()
+                    .filter(|allow| !allow.is_empty())
+                    .map(|allow| crate::net::egress::Allow::parse(allow).expect("an entry"))
+                    .collect();
             });
             let mut reach = with(PolicySettings::default(), &root);
             reach.policy = Arc::new(Policy::new(settings, false).expect("no file in it"));

@@ -107,7 +107,8 @@ fn rows_of_a_server_go_into_a_blob() {
     let server = Server::start();
     on_a_shard(|blobs, root| async move {
         let reach = with(crm(server.port(), |_, _| {}), &root);
-        let sql = "SELECT n, 'row ' || n AS a, CASE WHEN n % 2 = 0 THEN NULL ELSE '' END AS e FROM generate_series(1, 200000) AS n";
+        let sql =
+            "SELECT n, 'row ' || n AS a, CASE WHEN n % 2 = 0 THEN NULL ELSE '' END AS e FROM generate_series(1, 200000) AS n";
         let inputs = on_crm(json!({"sql": sql, "to": "out.csv", "rows": "csv"}));
         let outputs = Step::default().run(&reach, &blobs, inputs).await.expect("a blob");
         assert_eq!(outputs["row_count"], 200_000);
