@@ -144,6 +144,9 @@ pub(super) fn said(error: &DbError, writes: bool) -> Fault {
         "22" if IS_OF_PARAMS.contains(code) => {
             return input("params", "values that the statement takes", "The database does not take a value of the step.");
         }
+        "25" if *code != SqlState::READ_ONLY_SQL_TRANSACTION => {
+            return input("sql", "a statement that a transaction may hold", "The statement cannot run in a step's transaction.");
+        }
         "0A" => return input("sql", "a statement that the database knows how to do", "The database does not do that."),
         _ => {}
     }
@@ -160,11 +163,20 @@ pub(super) fn said(error: &DbError, writes: bool) -> Fault {
         "40" => (Code::ResourceUnavailable, "The transaction met another one and was taken back; it may be tried again."),
         "53" => (Code::ResourceUnavailable, "The database has not what the statement needs."),
         "57" | "08" => (Code::ConnectionError, "The database ended the session."),
-        "58" | "25" => (Code::ResourceUnavailable, "The database cannot do it now."),
+        "58" => (Code::ResourceUnavailable, "The database cannot do it now."),
         "23" => (Code::ExecutionFailed, "A constraint of the database forbids it."),
         _ => (Code::ExecutionFailed, "The database could not do it."),
     };
     Fault::new(code, sentence).with_details(details.to_string())
+}
+
+/// A transaction that writes could not begin: a standby takes none.
+pub(super) fn not_begun(error: &DbError) -> Fault {
+    let takes_none = [SqlState::FEATURE_NOT_SUPPORTED, SqlState::READ_ONLY_SQL_TRANSACTION].contains(error.code());
+    match takes_none {
+        true => Fault::new(Code::ResourceUnavailable, "The database takes no writes now.").with_details(words(error)),
+        false => said(error, true),
+    }
 }
 
 /// Whether a prepared statement does not hold any more: prepared anew it may.

@@ -163,7 +163,8 @@ impl Pool {
         )
     }
 
-    fn now_ms(&self) -> u64 {
+    /// Milliseconds, by the shard's clock.
+    pub(crate) fn now_ms(&self) -> u64 {
         self.clock.now().mono_us / 1_000
     }
 

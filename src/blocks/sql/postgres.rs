@@ -13,7 +13,6 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::StreamExt as _;
@@ -34,11 +33,10 @@ use super::sheet::{Column, Excess, Sheet};
 use super::wish::Wish;
 use super::{conflict, fault, saved};
 
+mod settle;
+
 /// How much of rows is collected before it goes into a blob, in bytes.
 const PIECE_BYTES: usize = 64 << 10;
-/// How long it is tried to find out what a commit came to, in milliseconds.
-const SETTLE_MS_MAX: u64 = 15_000;
-const SETTLE_EVERY: Duration = Duration::from_millis(250);
 
 const ROLLBACK: &str = "ROLLBACK";
 /// A transaction that is taken back takes back every setting; what it does not take back are locks of the session.
@@ -49,9 +47,6 @@ const RESET: &str = "CLOSE ALL;UNLISTEN *;SET SESSION AUTHORIZATION DEFAULT;RESE
 const INSERT: &str = "INSERT INTO public.endstation_dedup (key, fingerprint) VALUES ($1, $2)";
 const OUTCOME: &str = "UPDATE public.endstation_dedup SET outcome = $2 WHERE key = $1";
 const FIND: &str = "SELECT fingerprint, outcome FROM public.endstation_dedup WHERE key = $1";
-/// Ends the session of this name, if it still is: what it had not committed it never will.
-const TERMINATE: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                         WHERE application_name = $1 AND usename = current_user AND pid <> pg_backend_pid()";
 
 /// A parameter on its way: as text, which the server reads as what it takes it for.
 #[derive(Debug)]
@@ -109,7 +104,8 @@ struct Errand<'a> {
     oids: Vec<u32>,
     /// Nothing is prepared.
     unnamed: bool,
-    begun: std::time::Instant,
+    /// When it began, by the pool's clock.
+    begun_ms: u64,
 }
 
 pub(super) async fn run(
@@ -128,7 +124,7 @@ pub(super) async fn run(
     };
     let unnamed = server.pooler || matches!(sql, Cow::Owned(_));
     let oids = wish.params.iter().map(|param: &Param| param.oid).collect();
-    let errand = Errand { pool, server, cx, wish, sql, oids, unnamed, begun: now() };
+    let errand = Errand { pool, server, cx, wish, sql, oids, unnamed, begun_ms: pool.now_ms() };
     // A session that has waited may have been cut off meanwhile: that is found out by using it, once.
     let mut again = true;
     let mut fresh = false;
@@ -149,7 +145,7 @@ pub(super) async fn run(
             Trouble::Stale => return Err(fault::broken("what was prepared does not hold", false)),
             Trouble::Broken(why) if used && fault::too_long(&why).is_none() && std::mem::take(&mut again) => fresh = true,
             Trouble::Broken(why) => return Err(fault::too_long(&why).unwrap_or_else(|| fault::broken(&why, false))),
-            Trouble::Ambiguous(why) if pool.database.settings.dedup => return settle(&errand, &name, &why).await,
+            Trouble::Ambiguous(why) if pool.database.settings.dedup => return settle::settle(&errand, &name, &why).await,
             Trouble::Ambiguous(why) => return Err(fault::broken(&why, true)),
         }
     }
@@ -157,7 +153,7 @@ pub(super) async fn run(
 
 impl Errand<'_> {
     fn left_ms(&self) -> u64 {
-        self.cx.left_ms.saturating_sub(self.begun.elapsed().as_millis() as u64)
+        self.cx.left_ms.saturating_sub(self.pool.now_ms() - self.begun_ms)
     }
 
     /// What begins a transaction: its own limits, and the moment at which the server ends it if nobody else does.
@@ -206,13 +202,7 @@ impl Errand<'_> {
         match error.as_db_error() {
             Some(said) if is_fatal(said) => Trouble::Broken(format!("{}: {}", said.code().code(), said.message())),
             Some(said) if fault::is_stale(said) => Trouble::Stale,
-            Some(said) => {
-                if *said.code() == SqlState::READ_ONLY_SQL_TRANSACTION && self.wish.writes {
-                    // Another server writes by now; these sessions lead to one that does not.
-                    self.pool.forget();
-                }
-                Trouble::Fault(fault::said(said, self.wish.writes))
-            }
+            Some(said) => Trouble::Fault(fault::said(said, self.wish.writes)),
             None => Trouble::Broken(fault::chain(error)),
         }
     }
@@ -382,7 +372,15 @@ impl Errand<'_> {
             (begun, inserted, Some(sent))
         };
         if let Err(error) = begun {
-            return self.roll_back(client, self.trouble(&error)).await;
+            let trouble = match error.as_db_error() {
+                Some(said) if !is_fatal(said) => {
+                    // Another server writes by now; these sessions lead to one that does not.
+                    self.pool.forget();
+                    Trouble::Fault(fault::not_begun(said))
+                }
+                _ => self.trouble(&error),
+            };
+            return self.roll_back(client, trouble).await;
         }
         if let Err(error) = inserted {
             drop(sent);
@@ -497,56 +495,6 @@ fn in_order<T>(trouble: Trouble) -> (Result<T, Trouble>, Ending) {
     (Err(trouble), ending)
 }
 
-/// Finds out what a commit came to whose answer was lost. The row is inserted anew, in a transaction that is taken back: where the
-/// old one is not over, that waits for its end; where it was committed, the row is there with what came of it; and where it can be
-/// inserted, the old one can never be committed any more, and nothing happened.
-async fn settle(errand: &Errand<'_>, old: &str, why: &str) -> Result<Bytes, Fault> {
-    let until = errand.left_ms().min(SETTLE_MS_MAX);
-    let begun = now();
-    tracing::info!(connector = errand.pool.database.name, "contact was lost during a commit; its record is looked for");
-    loop {
-        let cause = match look(errand, old).await {
-            Ok(Some(found)) => return found,
-            Ok(None) => return Err(fault::broken(why, false)),
-            Err(cause) => cause,
-        };
-        if begun.elapsed().as_millis() as u64 + SETTLE_EVERY.as_millis() as u64 >= until {
-            return Err(fault::unknown(&cause));
-        }
-        rt::sleep(SETTLE_EVERY).await;
-    }
-}
-
-/// One look: what the record says; none, there is none and never will be.
-async fn look(errand: &Errand<'_>, old: &str) -> Result<Option<Result<Bytes, Fault>>, Fault> {
-    let lease = errand.pool.take(errand.server, errand.left_ms(), true).await?;
-    lease.busy(true);
-    let client = &lease.live().session.client;
-    let fault_of = |error: &Error| match errand.no_record(error) {
-        Trouble::Fault(fault) | Trouble::Own(fault) => fault,
-        Trouble::Broken(why) | Trouble::Ambiguous(why) => fault::broken(&why, false),
-        Trouble::Stale => fault::broken("what was prepared does not hold", false),
-    };
-    if !errand.server.pooler {
-        // Whether it may and whether it is needed does not matter: what it does not end, is waited for.
-        let _ = client.query_typed(TERMINATE, &[(&old, Type::TEXT)]).await;
-    }
-    let key = &errand.cx.key.0[..];
-    let fingerprint = errand.wish.fingerprint();
-    client.batch_execute(&errand.begin("READ WRITE")).await.map_err(|error| fault_of(&error))?;
-    let inserted = client.execute_typed(INSERT, &[(&key, Type::BYTEA), (&&fingerprint[..], Type::BYTEA)]).await;
-    client.batch_execute(errand.rollback()).await.map_err(|error| fault_of(&error))?;
-    let found = match inserted {
-        Ok(_) => None,
-        Err(error) if error.as_db_error().is_some_and(is_there) => {
-            Some(errand.found(client).await.map_err(|error| fault_of(&error))?)
-        }
-        Err(error) => return Err(fault_of(&error)),
-    };
-    lease.end(Ending::Keep);
-    Ok(found)
-}
-
 /// Polls `work` to its end, and `next` once behind its first poll, so that what both send goes in one flight.
 async fn ahead_of<W: Future, N: Future>(work: W, mut next: std::pin::Pin<&mut N>) -> W::Output {
     let mut work = pin!(work);
@@ -587,8 +535,4 @@ fn is_there(said: &DbError) -> bool {
 fn is_missing(code: &SqlState) -> bool {
     [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN, SqlState::INSUFFICIENT_PRIVILEGE, SqlState::INVALID_SCHEMA_NAME]
         .contains(code)
-}
-
-fn now() -> std::time::Instant {
-    std::time::Instant::now()
 }

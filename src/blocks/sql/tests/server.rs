@@ -173,6 +173,21 @@ impl Server {
         self.settings.push("ssl=on".to_owned());
     }
 
+    /// Makes a standby of it, which is read and not written.
+    pub(crate) fn demote(&mut self) {
+        self.stop("fast");
+        let signal = self.dir.path().join("data/standby.signal");
+        fs::write(&signal, "").expect("written");
+        own(&signal);
+        self.restart();
+    }
+
+    /// Makes it take writes again.
+    pub(crate) fn promote(&self) {
+        let data = self.dir.path().join("data");
+        done("pg_ctl promote", command("pg_ctl").args(["promote", "-w", "-D"]).arg(data).current_dir(self.dir.path()).output());
+    }
+
     /// Runs SQL as its administrator and gives what it prints.
     pub(crate) fn ask(&self, sql: &str) -> String {
         self.ask_in(DATABASE, sql)
