@@ -76,7 +76,7 @@ mod on_purpose {
         Row { block: "media.render", inputs: |_| board(json!({})), pure: true, once: false },
         Row { block: "media.render", inputs: |name| board(json!({"to": format!("{name}.png")})), pure: false, once: false },
         Row { block: "ai.generate", inputs: |name| json!({"prompt": name, "stream": true}), pure: true, once: false },
-        Row { block: "sql.query", inputs: |_| json!({"connector": "notes", "sql": "SELECT 1"}), pure: true, once: false },
+        Row { block: "sql.query", inputs: |_| json!({"connector": "notes", "sql": "SELECT 1"}), pure: true, once: true },
         Row {
             block: "sql.query",
             inputs: |_| json!({"connector": "notes", "mode": "write", "sql": "CREATE TABLE IF NOT EXISTS t (a)"}),
