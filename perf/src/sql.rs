@@ -152,14 +152,18 @@ async fn one(client: &Client, number: u64, work: Work, until: Instant) -> Result
                     client.execute(&record, &record_params),
                     client.execute(&insert, &params)
                 );
-                (begun?, kept?, put?);
+                begun?;
+                kept?;
+                put?;
                 let (told, ended) =
                     futures_util::join!(client.execute(&outcome, &outcome_params), client.batch_execute("COMMIT"));
-                (told?, ended?);
+                told?;
+                ended?;
             }
             Work::Write | Work::Select => {
                 let (begun, put) = futures_util::join!(client.batch_execute("BEGIN"), client.execute(&insert, &params));
-                (begun?, put?);
+                begun?;
+                put?;
                 client.batch_execute("COMMIT").await?;
             }
         }

@@ -290,7 +290,7 @@ mod tests {
             ("[connectors.a]\nkind = \"sqlite\"\nhost = \"h\"".to_owned(), "host", "no server"),
             ("[connectors.a]\nkind = \"sqlite\"\nbytes_max = \"1KiB\"".to_owned(), "bytes_max", "a byte size"),
             ("[connectors.a]\nkind = \"postgres\"\nhost = \"postgres://u:hunter2@h/d\"".to_owned(), "host", "without a port"),
-            (format!("[connectors.a]\nkind = \"postgres\"\nhost = \"host=h password=hunter2\""), "host", "without a port"),
+            ("[connectors.a]\nkind = \"postgres\"\nhost = \"host=h password=hunter2\"".to_owned(), "host", "without a port"),
             (server("password = \"hunter2\""), "password", "a reference"),
             (server("url = \"http://h.example/\""), "url", "takes no requests"),
             (server("bucket = \"b\""), "bucket", "takes no requests"),

@@ -39,11 +39,7 @@ pub(super) async fn run(
     let DatabaseKind::Sqlite { bytes_max } = database.settings.kind else { return Err(told::gone()) };
     // A file of the tenant's own: no statement names another.
     let path = databases.dir.join(&database.name).join(format!("{}.sqlite", folder_of(&cx.tenant)));
-    let (pieces, arriving) = match writer {
-        Some(_) => Some(mpsc::channel(PIECES_MAX)),
-        None => None,
-    }
-    .unzip();
+    let (pieces, arriving) = writer.as_ref().map(|_| mpsc::channel(PIECES_MAX)).unzip();
     let order = Order {
         path,
         bytes_max,

@@ -48,8 +48,9 @@ impl Cutter {
     /// The next connection is cut once so many bytes have gone out, or come in.
     fn arm(&self, out: u64, back: u64) {
         let state = &self.state;
-        (state.at[0].store(out, SeqCst), state.at[1].store(back, SeqCst));
-        (state.passed[0].store(0, SeqCst), state.passed[1].store(0, SeqCst));
+        state.at[0].store(out, SeqCst);
+        state.at[1].store(back, SeqCst);
+        state.passed.iter().for_each(|passed| passed.store(0, SeqCst));
         *state.second.lock().expect("whole") = None;
         state.armed.store(true, SeqCst);
     }
@@ -57,11 +58,7 @@ impl Cutter {
 
 fn carry(way: usize, mut from: TcpStream, mut to: TcpStream, first: bool, state: &State) {
     let mut buffer = [0; 16 << 10];
-    loop {
-        let Ok(read) = from.read(&mut buffer) else { break };
-        if read == 0 {
-            break;
-        }
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
         let mut end = read;
         if first {
             if way == 0 && buffer[..read].windows(6).any(|part| part == b"COMMIT") {
