@@ -282,6 +282,7 @@ pub(crate) struct Connector {
     pub(crate) pooler: Leaf,
     pub(crate) trace: Leaf,
     pub(crate) dedup: Leaf,
+    pub(crate) read_only: Leaf,
     pub(crate) statement_timeout: Leaf,
     pub(crate) lock_timeout: Leaf,
 }

@@ -81,7 +81,7 @@ pub(super) struct Sql {
 /// A step before acceptance: its inputs, and which databases its tenant may use.
 pub(super) fn check(ask: &Ask<'_>) -> Result<Checked, Fault> {
     let wish = Wish::read(ask.inputs)?;
-    let (database, mut denied) = match ask.policy.database(ask.tenant, wish.connector.as_deref()) {
+    let (database, mut denied) = match ask.policy.database_for(ask.tenant, wish.connector.as_deref(), wish.writes) {
         Ok(database) => (Some(database), None),
         Err(refused) => (None, Some(refused.fault())),
     };
@@ -117,7 +117,7 @@ impl Sql {
 
     async fn run(&self, cx: &BlockCx) -> Result<Bytes, Fault> {
         let mut wish = Wish::read(&cx.inputs)?;
-        let database = self.reach.policy.database(&cx.tenant, wish.connector.as_deref());
+        let database = self.reach.policy.database_for(&cx.tenant, wish.connector.as_deref(), wish.writes);
         let database = database.map_err(|refused| refused.fault())?;
         let guardrails = Guardrails::read(&cx.guardrails)?;
         guardrails.database(database).map_err(|refused| refused.fault())?;

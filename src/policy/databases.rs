@@ -25,6 +25,8 @@ pub struct DatabaseSettings {
     pub kind: DatabaseKind,
     /// Whether a write and the record of its step commit together: the table for these records is there.
     pub dedup: bool,
+    /// Nothing is written there, whatever a step asks for.
+    pub read_only: bool,
     /// No statement takes longer, in milliseconds.
     pub statement_ms: u64,
     /// No statement waits longer for what another one holds, in milliseconds.
@@ -109,6 +111,7 @@ impl Database {
             tenants: None,
             kind: DatabaseKind::Sqlite { bytes_max: FILE_BYTES_DEFAULT },
             dedup: true,
+            read_only: false,
             statement_ms: 600_000,
             lock_ms: 10_000,
         };
@@ -143,6 +146,21 @@ impl Policy {
             }
         };
         found.ok_or_else(|| Refused { rule: rule(), pointer: Some("/connector".to_owned()) })
+    }
+
+    /// The same, for a step that writes or reads.
+    ///
+    /// # Errors
+    /// As above; and where the operator lets nobody write there.
+    pub fn database_for(&self, tenant: &str, name: Option<&str>, writes: bool) -> Result<&Arc<Database>, Refused> {
+        let database = self.database(tenant, name)?;
+        match writes && database.settings.read_only {
+            true => Err(Refused {
+                rule: format!("connectors.{}.read_only is true", database.name),
+                pointer: Some("/mode".to_owned()),
+            }),
+            false => Ok(database),
+        }
     }
 
     /// Every database.

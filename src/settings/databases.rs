@@ -51,6 +51,7 @@ pub(super) const ONLY_DATABASES: &[Named] = &[
     POOLER,
     TRACE,
     ("dedup", |one| &one.dedup),
+    ("read_only", |one| &one.read_only),
     ("statement_timeout", |one| &one.statement_timeout),
     ("lock_timeout", |one| &one.lock_timeout),
 ];
@@ -109,6 +110,7 @@ impl Desk {
         let others: Vec<Named> = ONLY_STORES.iter().filter(|(field, _)| *field != BYTES_MAX.0).copied().collect();
         self.without(name, &others, "a connector with a database takes no requests and keeps no blobs");
         let dedup = self.of_connector(name, "dedup", |one| &one.dedup, |value| optional(value, flag));
+        let read_only = self.of_connector(name, "read_only", |one| &one.read_only, flag);
         let statement_ms = self.of_connector(name, "statement_timeout", |one| &one.statement_timeout, duration(STATEMENT_MS));
         let lock_ms = self.of_connector(name, "lock_timeout", |one| &one.lock_timeout, duration(LOCK_MS));
         let (kind, by_itself) = match kind? {
@@ -122,7 +124,7 @@ impl Desk {
                 (DatabaseKind::Postgres(self.postgres(name, proxied)?), false)
             }
         };
-        Some(DatabaseSettings { tenants, kind, dedup: dedup.unwrap_or(by_itself), statement_ms, lock_ms })
+        Some(DatabaseSettings { tenants, kind, dedup: dedup.unwrap_or(by_itself), read_only, statement_ms, lock_ms })
     }
 
     fn postgres(&mut self, name: &str, proxied: bool) -> Option<PostgresSettings> {
@@ -249,6 +251,7 @@ mod tests {
             pooler = true
             trace = true
             dedup = true
+            read_only = true
             statement_timeout = "30s"
             lock_timeout = "2s"
             [connectors.six]
@@ -272,7 +275,7 @@ mod tests {
         assert_eq!((crm.statement_ms, crm.lock_ms, server.tls), (30_000, 2_000, true));
         let DatabaseKind::Postgres(six) = &policy.databases["six"].kind else { panic!("no server") };
         assert_eq!((six.target.port(), six.tls, six.connections_max), (5_432, false, 8));
-        assert!(!policy.databases["six"].dedup);
+        assert!(!policy.databases["six"].dedup && !policy.databases["six"].read_only && crm.read_only);
         let scratch = &policy.databases["scratch"];
         assert_eq!((&scratch.kind, scratch.dedup), (&DatabaseKind::Sqlite { bytes_max: 16 << 20 }, true));
     }

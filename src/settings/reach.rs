@@ -152,7 +152,7 @@ impl Desk {
     ) -> T {
         let name = Cow::Owned(format!("connectors.{connector}.{field}"));
         let default = match field {
-            "idempotency_key" | "direct" | "pooler" | "trace" => "false",
+            "idempotency_key" | "direct" | "pooler" | "trace" | "read_only" => "false",
             "if_absent" => "true",
             "stall" => "30s",
             "currency" => "USD",

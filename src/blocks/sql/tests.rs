@@ -209,10 +209,14 @@ fn the_effect_class_follows_what_the_step_says_and_what_its_connector_has() {
             tenants: None,
             kind: crate::policy::databases::DatabaseKind::Sqlite { bytes_max: 1 << 20 },
             dedup: false,
+            read_only: false,
             statement_ms: 1_000,
             lock_ms: 1_000,
         };
         settings.databases.insert("plain".to_owned(), plain.clone());
+        settings
+            .databases
+            .insert("archive".to_owned(), crate::policy::databases::DatabaseSettings { read_only: true, ..plain.clone() });
         plain.tenants = Some(vec!["other".to_owned()]);
         settings.databases.insert("others".to_owned(), plain);
         let reach = with(settings, &root);
@@ -230,6 +234,9 @@ fn the_effect_class_follows_what_the_step_says_and_what_its_connector_has() {
         assert_eq!(class(json!({"sql": "SELECT 1", "to": "a", "overwrite": true})), EffectClass::Idempotent);
         assert!(look(&reach.policy, json!({"connector": "others", "sql": "SELECT 1"})).denied.is_some());
         assert!(look(&reach.policy, json!({"connector": "nothing", "sql": "SELECT 1"})).denied.is_some());
+        assert!(look(&reach.policy, json!({"connector": "archive", "sql": "SELECT 1"})).denied.is_none());
+        let denied = look(&reach.policy, json!({"connector": "archive", "mode": "write", "sql": "SELECT 1"})).denied;
+        assert_eq!(details(&denied.expect("nobody writes there"))["rule"], "connectors.archive.read_only is true");
         let shut = Arc::new(Policy::shut());
         let denied = look(&shut, json!({"sql": "SELECT 1"})).denied.expect("serve needs a connector");
         assert_eq!(denied.code, Code::PermissionDenied);

@@ -8,6 +8,7 @@ fn sqlite(bytes_max: u64) -> PolicySettings {
         tenants: None,
         kind: crate::policy::databases::DatabaseKind::Sqlite { bytes_max },
         dedup: true,
+        read_only: false,
         statement_ms: 600_000,
         lock_ms: 300,
     };

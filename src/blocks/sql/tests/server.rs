@@ -173,6 +173,26 @@ impl Server {
         self.settings.push("ssl=on".to_owned());
     }
 
+    /// From now on it lets in over TCP who has a certificate of this authority; no authority: who knows the password.
+    pub(crate) fn demand(&self, authority: &Path) {
+        let data = self.dir.path().join("data");
+        let how = match authority.exists() {
+            true => {
+                let to = data.join("clients.crt");
+                fs::copy(authority, &to).expect("copied");
+                own(&to);
+                self.ask("ALTER SYSTEM SET ssl_ca_file = 'clients.crt'");
+                "cert"
+            }
+            false => "scram-sha-256",
+        };
+        fs::write(data.join("pg_hba.conf"), format!("local all all trust\nhostssl all all 127.0.0.1/32 {how}\n"))
+            .expect("written");
+        self.ask("SELECT pg_reload_conf()");
+        // It takes a moment until new sessions meet the new rules.
+        std::thread::sleep(Duration::from_millis(300));
+    }
+
     /// Makes a standby of it, which is read and not written.
     pub(crate) fn demote(&mut self) {
         self.stop("fast");

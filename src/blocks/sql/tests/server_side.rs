@@ -43,6 +43,7 @@ pub(super) fn crm(port: u16, change: impl FnOnce(&mut DatabaseSettings, &mut Pos
         tenants: None,
         kind: DatabaseKind::Sqlite { bytes_max: 0 },
         dedup: true,
+        read_only: false,
         statement_ms: 60_000,
         lock_ms: 5_000,
     };
@@ -180,6 +181,10 @@ fn a_read_writes_nothing_however_it_begins() {
                 assert_eq!((fault.code, &details(&fault)["pointer"]), (INVALID, &json!("/mode")), "{sql}: {fault:?}");
             }
             Step::default().run(&reach, &blobs, on_crm(read("SELECT count(*) AS n FROM t", json!([])))).await.expect("read");
+            let own = on_crm(read("SELECT query FROM pg_stat_activity WHERE pid = pg_backend_pid() -- mine", json!([])));
+            let outputs = Step::default().run(&reach, &blobs, own).await.expect("read");
+            let parent = "/*traceparent='00-4bf92f3577b34da6a3ce929d0e0e4736-";
+            assert_eq!(outputs["rows"][0]["query"].as_str().expect("a text").contains(parent), trace);
         }
         assert_eq!(server.ask("SELECT count(*) FROM t"), "0");
     });
@@ -354,6 +359,12 @@ fn nobody_is_believed_who_does_not_prove_who_it_is() {
     let (cert, key) = (folder.path().join("server.crt"), folder.path().join("server.key"));
     std::fs::write(&cert, made.cert.pem()).expect("written");
     std::fs::write(&key, made.signing_key.serialize_pem()).expect("written");
+    let mut params = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+    params.distinguished_name.push(rcgen::DnType::CommonName, USER);
+    let pair = rcgen::KeyPair::generate().expect("a key");
+    let ours = (folder.path().join("ours.crt"), folder.path().join("ours.key"));
+    std::fs::write(&ours.0, params.self_signed(&pair).expect("signed").pem()).expect("written");
+    std::fs::write(&ours.1, pair.serialize_pem()).expect("written");
     let plain = Server::start();
     let mut server = Server::start();
     server.secure(&cert, &key);
@@ -371,6 +382,17 @@ fn nobody_is_believed_who_does_not_prove_who_it_is() {
         };
         let outputs = ask(secured(server.port())).await.expect("its certificate is the one that is trusted");
         assert_eq!(outputs["rows"][0]["ssl"], true);
+        // A server that asks who we are is told by our certificate.
+        server.demand(&ours.0);
+        let (ours_cert, ours_key) = (ours.0.clone(), ours.1.clone());
+        let mut named = secured(server.port());
+        let DatabaseKind::Postgres(settings) = &mut named.databases.get_mut("crm").expect("there").kind else {
+            panic!("a server")
+        };
+        (settings.files.cert, settings.files.key, settings.password) = (Some(ours_cert), Some(ours_key), None);
+        ask(named).await.expect("it knows our certificate");
+        ask(secured(server.port())).await.expect_err("without one nobody is let in");
+        server.demand(std::path::Path::new(""));
         let fault = ask(secured(plain.port())).await.expect_err("no TLS there");
         assert!(details(&fault)["cause"].as_str().is_some_and(|cause| cause.contains("speaks no TLS")), "{fault:?}");
         let stranger = tempfile::NamedTempFile::new().expect("a file");
