@@ -1,7 +1,7 @@
 # Everything a visitor or a developer types. Cargo decides where things are built: CARGO_TARGET_DIR is honoured.
 #
 #   make run      see it work: steps, a kill -9, a burst (under 20 s once built; no server, no internet)
-#   make deps     what build and tests need besides Rust and git: nats-server, chromium, a C compiler, rustfmt, clippy
+#   make deps     what build and tests need besides Rust and git: nats-server, PostgreSQL, chromium, a C compiler, rustfmt, clippy
 #   make test     all tests
 #   make lint     formatting, clippy, and that the machine compiles without its runtime
 #   make chaos    kills and every trouble at random, simulated worlds, bent inputs, recorded in tests/runs/ (under 30 min once built)
@@ -82,4 +82,5 @@ perf: deps
 	$(CARGO) run --profile profiling --quiet -p perf -- nats $(PERF_ARGS)
 	$(CARGO) run --profile profiling --quiet -p perf -- blocks --rows 64,open $(PERF_ARGS)
 	$(CARGO) run --profile profiling --quiet -p perf -- neighbours --rows open $(PERF_ARGS)
+	$(CARGO) run --profile profiling --quiet -p perf -- sql $(PERF_ARGS)
 	$(CARGO) run --profile profiling --quiet -p perf -- gpu

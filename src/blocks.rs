@@ -25,6 +25,7 @@ pub use cached::{Cache, CacheCounts, CacheSettings};
 pub use path::check as path_rule;
 pub use reference::Kept;
 pub use remote::Shelf;
+pub use sql::Databases;
 
 mod abort;
 mod ai;
@@ -53,6 +54,7 @@ pub mod sandbox;
 mod sign;
 mod sleep;
 mod source;
+pub mod sql;
 
 /// One kind of step. Shared, never changes.
 pub struct Entry {
@@ -127,6 +129,8 @@ pub struct Reach {
     pub stores: Rc<Shelf>,
     /// What tenants keep of outputs.
     pub cache: Rc<Cache>,
+    /// Databases.
+    pub sql: Rc<Databases>,
 }
 
 impl Reach {
@@ -294,6 +298,17 @@ pub static TABLE: &[Entry] = &[
         check: Check::Inputs(approval::check),
         plan: approval::plan,
         build: |_| Rc::new(approval::Approval),
+    },
+    Entry {
+        info: &sql::INFO,
+        dev: false,
+        telling: &[],
+        scopes: Scopes::of(&[Scope::Sql]),
+        unread: IO,
+        manifest: include_str!("blocks/manifests/sql.query.json"),
+        check: Check::Policy(sql::check),
+        plan: sql::plan::plan,
+        build: |reach| Rc::new(sql::Sql::new(reach)),
     },
     Entry {
         info: &fail::INFO,

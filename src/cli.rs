@@ -15,6 +15,7 @@ pub mod policy;
 pub mod run;
 pub mod send;
 pub mod serve;
+pub mod sql;
 pub mod step;
 #[cfg(test)]
 mod tests;
@@ -82,6 +83,7 @@ Examples:
   endstation blocks example crypto.hash      steps to try a block with; also `blocks ls` and `blocks schema`
   endstation policy explain --tenant acme --url https://api.example.com/
                                              whether a tenant may reach it, and by which rule
+  endstation sql init crm                    let a database keep records, so that no write is done twice
   endstation config show --origin            every setting, and where it came from
 
 Exit codes: 0 all went well, 1 some of it did not, 2 usage, 3 configuration, 4 damaged journal, 5 newer journal,
@@ -193,6 +195,9 @@ pub enum Command {
     /// The blocks: which there are, what they take and give
     #[command(subcommand)]
     Blocks(blocks::BlocksCommand),
+    /// Databases that keep the records of writes
+    #[command(subcommand)]
+    Sql(sql::SqlCommand),
     /// See steps run, the worker be killed, and nothing be lost
     Demo,
 }
@@ -388,6 +393,10 @@ fn dispatch(cli: &Cli) -> u8 {
             Err(code) => code,
         },
         Command::Blocks(command) => told(blocks::main(command)),
+        Command::Sql(command) => match global.settings_or_exit(&[]) {
+            Ok(settings) => told(sql::main(command, &settings, &mut io::stdout().lock())),
+            Err(code) => code,
+        },
         Command::Config(ConfigCommand::Check) => {
             told(config::check(&global.settings(&[]), config::Form::of_stdout(), &mut io::stdout().lock()))
         }

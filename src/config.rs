@@ -238,7 +238,8 @@ pub(crate) struct Tenant {
     pub(crate) require_signature: Leaf,
 }
 
-/// `[connectors.<name>]`: a place that steps reach by its name: an HTTP server, or with `store` an object store.
+/// `[connectors.<name>]`: a place that steps reach by its name: an HTTP server, with `store` an object store, or with `kind` a
+/// database.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Connector {
@@ -275,6 +276,18 @@ pub(crate) struct Connector {
     pub(crate) price_in: Leaf,
     pub(crate) price_out: Leaf,
     pub(crate) currency: Leaf,
+    pub(crate) kind: Leaf,
+    pub(crate) host: Leaf,
+    pub(crate) port: Leaf,
+    pub(crate) database: Leaf,
+    pub(crate) tls: Leaf,
+    pub(crate) max_connections: Leaf,
+    pub(crate) pooler: Leaf,
+    pub(crate) trace: Leaf,
+    pub(crate) dedup: Leaf,
+    pub(crate) read_only: Leaf,
+    pub(crate) statement_timeout: Leaf,
+    pub(crate) lock_timeout: Leaf,
 }
 
 /// `[keys.<name>]`: what steps sign and verify with.

@@ -9,7 +9,7 @@
 
 pub mod client;
 pub mod decode;
-mod dial;
+pub(crate) mod dial;
 pub mod egress;
 pub mod error;
 pub mod limits;
@@ -17,6 +17,7 @@ mod link;
 pub mod names;
 pub mod payload;
 mod pool;
+pub mod postgres;
 pub mod proxy;
 mod socket;
 pub mod tls;

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use crate::net::tls::{self, Trust};
 
+pub mod sqlite;
 pub mod stores;
 
 /// Jobs that wait for the thread.

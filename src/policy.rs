@@ -18,12 +18,14 @@ use crate::net::proxy::Proxy;
 use crate::net::tls::{self, TlsFiles, Trust};
 use crate::secrets::SecretRef;
 
+pub mod databases;
 pub mod keys;
 pub mod narrow;
 pub mod providers;
 pub mod signers;
 pub mod stores;
 
+use databases::{Database, DatabaseSettings};
 use keys::KeySettings;
 use providers::ProviderSettings;
 use signers::SignerSettings;
@@ -48,12 +50,14 @@ pub enum Scope {
     Blob,
     /// To sign and verify.
     Keys,
+    /// To read and write databases.
+    Sql,
 }
 
 impl Scope {
     /// Every scope, by its name.
     pub const NAMES: &'static [(&'static str, Scope)] =
-        &[("http", Scope::Http), ("ai", Scope::Ai), ("blob", Scope::Blob), ("keys", Scope::Keys)];
+        &[("http", Scope::Http), ("ai", Scope::Ai), ("blob", Scope::Blob), ("keys", Scope::Keys), ("sql", Scope::Sql)];
 
     /// As written.
     pub fn as_str(self) -> &'static str {
@@ -74,6 +78,8 @@ pub struct PolicySettings {
     pub connectors: BTreeMap<String, ConnectorSettings>,
     /// Connectors that are object stores, by name; none of them is among the others.
     pub stores: BTreeMap<String, StoreSettings>,
+    /// Connectors that are databases, by name; none of them is among the others.
+    pub databases: BTreeMap<String, DatabaseSettings>,
     /// What steps sign and verify with, by name.
     pub keys: BTreeMap<String, KeySettings>,
     /// Name servers that are asked instead of the system's.
@@ -150,6 +156,7 @@ pub struct Policy {
     signers: BTreeMap<String, SignerSettings>,
     connectors: Vec<Connector>,
     stores: Vec<Arc<Store>>,
+    databases: Vec<Arc<Database>>,
     keys: BTreeMap<String, KeySettings>,
     guard: Guard,
     dns: Vec<SocketAddr>,
@@ -205,9 +212,16 @@ impl Policy {
         for (name, one) in std::mem::take(&mut settings.stores) {
             stores.push(Store::new(name, one, loopback(), &settings.own)?);
         }
+        let mut databases = Vec::with_capacity(settings.databases.len() + 1);
+        for (name, one) in std::mem::take(&mut settings.databases) {
+            databases.push(Database::new(name, one, loopback(), &settings.own)?);
+        }
+        if open && databases.iter().all(|one| one.name != databases::EMBEDDED) {
+            databases.push(Database::embedded());
+        }
         let guard = Guard::new(loopback(), None, settings.own.iter().copied());
         let PolicySettings { grants, demands, signers, keys, dns, proxy, no_proxy, .. } = settings;
-        Ok(Policy { grants, demands, signers, connectors, stores, keys, guard, dns, proxy, no_proxy, open })
+        Ok(Policy { grants, demands, signers, connectors, stores, databases, keys, guard, dns, proxy, no_proxy, open })
     }
 
     /// Nobody may do anything but what needs no grant: what a worker does that is told nothing.
@@ -303,6 +317,7 @@ impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let connectors: Vec<&str> = self.connectors.iter().map(|one| one.name.as_str()).collect();
         let stores: Vec<&str> = self.stores.iter().map(|one| one.name.as_str()).collect();
+        let databases: Vec<&str> = self.databases.iter().map(|one| one.name.as_str()).collect();
         let keys: Vec<&String> = self.keys.keys().collect();
         let signers: Vec<&String> = self.signers.keys().collect();
         let mut shown = f.debug_struct("Policy");
@@ -312,6 +327,7 @@ impl fmt::Debug for Policy {
             .field("signers", &signers)
             .field("connectors", &connectors)
             .field("stores", &stores)
+            .field("databases", &databases)
             .field("keys", &keys)
             .field("open", &self.open)
             .finish()

@@ -3,6 +3,7 @@
 //! Nothing below the wiring sees the configuration as written ([`crate::config`]). Of two places that name a key the
 //! first of these decides: flag, `ENDSTATION__SECTION__KEY`, a variable of the older worker, file, default.
 
+mod databases;
 mod keys;
 mod memory;
 mod providers;

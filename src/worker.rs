@@ -26,12 +26,13 @@ use shards::runtime::tenure::{Grant, Lease};
 use shards::runtime::watchdog::{Watch, watch};
 use thiserror::Error;
 
-use crate::blocks::{self, Cache, CacheCounts, Checked, Kept, Reach, Shelf};
+use crate::blocks::{self, Cache, CacheCounts, Checked, Databases, Kept, Reach, Shelf};
 use crate::compute::{Compute, ComputeSeat};
 use crate::edge::route;
 use crate::edge::wire::{EdgeWire, Found as FoundBlock, Query, WireSettings};
 use crate::net::client::Client;
 use crate::offload::Offload;
+use crate::offload::sqlite::Sqlite;
 use crate::offload::stores::Stores;
 use crate::policy::{Policy, PolicyError};
 use crate::settings::Settings;
@@ -42,6 +43,8 @@ pub use identity::{Identity, stored};
 const INBOX_BATCHES: usize = 64;
 /// How long a shard may take to open its journal before somebody should hear of it.
 const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+/// Where embedded databases are, beneath the worker's storage.
+const DATABASES: &str = "sql";
 /// The shards need a turn to take in the word to drain before their gauges mean anything.
 pub const TAKEN_IN: Duration = Duration::from_millis(20);
 
@@ -158,12 +161,13 @@ impl Worker {
         let taken: Vec<usize> = layout.shards.iter().chain(&layout.edge).copied().collect();
         let compute = Compute::new(ComputeSeat::all(layout.cpu.as_deref(), &taken, &Layout::allowed()));
         let (device, devices) = settings.gpu.as_ref().map(gpu::start).transpose()?.unzip();
-        let stores = Stores::new(offload.clone());
+        let (stores, sqlite) = (Stores::new(offload.clone()), Sqlite::default());
         let counts = Arc::new(CacheCounts::default());
         let storage_dir = absolute(&settings.storage_dir);
         let blobs_dir = &absolute(&settings.blobs_dir);
         blocks::local::sweep(blobs_dir).map_err(|source| WorkerError::Blobs { path: blobs_dir.clone(), source })?;
         let count = layout.shards.len();
+        policy.share_out(count)?;
         // Never full, so that a shard never waits for the edge: what is in it is bounded by `limits.unpublished`, since a
         // shard takes nothing new while so many outcomes are unconfirmed.
         let (outbound_to, outbound) = flume::unbounded();
@@ -219,6 +223,7 @@ impl Worker {
             let (policy, offload, compute) = (policy.clone(), offload.clone(), compute.clone());
             let (outputs, device, stores) = (settings.outputs.clone(), device.clone(), stores.clone());
             let (cache, counts) = (settings.cache, counts.clone());
+            let (databases_dir, sqlite, place) = (storage_dir.join(DATABASES), sqlite.clone(), (index as u16, count as u16));
             let seat = Seat {
                 shard: index as u16,
                 shards: count as u16,
@@ -242,10 +247,12 @@ impl Worker {
                 gauge: gauge.clone(),
                 furnish: Box::new(move |boot| {
                     give_back_memory();
+                    let databases = Databases::new(databases_dir, sqlite, offload.clone(), clock, place);
+                    let sql = std::rc::Rc::new(databases);
                     let client = std::rc::Rc::new(Client::new(offload, compute.clone(), clock));
                     let stores = std::rc::Rc::new(Shelf::new(stores));
                     let cache = std::rc::Rc::new(Cache::new(cache, clock, counts));
-                    let reach = Reach { policy, client, compute, device, stores, cache };
+                    let reach = Reach { policy, client, compute, device, stores, cache, sql };
                     let blobs: std::rc::Rc<dyn shards::block::Blobs> = std::rc::Rc::new(
                         blocks::local::LocalBlobs::open(&folder, boot.shard).expect("it was opened a moment ago"),
                     );

@@ -137,7 +137,7 @@ async fn idle(args: &BootArgs, worker: &Path, dir: &Path) -> Result<(f64, f64, f
     let server = NatsServer::start(dir, Form::Assignment(Job::Echo), false).await?;
     let begun = Instant::now();
     let subject = Subject::Worker { results: Results::Core, events: true };
-    let mut running = Running::launch(subject, Some(worker), None, &server, None, dir)?;
+    let mut running = Running::launch(subject, Some(worker), None, &server, None, &[], dir)?;
     running.ready().await?;
     let ready_ms = begun.elapsed().as_secs_f64() * 1e3;
     tokio::time::sleep(Duration::from_secs(2)).await;

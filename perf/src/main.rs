@@ -19,6 +19,7 @@ mod place;
 mod process;
 mod report;
 mod server;
+mod sql;
 mod subject;
 
 use nats::Scenario;
@@ -43,6 +44,8 @@ enum Command {
     Blocks(NatsArgs),
     /// Steps that do nothing, while another tenant's steps do a lot.
     Neighbours(NatsArgs),
+    /// Statements on a PostgreSQL server, over NATS, beside a bare client of the same server.
+    Sql(NatsArgs),
     /// The gpu lane's jobs on a device, if there is one, and on the CPU.
     Gpu(gpu::GpuArgs),
     /// Shards without NATS.
@@ -131,6 +134,7 @@ fn main() -> Result<()> {
         Command::Nats(args) => runtime.block_on(nats::measure(&args, Scenario::Nats)),
         Command::Floor(args) => runtime.block_on(nats::measure(&args, Scenario::Floor)),
         Command::Neighbours(args) => runtime.block_on(nats::measure(&args, Scenario::Neighbours)),
+        Command::Sql(args) => runtime.block_on(nats::measure(&args, Scenario::Sql)),
         Command::Gpu(args) => gpu::measure(&args),
         Command::Blocks(args) => runtime.block_on(nats::measure(&args, Scenario::Blocks)),
         Command::PlaceWorker(args) => runtime.block_on(place::work(&args)),

@@ -31,6 +31,12 @@ pub(crate) enum Job {
     HttpSlow,
     /// A GET of a large answer, into a blob.
     HttpLarge,
+    /// One row by its key, of a server's table.
+    SqlSelect,
+    /// A row inserted there, with the record of its step.
+    SqlWrite,
+    /// The same without; never run twice.
+    SqlPlain,
 }
 
 /// A blob that keeps a compute thread for about a second, and its size in bytes.
@@ -60,6 +66,16 @@ impl Job {
             Job::BlobGet => ("fs.blob_get", format!(r#"{{"path":"{}"}}"#, BLOB.0)),
             Job::HashLarge => ("crypto.hash", format!(r#"{{"path":"{}"}}"#, LARGE.0)),
             Job::HttpSlow => ("http.request", r#"{"connector":"place","path":"/slow"}"#.to_owned()),
+            Job::SqlSelect => {
+                let inputs =
+                    format!(r#"{{"connector":"crm","sql":"{}","params":[{}]}}"#, crate::sql::SELECT, n % crate::sql::ROWS);
+                ("sql.query", inputs)
+            }
+            Job::SqlWrite | Job::SqlPlain => {
+                let connector = if self == Job::SqlWrite { "crm" } else { "plain" };
+                let sql = crate::sql::INSERT;
+                ("sql.query", format!(r#"{{"connector":"{connector}","mode":"write","sql":"{sql}","params":[{n},"visited"]}}"#))
+            }
             Job::HttpLarge => {
                 let to = format!("got/{n}");
                 let inputs = format!(r#"{{"connector":"place","path":"/large","response":"blob","response_blob":"{to}"}}"#);

@@ -13,7 +13,8 @@ use crate::message::{self, ASSIGN, BLOB, Job, LARGE, LOUD};
 use crate::place::{self, Place};
 use crate::report::{Machine, Report};
 use crate::server::NatsServer;
-use crate::subject::{ALL, BLOCKS, Counters, NEIGHBOURS, Running, Subject};
+use crate::sql::Database;
+use crate::subject::{ALL, BLOCKS, Counters, NEIGHBOURS, Running, SQL, Subject};
 use crate::{disk, process};
 
 /// What runs beside is under way by then.
@@ -56,6 +57,8 @@ pub(crate) enum Scenario {
     Blocks,
     /// What one tenant's steps cost another's.
     Neighbours,
+    /// What steps ask of a PostgreSQL server.
+    Sql,
 }
 
 /// Measures and reports.
@@ -63,11 +66,13 @@ pub(crate) async fn measure(args: &NatsArgs, scenario: Scenario) -> Result<()> {
     let root = crate::scratch(args.dir.as_deref())?;
     let worker = if scenario == Scenario::Floor { None } else { Some(worker_binary(args.worker.as_deref())?) };
     let place = if matches!(scenario, Scenario::Blocks | Scenario::Neighbours) { Some(Place::open(root.path())?) } else { None };
+    let database = if scenario == Scenario::Sql { Some(Database::open()) } else { None };
     let machine = Machine::look(&args.keep, disk::fsync(root.path())?)?;
     let wanted = |subject: &Subject| (worker.is_some() || subject.is_floor()) && subject.name().contains(&args.only);
     let all = match scenario {
         Scenario::Blocks => &BLOCKS[..],
         Scenario::Neighbours => &NEIGHBOURS[..],
+        Scenario::Sql => &SQL[..],
         Scenario::Nats | Scenario::Floor => &ALL[..],
     };
     let subjects: Vec<Subject> = all.iter().copied().filter(wanted).collect();
@@ -78,8 +83,9 @@ pub(crate) async fn measure(args: &NatsArgs, scenario: Scenario) -> Result<()> {
                 let dir = root.path().join(format!("{}", rows.len()));
                 std::fs::create_dir_all(&dir)?;
                 let what = format!("{}, {load}", subject.name());
-                let row =
-                    one(args, *subject, *load, worker.as_deref(), place.as_ref(), &dir).await.with_context(|| what.clone())?;
+                let row = one(args, *subject, *load, worker.as_deref(), place.as_ref(), database.as_ref(), &dir)
+                    .await
+                    .with_context(|| what.clone())?;
                 eprintln!("round {} of {}: {what}: {:.0}/s", round + 1, args.runs, row.per_second);
                 rows.push(row);
                 std::fs::remove_dir_all(&dir)?;
@@ -93,11 +99,15 @@ pub(crate) async fn measure(args: &NatsArgs, scenario: Scenario) -> Result<()> {
         let (puts, cpu_us) = disk::puts(root.path(), 64, args.seconds)?;
         note += &format!("bare durable puts, 64 threads: {puts:.0}/s, {cpu_us:.1} µs of their CPU each\n");
     }
+    if let Some(database) = &database {
+        note = database.bare(args.seconds).await?;
+    }
     let name = match scenario {
         Scenario::Nats => "nats",
         Scenario::Floor => "floor",
         Scenario::Blocks => "blocks",
         Scenario::Neighbours => "neighbours",
+        Scenario::Sql => "sql",
     };
     Report::new(name, machine, rows).show(&args.keep, &note)
 }
@@ -118,9 +128,14 @@ async fn one(
     load: Load,
     worker: Option<&Path>,
     place: Option<&Place>,
+    database: Option<&Database>,
     dir: &Path,
 ) -> Result<Row> {
     let place = place.map(Place::url);
+    if let Some(database) = database {
+        database.empty();
+    }
+    let database = database.map(Database::env).unwrap_or_default();
     if subject == Subject::Block(Job::BlobGet) {
         for tenant in 0..args.tenants {
             let folder = dir.join("data/blobs").join(endstation::blocks::local::folder_of(&format!("tenant-{tenant}")));
@@ -141,11 +156,11 @@ async fn one(
         let cpu = || read_cpu(subject_pid.get(), server.pid());
         let mut driver = Driver::new(server.connect().await?, subject.form(), args.tenants, &cpu).await?;
         driver.fill(args.backlog).await?;
-        running = Running::launch(subject, worker, args.shards.as_deref(), &server, place.as_deref(), dir)?;
+        running = Running::launch(subject, worker, args.shards.as_deref(), &server, place.as_deref(), &database, dir)?;
         subject_pid.set(Some(running.pid()));
         window = driver.drained().await.with_context(|| running.log_tail())?;
     } else {
-        running = Running::launch(subject, worker, args.shards.as_deref(), &server, place.as_deref(), dir)?;
+        running = Running::launch(subject, worker, args.shards.as_deref(), &server, place.as_deref(), &database, dir)?;
         running.ready().await?;
         if let Subject::Beside(Some(job)) = subject {
             let client = server.connect().await?;

@@ -53,6 +53,14 @@ pub(crate) const BLOCKS: [Subject; 5] = [
     Subject::Block(Job::BlobGet),
 ];
 
+/// What steps ask of a database, beside one that does nothing.
+pub(crate) const SQL: [Subject; 4] = [
+    Subject::Worker { results: Results::Stream, events: false },
+    Subject::Block(Job::SqlSelect),
+    Subject::Block(Job::SqlWrite),
+    Subject::Block(Job::SqlPlain),
+];
+
 /// Everything there is to measure, the floors first.
 pub(crate) const ALL: [Subject; 9] = [
     Subject::Bare(Results::Core),
@@ -88,6 +96,9 @@ impl Subject {
             Subject::Block(Job::HashLarge) => "crypto.hash of 1 GiB",
             Subject::Block(Job::HttpSlow) => "http.request, a byte a second",
             Subject::Block(Job::HttpLarge) => "http.request, 64 MiB to a blob",
+            Subject::Block(Job::SqlSelect) => "sql.query, select",
+            Subject::Block(Job::SqlWrite) => "sql.query, write with its record",
+            Subject::Block(Job::SqlPlain) => "sql.query, write without (never twice)",
             Subject::Beside(None) => "echo alone",
             Subject::Beside(Some(Job::HashLarge)) => "echo beside hashes of 1 GiB",
             Subject::Beside(Some(Job::HttpSlow)) => "echo beside slow servers",
@@ -151,6 +162,7 @@ impl Running {
         shards: Option<&str>,
         server: &NatsServer,
         place: Option<&str>,
+        database: &[(String, String)],
         dir: &Path,
     ) -> Result<Self> {
         let log = dir.join("subject.log");
@@ -198,6 +210,7 @@ impl Running {
                         .env("ENDSTATION__CONNECTORS__PLACE__URL", place)
                         .env("ENDSTATION__CONNECTORS__PLACE__ALLOW", "127.0.0.0/8");
                 }
+                command.envs(database.iter().cloned());
                 if let Some(shards) = shards {
                     command.env("ENDSTATION__CORES__SHARDS", shards);
                 }

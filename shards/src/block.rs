@@ -80,6 +80,8 @@ pub struct BlockCx {
     pub key: Key,
     /// 1 for the first.
     pub try_number: u32,
+    /// What is left of the step's budget as the try begins, in milliseconds.
+    pub left_ms: u64,
     /// Which trace it belongs to, where its sender says so.
     pub trace_id: Option<Text>,
     /// JSON text, valid for this block.

@@ -268,6 +268,7 @@ mod tests {
                 tenant: Text::from_static(tenant),
                 key: Key([0; 16]),
                 try_number: 1,
+                left_ms: 60_000,
                 needs: Needs::default(),
                 inputs: Bytes::from_static(inputs.as_bytes()),
                 guardrails: Bytes::new(),

@@ -157,7 +157,7 @@ pub(super) fn pass_on_trace(cx: &BlockCx, headers: &mut HeaderMap) {
 }
 
 /// As W3C Trace Context has it; none where the trace is no such one. The span is the step's own, another for each try.
-fn traceparent(trace: &str, key: &Key, try_number: u32) -> Option<HeaderValue> {
+pub(super) fn traceparent(trace: &str, key: &Key, try_number: u32) -> Option<HeaderValue> {
     let span = key.0.first_chunk().map_or(0, |half| u64::from_be_bytes(*half));
     let span = span.wrapping_add(u64::from(try_number)).max(1);
     is_trace(trace).then(|| HeaderValue::try_from(format!("00-{trace}-{span:016x}-01")).expect("digits"))

@@ -62,6 +62,8 @@ pub enum Capability {
     Secrets,
     /// The tenant's blobs.
     Fs,
+    /// Databases.
+    Sql,
 }
 
 /// Inputs to try. Shared, never changes.
@@ -98,6 +100,7 @@ impl Capability {
             Capability::Egress => "egress",
             Capability::Secrets => "secrets",
             Capability::Fs => "fs",
+            Capability::Sql => "sql",
         }
     }
 }

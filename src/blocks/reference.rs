@@ -324,6 +324,7 @@ mod tests {
                     tenant: Text::from_static("acme"),
                     key: Key([0; 16]),
                     try_number: 1,
+                    left_ms: 60_000,
                     needs: shards::step::Needs::default(),
                     inputs: checked.inputs.expect("rewritten"),
                     blobs: blobs.clone(),

@@ -23,10 +23,11 @@ use shards::runtime::rt::Clock;
 use shards::step::{EffectClass, Needs};
 
 use super::local::{LocalBlobs, folder_of};
-use super::{Ask, Cache, CacheSettings, Checked, Entry, Reach, Shelf, TABLE, build_all, find};
+use super::{Ask, Cache, CacheSettings, Checked, Databases, Entry, Reach, Shelf, TABLE, build_all, find};
 use crate::compute::{Compute, ComputeSeat};
 use crate::net::client::Client;
 use crate::offload::Offload;
+use crate::offload::sqlite::Sqlite;
 use crate::offload::stores::Stores;
 use crate::policy::Policy;
 use crate::policy::narrow::NOTHING;
@@ -107,9 +108,12 @@ pub(super) fn reach(policy: Policy) -> Reach {
     let stores = Rc::new(Shelf::new(Stores::new(offload.clone())));
     let compute = Compute::new(ComputeSeat::all(None, &[], &Layout::allowed()));
     let clock = Clock::start();
+    // Only made where a test asks an embedded database.
+    let databases = std::env::temp_dir().join(format!("endstation-databases-{}", std::process::id()));
+    let sql = Rc::new(Databases::new(databases, Sqlite::default(), offload.clone(), clock, (0, 1)));
     let client = Rc::new(Client::new(offload, compute.clone(), clock));
     let cache = Rc::new(Cache::new(CacheSettings::default(), clock, Arc::default()));
-    Reach { policy: Arc::new(policy), client, compute, device: None, stores, cache }
+    Reach { policy: Arc::new(policy), client, compute, device: None, stores, cache, sql }
 }
 
 /// As [`run_as`], with this reach.
@@ -135,6 +139,7 @@ pub(super) async fn run_with(
         tenant,
         key,
         try_number,
+        left_ms: 60_000,
         needs,
         inputs,
         blobs: blobs.clone(),
@@ -246,6 +251,8 @@ fn every_name_of_the_contract_finds_its_block() {
         ("chat", "ai.generate"),
         ("completion", "ai.generate"),
         ("embedding", "ai.generate"),
+        ("sql.query", "sql.query"),
+        ("sql", "sql.query"),
     ] {
         let (id, entry) = find(name, false).expect(name);
         assert_eq!(entry.info.name, canonical);

@@ -292,7 +292,7 @@ impl Client {
                     Host::Name(name) => ServerName::try_from(name.clone())
                         .map_err(|_| NetError::Untrusted("the host is no name that a certificate can have".to_owned()))?,
                 };
-                let stream = TlsConnector::from(trust).connect(name, stream).await.map_err(|error| refused(&error))?;
+                let stream = TlsConnector::from(trust).connect(name, stream).await.map_err(|error| untrusted(&error))?;
                 lap(&mut timing.tls_us);
                 Stream::Tls(Box::new(stream))
             } else {
@@ -441,7 +441,7 @@ fn is_repeatable(method: &Method) -> bool {
 }
 
 /// Why there is no TLS: a certificate that does not hold is the other side's, and stays so however often it is tried.
-fn refused(error: &std::io::Error) -> NetError {
+pub(super) fn untrusted(error: &std::io::Error) -> NetError {
     use futures_rustls::rustls::Error;
     let text = super::link::text(error);
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {

@@ -14,7 +14,7 @@ use super::error::{NetError, Phase};
 use super::limits::{ADDRESSES_MAX, STAGGER_MS};
 
 /// Ends `work` after so long, and what it waits for with it.
-pub(super) async fn within<T>(ms: u64, phase: Phase, work: impl Future<Output = T>) -> Result<T, NetError> {
+pub(crate) async fn within<T>(ms: u64, phase: Phase, work: impl Future<Output = T>) -> Result<T, NetError> {
     let mut work = pin!(work);
     // Much of it is there already, and a timer costs more than a look.
     if let Poll::Ready(value) = std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {

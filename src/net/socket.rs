@@ -1,4 +1,4 @@
-//! One connection's bytes as hyper wants them: a glommio stream, with TLS on it or without. Lives on its core.
+//! One connection's bytes as hyper and others want them: a glommio stream, with TLS on it or without. Lives on its core.
 
 use std::cell::Cell;
 use std::io;
@@ -50,14 +50,25 @@ impl Socket {
     }
 }
 
-impl Read for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let socket = self.get_mut();
-        if socket.reads >= READS_MAX {
-            socket.reads = 0;
+impl Socket {
+    /// Reads into `room`, at least one byte of it; none only at the end.
+    pub(super) fn poll_some(&mut self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        if self.reads >= READS_MAX {
+            self.reads = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        let bytes = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, room),
+            Stream::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, room),
+        };
+        self.reads = if bytes.is_ready() { self.reads + 1 } else { 0 };
+        bytes
+    }
+}
+
+impl Read for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         // SAFETY: every byte is written before it is seen as initialised, and none is made uninitialised again.
         #[expect(unsafe_code, reason = "hyper lends its buffer only so")]
         let room = unsafe {
@@ -65,12 +76,7 @@ impl Read for Socket {
             room.fill(std::mem::MaybeUninit::new(0));
             room.assume_init_mut()
         };
-        let bytes = match &mut socket.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, room),
-            Stream::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, room),
-        };
-        socket.reads = if bytes.is_ready() { socket.reads + 1 } else { 0 };
-        let bytes = std::task::ready!(bytes)?;
+        let bytes = std::task::ready!(self.get_mut().poll_some(cx, room))?;
         // SAFETY: so many bytes of `room` were read, and all of it is initialised.
         #[expect(unsafe_code, reason = "hyper lends its buffer only so")]
         unsafe {

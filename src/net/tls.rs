@@ -67,6 +67,16 @@ pub fn of(files: &TlsFiles) -> Result<Trust, (&'static str, String)> {
     build(roots, identity).map_err(|why| ("cert", why))
 }
 
+/// The same for a PostgreSQL server, which hangs up where another protocol is offered.
+///
+/// # Errors
+/// As for [`of`].
+pub fn of_postgres(files: &TlsFiles) -> Result<Trust, (&'static str, String)> {
+    let mut config = Arc::unwrap_or_clone(of(files)?);
+    config.alpn_protocols = vec![b"postgresql".to_vec()];
+    Ok(Arc::new(config))
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let said = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let certificates = CertificateDer::pem_file_iter(path).map_err(|error| said(&error))?;

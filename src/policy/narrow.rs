@@ -6,8 +6,9 @@ use std::borrow::Cow;
 use serde_json::{Value, json};
 use shards::outcome::{Code, Fault};
 
-use crate::net::egress::{Allow, Guard};
+use crate::net::egress::{Allow, Guard, Target};
 
+use super::databases::Database;
 use super::stores::{Store, StoreKind};
 use super::{Refused, Scope};
 
@@ -189,14 +190,27 @@ impl Guardrails {
             StoreKind::S3 { endpoint, .. } | StoreKind::Gcs { endpoint, .. } | StoreKind::Azblob { endpoint, .. } => endpoint,
             StoreKind::Memory => return Ok(()),
         };
-        let listed = |hosts: &Vec<Allow>| hosts.iter().any(|host| host.lists(endpoint.host(), endpoint.port()));
-        match self.hosts.as_ref().is_none_or(listed) {
-            true => Ok(()),
-            false => Err(Refused {
-                rule: format!("{HOSTS_RULE} does not list the endpoint of connectors.{}", store.name),
-                pointer: Some(format!("/{pointer}")),
-            }),
-        }
+        self.lists(endpoint).then_some(()).ok_or_else(|| Refused {
+            rule: format!("{HOSTS_RULE} does not list the endpoint of connectors.{}", store.name),
+            pointer: Some(format!("/{pointer}")),
+        })
+    }
+
+    /// Whether a database lies on one of the hosts; an embedded one lies on none.
+    ///
+    /// # Errors
+    /// The rule.
+    pub fn database(&self, database: &Database) -> Result<(), Refused> {
+        let Some(server) = database.server() else { return Ok(()) };
+        self.lists(&server.target).then_some(()).ok_or_else(|| Refused {
+            rule: format!("{HOSTS_RULE} does not list the host of connectors.{}", database.name),
+            pointer: Some("/connector".to_owned()),
+        })
+    }
+
+    fn lists(&self, target: &Target) -> bool {
+        let listed = |hosts: &Vec<Allow>| hosts.iter().any(|host| host.lists(target.host(), target.port()));
+        self.hosts.as_ref().is_none_or(listed)
     }
 }
 

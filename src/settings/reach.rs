@@ -88,6 +88,12 @@ impl Desk {
             self.fault(&format!("tenants.{tenant}.require_signature"), rule);
         }
         for name in self.section(|written| &written.connectors) {
+            if self.is_database(&name) {
+                if let Some(settled) = self.database(&name, policy.proxy.is_some()) {
+                    policy.databases.insert(name, settled);
+                }
+                continue;
+            }
             if self.is_store(&name) {
                 if let Some(settled) = self.store(&name, policy.proxy.is_some()) {
                     policy.stores.insert(name, settled);
@@ -146,10 +152,15 @@ impl Desk {
     ) -> T {
         let name = Cow::Owned(format!("connectors.{connector}.{field}"));
         let default = match field {
-            "idempotency_key" | "direct" => "false",
+            "idempotency_key" | "direct" | "pooler" | "trace" | "read_only" => "false",
             "if_absent" => "true",
             "stall" => "30s",
             "currency" => "USD",
+            "port" => "5432",
+            "tls" => "verify-full",
+            "max_connections" => "8",
+            "statement_timeout" => "10m",
+            "lock_timeout" => "10s",
             _ => "",
         };
         self.take_from(name, |written| written.connectors.get(connector).map(leaf), default, rule)
@@ -219,6 +230,7 @@ impl Desk {
             );
         }
         self.without(name, super::stores::ONLY_STORES, "only where the connector has a store");
+        self.without(name, super::databases::ONLY_DATABASES, "only where the connector has a database");
         let tls = TlsFiles { ca, cert, key: tls_key };
         ConnectorSettings { tenants, url, allow, auth, idempotency_key, tls, direct, provider }
     }
@@ -460,7 +472,7 @@ mod tests {
             ),
             ("[signers.ci]\ntenants = \"*\"", "signers.ci.public", "must be set"),
             ("[signers.ci]\npublic = \"hunter2\"", "signers.ci.public", "an Ed25519 public key"),
-            ("[signers.ci]\nscopes = \"http, all\"", "signers.ci.scopes", "a list out of http, ai, blob, keys"),
+            ("[signers.ci]\nscopes = \"http, all\"", "signers.ci.scopes", "a list out of http, ai, blob, keys, sql"),
             ("[signers.ci]\nnot_after = \"tomorrow\"", "signers.ci.not_after", "a moment with its zone"),
             ("[signers.ci]\nnot_after = 2027-01-31T00:00:00", "signers.ci.not_after", "a moment with its zone"),
             (

@@ -488,6 +488,8 @@ fn shown(key: &str, value: &Value) -> String {
         _ if super::reach::holds_reference(key) && SecretRef::parse(&plain).is_err() => HIDDEN.to_owned(),
         "nats.url" | "net.proxy" => hide_logins(&plain),
         _ if key.starts_with("connectors.") && (key.ends_with(".url") || key.ends_with(".endpoint")) => hide_logins(&plain),
+        // What looks like a connection string may hold a password.
+        _ if super::databases::is_word_of_one(key) && plain.contains(['@', '=', ' ']) => HIDDEN.to_owned(),
         _ => plain,
     }
 }

@@ -18,7 +18,7 @@ const PREFIX_BYTES_MAX: usize = 256;
 const STALL_MS: std::ops::RangeInclusive<u64> = 100..=600_000;
 const BYTES: std::ops::RangeInclusive<u64> = 0..=1 << 50;
 
-type Named = (&'static str, fn(&Connector) -> &Leaf);
+pub(super) type Named = (&'static str, fn(&Connector) -> &Leaf);
 
 /// Keys that mean nothing where a connector has a store.
 const ONLY_HTTP: &[Named] = &[
@@ -88,7 +88,7 @@ impl Desk {
         self.says(name, |one| &one.store)
     }
 
-    fn says(&self, name: &str, leaf: fn(&Connector) -> &Leaf) -> bool {
+    pub(super) fn says(&self, name: &str, leaf: fn(&Connector) -> &Leaf) -> bool {
         let written = |layer: &crate::config::Layer| layer.find(|written| written.connectors.get(name).map(leaf)).is_some();
         self.layers.iter().any(written)
     }
@@ -111,6 +111,7 @@ impl Desk {
         let kind = self.of_connector(name, "store", |one| &one.store, kind)?;
         self.without(name, ONLY_HTTP, "a connector with a store takes no requests");
         self.without(name, useless(kind), "this kind of store has no such thing");
+        self.without(name, super::databases::ONLY_DATABASES, "only where the connector has a database");
         let prefix = self.of_connector(name, "prefix", |one| &one.prefix, prefix);
         let allow = self.of_connector(name, "allow", |one| &one.allow, allow);
         let bytes_max = self.of_connector(name, "bytes_max", |one| &one.bytes_max, bytes);

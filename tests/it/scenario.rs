@@ -37,6 +37,7 @@ mod redelivery;
 mod rehearsal;
 mod reshard;
 mod secrets;
+mod sql;
 mod stall;
 mod storage;
 mod stores;

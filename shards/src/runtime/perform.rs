@@ -100,6 +100,7 @@ impl Perform {
             tenant: arrival.tenant.clone(),
             key: arrival.key,
             try_number,
+            left_ms: work.budget_ms.saturating_sub(self.clock.now().wall_ms.saturating_sub(arrival.received_ms)),
             trace_id: arrival.asker.as_ref().and_then(|asker| asker.trace_id.clone()),
             needs: work.needs,
             inputs: work.inputs.clone(),

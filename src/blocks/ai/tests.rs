@@ -88,6 +88,7 @@ async fn ask_as(reach: &Reach, blobs: &Rc<LocalBlobs>, name: &str, inputs: Value
         tenant: Text::from_static("acme"),
         key: Key([0; 16]),
         try_number: 1,
+        left_ms: 60_000,
         needs: shards::step::Needs::default(),
         inputs: checked.inputs.unwrap_or_else(|| Bytes::from(inputs)),
         blobs: blobs.clone(),

@@ -59,6 +59,7 @@ async fn needing(reach: &Reach, blobs: &Rc<LocalBlobs>, name: &str, needs: Needs
         tenant,
         key,
         try_number: 1,
+        left_ms: 60_000,
         needs,
         inputs,
         blobs: blobs.clone(),

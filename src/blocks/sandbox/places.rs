@@ -117,7 +117,7 @@ fn list(allow: &[Allow]) -> Vec<String> {
     allow.iter().map(ToString::to_string).collect()
 }
 
-fn tls(files: &TlsFiles) -> Value {
+pub(in crate::blocks) fn tls(files: &TlsFiles) -> Value {
     if files.is_plain() {
         return Value::Null;
     }

@@ -85,6 +85,7 @@ fn dry(policy: &Arc<Policy>, name: &str, inputs: &str, guardrails: &str) -> Resu
         key: Key([0; 16]),
         try_number: 1,
         trace_id: None,
+        left_ms: 60_000,
         inputs: checked.inputs.unwrap_or_else(|| Bytes::copy_from_slice(inputs.as_bytes())),
         needs: Needs::default(),
         guardrails: Bytes::copy_from_slice(guardrails.as_bytes()),

@@ -283,6 +283,7 @@ fn who_a_key_does_not_list_is_denied_twice_and_not_told_whether_it_is_there() {
                     tenant: tenant.into(),
                     key: shards::ids::Key([0; 16]),
                     try_number: 1,
+                    left_ms: 60_000,
                     needs: shards::step::Needs::default(),
                     inputs: Bytes::from(inputs.clone()),
                     blobs: blobs.clone(),

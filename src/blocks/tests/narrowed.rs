@@ -35,6 +35,7 @@ async fn narrowed(
         tenant: Text::from_static("acme"),
         key: Key([0; 16]),
         try_number: 1,
+        left_ms: 60_000,
         needs: Needs { lane, memory_bytes, concurrency: 0 },
         inputs: found.inputs.unwrap_or_else(|| Bytes::from(text.clone())),
         blobs: blobs.clone(),
@@ -113,6 +114,7 @@ fn every_bound_on_bytes_is_kept_by_every_block() {
             ("http.request", json!({ "url": url, "method": "POST", "text": "0123456789" }), false, 100, "/bytes_max"),
             ("http.request", json!({ "url": url }), false, 100, "/bytes_max"),
             ("http.request", json!({ "url": url, "response": "blob", "response_blob": "d" }), false, 100, "/bytes_max"),
+            ("sql.query", json!({ "sql": "SELECT 'xxxxxxx' AS a", "rows": "lists" }), false, 10, "/bytes_max"),
         ] {
             let bound = |most: u64| format!(r#"{{"max_bytes":{most}}}"#);
             let at = narrowed(&reach, &blobs, name, &inputs, referred, (None, &bound(most))).await;
@@ -188,8 +190,10 @@ fn a_step_that_is_left_without_a_scope_does_nothing_that_needs_it() {
             ("chat", json!({ "prompt": "p" }), false, &["ai"]),
             ("crypto.sign", json!({ "key": "k", "text": "x" }), false, &["keys"]),
             ("media.render", json!({ "bytes": "AAAA" }), false, &["blob"]),
+            ("sql.query", json!({ "sql": "SELECT 1" }), false, &["sql"]),
+            ("sql.query", json!({ "sql": "SELECT 1", "to": "rows", "overwrite": true }), false, &["sql", "blob"]),
         ] {
-            let all = ["http", "ai", "blob", "keys", "theirs"];
+            let all = ["http", "ai", "blob", "keys", "sql", "theirs"];
             let lacks = |fault: &Fault, scope: &str| {
                 let details: Value = serde_json::from_slice(&fault.details).expect("JSON");
                 details["rule"].as_str().is_some_and(|rule| rule.ends_with(&format!("have no {scope:?}")))

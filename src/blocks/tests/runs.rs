@@ -18,6 +18,7 @@ fn echo_gives_back_its_inputs_byte_for_byte() {
                 tenant: Text::from_static("acme"),
                 key: Key([0; 16]),
                 try_number: 1,
+                left_ms: 60_000,
                 needs: shards::step::Needs::default(),
                 inputs: Bytes::from(inputs),
                 blobs: blobs.clone(),

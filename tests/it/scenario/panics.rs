@@ -41,7 +41,7 @@ mod on_purpose {
         once: bool,
     }
 
-    const ROWS: [Row; 14] = [
+    const ROWS: [Row; 16] = [
         Row { block: "echo", inputs: |name| json!({"name": name}), pure: true, once: true },
         Row { block: "sleep", inputs: |_| json!({"ms": 5}), pure: true, once: false },
         Row { block: "crypto.hash", inputs: |name| json!({"text": name}), pure: true, once: true },
@@ -76,6 +76,13 @@ mod on_purpose {
         Row { block: "media.render", inputs: |_| board(json!({})), pure: true, once: false },
         Row { block: "media.render", inputs: |name| board(json!({"to": format!("{name}.png")})), pure: false, once: false },
         Row { block: "ai.generate", inputs: |name| json!({"prompt": name, "stream": true}), pure: true, once: false },
+        Row { block: "sql.query", inputs: |_| json!({"connector": "notes", "sql": "SELECT 1"}), pure: true, once: true },
+        Row {
+            block: "sql.query",
+            inputs: |_| json!({"connector": "notes", "mode": "write", "sql": "CREATE TABLE IF NOT EXISTS t (a)"}),
+            pure: false,
+            once: false,
+        },
     ];
 
     fn board(mut inputs: Value) -> Value {
@@ -93,6 +100,8 @@ mod on_purpose {
         all.set("ENDSTATION__CONNECTORS__PLACE__TENANTS", "*")
             .set("ENDSTATION__CONNECTORS__PLACE__URL", &format!("http://{}", place.address))
             .set("ENDSTATION__CONNECTORS__PLACE__ALLOW", "127.0.0.0/8")
+            .set("ENDSTATION__CONNECTORS__NOTES__KIND", "sqlite")
+            .set("ENDSTATION__CONNECTORS__NOTES__TENANTS", "*")
             .set("ENDSTATION__KEYS__HOOKS__TENANTS", "*")
             .set("ENDSTATION__KEYS__HOOKS__ALGORITHM", "hmac-sha256")
             .set("ENDSTATION__KEYS__HOOKS__SECRET", "secret://env/IT_HOOKS")
@@ -177,7 +186,7 @@ mod on_purpose {
                 }
             }
             // Whatever waits for others was really met in its middle.
-            for block in ["sleep", "fs.blob_put", "fs.blob_get", "http.request", "media.render", "ai.generate"] {
+            for block in ["sleep", "fs.blob_put", "fs.blob_get", "http.request", "media.render", "ai.generate", "sql.query"] {
                 ensure!(by_row.contains_key(&(block, 1)), "{block} is done at its first poll: {by_row:?}");
             }
             for block in ["http.request", "media.render", "ai.generate"] {

@@ -231,6 +231,10 @@ fn planted(mirror: &Mirror, store: &Server) -> Planted {
         all.refer(&format!("keys.{name}.secret"), secret);
         all.canaries.plant_around(&format!("keys.{name}.secret"), part, secret);
     }
+    let database = [("kind", "postgres"), ("host", "127.0.0.1"), ("port", "9"), ("database", "crm"), ("user", "ann")];
+    all.connector("crm", &[&database[..], &[("tls", "disable"), ("direct", "true")]].concat());
+    all.refer("connectors.crm.password", "canary-database-6e0b");
+    all.canaries.plant("connectors.crm.password", "canary-database-6e0b");
     all.set("worker.key_salt", "canary-salt-3390");
     all.canaries.plant("worker.key_salt", "canary-salt-3390");
     all.set("nats.user", "it");
@@ -255,6 +259,7 @@ fn steps() -> Vec<(Assignment, bool)> {
         step(false, "http.request", json!({"connector": connector, "url": "http://127.0.0.1:1/elsewhere"}));
     }
     step(false, "http.request", json!({"connector": "blocked", "path": "/"}));
+    step(false, "sql.query", json!({"connector": "crm", "sql": "SELECT 1"}));
     for connector in ["gpt", "claude"] {
         step(true, "ai.generate", json!({"connector": connector, "prompt": "well"}));
         step(true, "ai.generate", json!({"connector": connector, "prompt": "well", "stream": true}));

@@ -404,6 +404,7 @@ pub(super) async fn stream(reach: &Reach, blobs: &Rc<LocalBlobs>, inputs: Value)
         tenant: shards::ids::Text::from_static("acme"),
         key: shards::ids::Key([0; 16]),
         try_number: 1,
+        left_ms: 60_000,
         needs: shards::step::Needs::default(),
         inputs: inputs.to_string().into(),
         blobs: blobs.clone(),
