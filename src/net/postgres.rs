@@ -4,6 +4,7 @@
 //! A connection's own task ends with its session or when it is given up; a panic in it costs that connection alone. No message of
 //! a server may be longer than [`MESSAGE_BYTES_MAX`]: it would be held as a whole.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -60,6 +61,8 @@ pub struct Session {
     pub client: Client,
     /// By which what it is at is cancelled.
     pub token: CancelToken,
+    /// Why its connection ended, once it has and not by our word.
+    pub ended: Rc<RefCell<Option<String>>>,
     stop: Stop,
 }
 
@@ -103,15 +106,22 @@ impl Dialer {
         let (client, connection) = opened.await??;
         let (stop, token) = (Stop::default(), client.cancel_token());
         let work = stop.race(caught(connection));
+        let why = Rc::<RefCell<Option<String>>>::default();
+        let told = why.clone();
         spawn("a database connection", async move {
             match work.await {
-                Some(Ok(Err(error))) => tracing::debug!(error = super::link::text(&error), "a database connection ended"),
+                Some(Ok(Err(error))) => {
+                    let error = super::link::text(&error);
+                    tracing::debug!(error, "a database connection ended");
+                    // Whoever waits in the session is only told that it is closed, and looks here before it runs again.
+                    told.replace(Some(error));
+                }
                 Some(Err(_)) => tracing::error!("the database library panicked on a connection; it is closed"),
                 Some(Ok(Ok(()))) | None => {}
             }
             drop(ended);
         });
-        Ok(Session { client, token, stop })
+        Ok(Session { client, token, ended: why, stop })
     }
 
     /// Asks the server to cancel what a session is at.

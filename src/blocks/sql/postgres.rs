@@ -130,7 +130,7 @@ pub(super) async fn run(
     let mut fresh = false;
     loop {
         let lease = pool.take(server, errand.left_ms(), fresh).await?;
-        let (used, name) = (lease.used, lease.live().name.clone());
+        let (used, name, ended) = (lease.used, lease.live().name.clone(), lease.live().session.ended.clone());
         let done = match wish.writes {
             true => errand.write(lease).await,
             false => errand.read(lease, &mut writer).await,
@@ -143,8 +143,17 @@ pub(super) async fn run(
             Trouble::Fault(fault) | Trouble::Own(fault) => return Err(fault),
             Trouble::Stale if std::mem::take(&mut again) => {}
             Trouble::Stale => return Err(fault::broken("what was prepared does not hold", false)),
-            Trouble::Broken(why) if used && fault::too_long(&why).is_none() && std::mem::take(&mut again) => fresh = true,
-            Trouble::Broken(why) => return Err(fault::too_long(&why).unwrap_or_else(|| fault::broken(&why, false))),
+            Trouble::Broken(why) => {
+                let why = ended.take().unwrap_or(why);
+                if let Some(fault) = fault::too_long(&why) {
+                    return Err(fault);
+                }
+                // Nothing of it may have gone into a blob.
+                if !(used && writer.is_none() && std::mem::take(&mut again)) {
+                    return Err(fault::broken(&why, false));
+                }
+                fresh = true;
+            }
             Trouble::Ambiguous(why) if pool.database.settings.dedup => return settle::settle(&errand, &name, &why).await,
             Trouble::Ambiguous(why) => return Err(fault::broken(&why, true)),
         }
@@ -243,9 +252,8 @@ impl Errand<'_> {
             Err(error) => Err(self.trouble(&error)),
         };
         match done {
-            Err(Trouble::Broken(why)) => (Err(unwritten(writer, why)), Ending::GiveUp),
             // More rows than the step takes may still be on their way.
-            Err(Trouble::Own(fault)) => (Err(Trouble::Own(fault)), Ending::GiveUp),
+            Err(trouble @ (Trouble::Broken(_) | Trouble::Own(_))) => (Err(trouble), Ending::GiveUp),
             done => match end.await {
                 Ok(()) => done.map_or_else(in_order, |sheet| (Ok(sheet), Ending::Keep)),
                 Err(_) => (done, Ending::GiveUp),
@@ -511,14 +519,6 @@ async fn ahead_of<W: Future, N: Future>(work: W, mut next: std::pin::Pin<&mut N>
         }
     })
     .await
-}
-
-/// A read that broke off is tried again only where nothing of it went into its blob.
-fn unwritten(writer: &Option<Box<dyn BlobWriter>>, why: String) -> Trouble {
-    match writer {
-        Some(_) => Trouble::Own(fault::too_long(&why).unwrap_or_else(|| fault::broken(&why, false))),
-        None => Trouble::Broken(why),
-    }
 }
 
 /// The server has ended the session, or is about to.

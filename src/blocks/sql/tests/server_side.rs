@@ -340,7 +340,11 @@ fn transactions_that_meet_are_taken_back_and_may_be_tried_again() {
         // What another session holds is waited for so long and no longer.
         let reach = with(crm(server.port(), |database, _| database.lock_ms = 200), &root);
         let hold = Step::keyed(5);
-        let hold = hold.run(&reach, &blobs, on_crm(write("UPDATE t SET n = 0 FROM pg_sleep(1) WHERE id = 1", json!([]))));
+        let hold = hold.run(
+            &reach,
+            &blobs,
+            on_crm(write("WITH a AS (UPDATE t SET n = 0 WHERE id = 1 RETURNING id) SELECT pg_sleep(1) FROM a", json!([]))),
+        );
         let held = on_crm(write("UPDATE t SET n = 1 WHERE id = 1", json!([])));
         let late = async {
             rt::sleep(Duration::from_millis(300)).await;
