@@ -134,9 +134,9 @@ impl Job {
         };
         self.asks.then(|| Gate {
             first: round(&["ann", "ben"], 1 + self.step % 2, 2_000 + u64::from(self.step % 7) * 2_500),
-            escalation: (self.step.is_multiple_of(3)).then(|| round(&["ann", "cyd"], 1, 4_000)),
+            escalation: self.step.is_multiple_of(3).then(|| round(&["ann", "cyd"], 1, 4_000)),
             approve_overdue: self.step.is_multiple_of(5),
-            remind_ms: (self.step.is_multiple_of(2)).then_some(1_000),
+            remind_ms: self.step.is_multiple_of(2).then_some(1_000),
             signed: false,
             plan: None,
         })

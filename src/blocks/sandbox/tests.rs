@@ -122,6 +122,9 @@ fn steps() -> Vec<(&'static str, String)> {
         ("fs.blob_get", r#"{"connector":"archive","path":"a"}"#),
         ("crypto.hash", r#"{"connector":"archive","path":"a","algorithm":"sha512"}"#),
         ("crypto.sign", r#"{"key":"release","text":"abc"}"#),
+        ("sql.query", r#"{"connector":"ledger","sql":"SELECT * FROM orders WHERE id = ?","params":[7]}"#),
+        ("sql.query", r#"{"connector":"ledger","sql":"DELETE FROM orders","mode":"write"}"#),
+        ("sql", r#"{"connector":"db","sql":"SELECT 1 AS one","to":"rows.csv"}"#),
         ("crypto.verify", r#"{"key":"release","text":"abc","signature":"AAAA"}"#),
     ] {
         steps.push((name, inputs.to_owned()));
