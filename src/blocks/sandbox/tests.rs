@@ -41,6 +41,18 @@ bucket = "b"
 region = "r"
 access_key = "secret://env/PATH"
 secret_key = "secret://env/PATH"
+[connectors.db]
+tenants = "acme"
+kind = "sqlite"
+[connectors.ledger]
+tenants = "acme"
+kind = "postgres"
+host = "db.internal"
+allow = ["db.internal"]
+database = "ledger"
+user = "worker"
+password = "secret://env/PATH"
+dedup = true
 [keys.release]
 tenants = "acme"
 algorithm = "ed25519"
