@@ -39,6 +39,6 @@ pub mod subjects;
 pub mod tenancy;
 pub mod thread;
 mod token;
-mod waiting;
+pub(crate) mod waiting;
 mod well;
 pub mod wire;

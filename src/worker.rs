@@ -215,6 +215,7 @@ impl Worker {
                 boot: 0,
                 dev: plan.dev,
                 device: device.is_some(),
+                crew: crate::edge::waiting::crew(&settings.nats),
                 blocks: lookup,
                 references: lookup_reference,
                 policy: policy.clone(),

@@ -79,7 +79,7 @@ pub enum Unheard {
     Unsigned,
     /// It approves another plan than the one that is asked about.
     OtherPlan,
-    /// This person, or this signal, has been heard: the vote at this place stands.
+    /// This person has been heard: the vote at this place stands.
     Heard(usize),
 }
 
@@ -117,13 +117,12 @@ impl Gate {
         if self.signed && !vote.signed {
             return Err(Unheard::Unsigned);
         }
+        // Also where others are asked by now: the word still counts.
+        if let Some(at) = votes.iter().position(|heard| heard.actor == vote.actor) {
+            return Err(Unheard::Heard(at));
+        }
         if !self.round(deadline_ms, at_ms).names(&vote.actor) {
             return Err(Unheard::Stranger);
-        }
-        let same = |heard: &Vote| heard.actor == vote.actor || (!vote.id.is_empty() && heard.id == vote.id);
-        // Who approved before the escalation and is asked by it, too, need not say so again.
-        if let Some(at) = votes.iter().position(same) {
-            return Err(Unheard::Heard(at));
         }
         if vote.approve && self.plan.as_ref().is_some_and(|plan| *plan != vote.plan) {
             return Err(Unheard::OtherPlan);
@@ -272,7 +271,7 @@ mod tests {
         assert_eq!(gate.hear(&votes, &vote("eve", true, 20), 1_000, 20), Err(Unheard::Stranger));
         assert_eq!(gate.hear(&votes, &vote("ann", false, 20), 1_000, 20), Err(Unheard::Heard(0)), "the first word stands");
         let same_signal = Vote { id: Text::from("s1"), ..vote("ben", true, 20) };
-        assert_eq!(gate.hear(&votes, &same_signal, 1_000, 20), Err(Unheard::Heard(0)));
+        assert_eq!(gate.hear(&votes, &same_signal, 1_000, 20), Ok(()), "a name of somebody else's signal is no word of theirs");
         assert_eq!(gate.hear(&votes, &vote("ben", true, 20), 1_000, 20), Ok(()));
         gate.signed = true;
         assert_eq!(gate.hear(&votes, &vote("ben", true, 20), 1_000, 20), Err(Unheard::Unsigned));

@@ -87,6 +87,7 @@ enum Domain {
     Answer = 3,
     Quarantine = 4,
     Asker = 5,
+    Copy = 6,
 }
 
 /// Identities of this size are hashed without an allocation: three ids of a usual length, in bytes.
@@ -122,6 +123,11 @@ impl Salt {
         }
         fields.push(body);
         Key(self.hash(Domain::Quarantine, &fields))
+    }
+
+    /// What shows that a copy of a step, these frames, is the deployment's own.
+    pub fn copy_tag(&self, frames: &[u8]) -> [u8; 16] {
+        self.hash(Domain::Copy, &[frames])
     }
 
     /// Who asks for `key` under `assignment`.

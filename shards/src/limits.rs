@@ -39,9 +39,9 @@ pub const CLOCK_JUMP_MS_MAX: u64 = 5 * 60 * 1000;
 pub const CLOCK_STEADY_MS: u64 = 10 * 60 * 1000;
 /// Longest budget of a step, in milliseconds (24 h).
 pub const BUDGET_MS_MAX: u64 = 24 * 3600 * 1000;
-/// A step whose message is larger than this has no copy beside the journal, in bytes: with what people say it must fit in a
-/// message of a server's smallest usual bound.
-pub const COPY_BYTES_MAX: usize = 768 << 10;
+/// A step whose message, headers included, is larger than this has no copy beside the journal, in bytes: with what people say, at
+/// most, and the outcome that tells it again it fits in the 1 MiB that servers take.
+pub const COPY_BYTES_MAX: usize = 128 << 10;
 /// Longest that a step may wait for people, in milliseconds (90 days).
 pub const GATE_MS_MAX: u64 = 90 * 24 * 3600 * 1000;
 /// Most tries one key may ask for.

@@ -257,8 +257,8 @@ enum Held {
     Outcome(u32),
     /// Tell who gave a notice what became of it.
     Reply(Rc<Arrival>, Reply),
-    /// Tell who said something to a step that it counts.
-    Said(Ticket, Rc<Arrival>),
+    /// Tell who said something to a step what became of that.
+    Said(Ticket, Rc<Arrival>, Reply),
     /// Drop segments.
     Prune(Lsn),
     /// Wipe from the page what the strike of this key came from.

@@ -83,9 +83,10 @@ impl Bucket {
         self.get(client, &json!({ "last_by_subj": self.subject(key) })).await
     }
 
-    /// The oldest value that is newer than the revision `after`; `None`: there is none, or there is no bucket.
-    pub(super) async fn next(&self, client: &Client, after: u64) -> Result<Option<Entry>, async_nats::Error> {
-        self.get(client, &json!({ "seq": after + 1, "next_by_subj": self.subject(">") })).await
+    /// The oldest value under a key that begins with `under` and a dot, and newer than the revision `after`; `None`: there is none,
+    /// or there is no bucket.
+    pub(super) async fn next(&self, client: &Client, under: &str, after: u64) -> Result<Option<Entry>, async_nats::Error> {
+        self.get(client, &json!({ "seq": after + 1, "next_by_subj": self.subject(&format!("{under}.>")) })).await
     }
 
     async fn get(&self, client: &Client, wanted: &Value) -> Result<Option<Entry>, async_nats::Error> {

@@ -212,7 +212,9 @@ fn vote(mail: &Mail<'_>, said: &Signal<'_>) -> Result<Vote, Fault> {
 fn remark(mail: &Mail<'_>, value: Option<Value<'_>>, pointer: &str, bytes_max: usize) -> Result<Option<Text>, Fault> {
     let Some(value) = value else { return Ok(None) };
     let text = mail.text(Some(value)).ok_or_else(|| wrong_form(pointer))?;
-    if text.len() > bytes_max {
+    // It is shown to people, in a line or a few.
+    let odd = |char: char| char.is_control() && !matches!(char, '\n' | '\r' | '\t');
+    if text.len() > bytes_max || text.contains(odd) {
         return Err(wrong_value(pointer));
     }
     Ok(Some(text).filter(|text| !text.is_empty()))

@@ -38,10 +38,13 @@ use super::puback::{self, PubAck};
 use super::status::{EdgeStatus, add, bump};
 use super::tenancy::owned;
 use super::thread::{EdgeSettings, Halt, Phase};
+use super::waiting;
 use crate::dlq::{Desk, Done, Why};
 
 /// What a server takes that does not say.
 const PAYLOAD_BYTES_DEFAULT: usize = 1 << 20;
+/// How a server says that there is no such stream.
+const NO_SUCH_STREAM: &str = "(10059)";
 /// What NATS writes around a message's headers, in bytes.
 const HEADERS_AROUND_BYTES: usize = 16;
 
@@ -496,8 +499,8 @@ impl Outbox {
                 self.confirm(list);
             }
             Cargo::One(sent) if message.status == Some(StatusCode::NO_RESPONDERS) => {
-                if sent.parcel.outlet == Outlet::Claim {
-                    self.renew_claims();
+                if matches!(sent.parcel.outlet, Outlet::Claim | Outlet::Copy) {
+                    self.renew_buckets();
                 }
                 self.complain(&sent, "no stream answers", now);
                 self.coverage.doubt(&sent.parcel.subject);
@@ -530,6 +533,10 @@ impl Outbox {
                             );
                         }
                     }
+                    self.confirm_one(&sent);
+                }
+                // Where there is no bucket there is nothing to take away.
+                PubAck::Refused(why) if sent.parcel.outlet == Outlet::Copy && why.contains(NO_SUCH_STREAM) => {
                     self.confirm_one(&sent);
                 }
                 PubAck::Refused(why) => {
@@ -572,8 +579,8 @@ impl Outbox {
         }
     }
 
-    /// The place for claims has gone: it is made again.
-    fn renew_claims(&mut self) {
+    /// The place for claims, or for copies, has gone: it is made again.
+    fn renew_buckets(&mut self) {
         let recently = |at: Instant| at.elapsed() < Duration::from_millis(API_WITHIN_MS);
         if self.renewed.is_some_and(recently) {
             return;
@@ -583,6 +590,9 @@ impl Outbox {
         tokio::task::spawn_local(async move {
             if let Err(error) = claims::prepare(&client, replicas, horizon).await {
                 tracing::warn!(%error, "the bucket of the claims is gone and cannot be made again");
+            }
+            if let Err(error) = waiting::prepare(&client, replicas).await {
+                tracing::warn!(%error, "the bucket for steps that wait for people is gone and cannot be made again");
             }
         });
     }

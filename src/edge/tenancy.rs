@@ -61,6 +61,8 @@ pub(crate) struct Tenancy {
     status: Arc<EdgeStatus>,
     /// By the key in the bucket; taken in the order of the keys, so that two who want several never wait for each other.
     held: BTreeMap<String, Held>,
+    /// There is a place for copies of steps that wait for people.
+    copies: bool,
     /// When it was last complained of that one could not be renewed; none once it could.
     late_said: Option<Instant>,
 }
@@ -81,6 +83,7 @@ impl Tenancy {
             done,
             status,
             held: BTreeMap::new(),
+            copies: false,
             late_said: None,
         }
     }
@@ -139,9 +142,9 @@ impl Tenancy {
         }
     }
 
-    /// Whether what is held was another's until now, so that there may be copies of steps which that one left.
-    pub(crate) fn took_over(&self) -> bool {
-        self.held.values().any(|held| held.record.since == held.record.epoch)
+    /// Whether there may be copies of steps for this worker to go on with.
+    pub(crate) fn has_copies(&self) -> bool {
+        self.copies && !self.held.is_empty()
     }
 
     fn grant(&mut self, grant: Grant) {
@@ -184,6 +187,7 @@ impl Tenancy {
                 // Before the lease is: it does not wait for this.
                 let Some(claims) = self.can_claim(link, phase).await else { return Ok(None) };
                 let Some(copies) = self.can_copy(link, phase).await else { return Ok(None) };
+                self.copies |= copies;
                 for (key, consumer) in wanted {
                     if !self.held.contains_key(&key) && !self.take(link, &key, consumer, phase).await? {
                         return Ok(None);

@@ -302,8 +302,17 @@ async fn session(
     let micro = tokio::task::spawn_local(micro.run());
     let ended = match work(link, settings, tenancy, status, &mut phase).await {
         Ok(Some((sources, inherited))) => {
-            if tenancy.took_over() {
-                tokio::task::spawn_local(waiting::adopt(link.clone(), ports, phase.clone()));
+            // Before anything is taken from the streams: what a copy knows of a step, its redelivery does not.
+            if tenancy.has_copies() {
+                let crew = waiting::crew(&settings.nats);
+                let lost = tokio::select! {
+                    () = waiting::adopt(link, &crew, ports, phase.clone()) => None,
+                    lost = tenancy.keep(link) => Some(lost),
+                };
+                if let Some(lost) = lost {
+                    outbox.abort();
+                    return Err(lost);
+                }
             }
             tokio::select! {
                 () = tokio::task::unconstrained(intake.run(sources, inherited)) => Ok(()),

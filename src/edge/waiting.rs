@@ -11,7 +11,8 @@ use std::time::Duration;
 use async_nats::Client;
 use bytes::Bytes;
 use serde_json::json;
-use shards::ids::Key;
+use sha2::{Digest as _, Sha256};
+use shards::ids::{Key, Text, hex};
 use shards::journal::view::Frames;
 use shards::journal::{Fact, decode};
 use shards::limits::GATE_MS_MAX;
@@ -22,20 +23,33 @@ use super::limits::API_WITHIN_MS;
 use super::nats::Link;
 use super::ports::Ports;
 use super::thread::{Halt, Phase};
+use crate::settings::NatsSettings;
 
 /// A copy goes by itself so long after its step's time was over at the latest.
 const SLACK: Duration = Duration::from_secs(24 * 3600);
 /// While a shard has no room, or the server does not answer, it is tried again after this.
 const AGAIN: Duration = Duration::from_millis(200);
 
+/// The workers that stand in for each other, by a name of theirs: those that take work from the same subjects by the same durable.
+pub(crate) fn crew(nats: &NatsSettings) -> Text {
+    let mut subjects: Vec<&str> = nats.assign_subjects.iter().map(String::as_str).collect();
+    subjects.sort_unstable();
+    let mut name = Sha256::new();
+    for part in std::iter::once(nats.durable.as_str()).chain(subjects) {
+        name.update((part.len() as u64).to_le_bytes());
+        name.update(part);
+    }
+    Text::from(hex(&name.finalize()[..16]))
+}
+
 /// Where the copy of this key's step is written.
-pub(super) fn subject(key: &Key) -> String {
-    WAITING.subject(&key.to_string())
+pub(super) fn subject(crew: &str, key: &Key) -> String {
+    WAITING.subject(&format!("{crew}.{key}"))
 }
 
 /// Where it is asked that a copy be taken away, and how.
-pub(super) fn removal(key: &Key) -> (String, Bytes) {
-    let body = json!({ "filter": subject(key) }).to_string();
+pub(super) fn removal(crew: &str, key: &Key) -> (String, Bytes) {
+    let body = json!({ "filter": subject(crew, key) }).to_string();
     (format!("$JS.API.STREAM.PURGE.{}", WAITING.stream()), body.into())
 }
 
@@ -50,12 +64,12 @@ pub(super) async fn prepare(client: &Client, replicas: usize) -> Result<(), asyn
     WAITING.create(client, replicas, Duration::from_millis(GATE_MS_MAX) + SLACK).await
 }
 
-/// Hands all copies that there are to their shards.
-pub(super) async fn adopt(link: Link, ports: Rc<RefCell<Ports>>, mut phase: Phase) {
+/// Hands all copies that this crew has to their shards. What is known there already, as after a restart, changes nothing.
+pub(super) async fn adopt(link: &Link, crew: &str, ports: Rc<RefCell<Ports>>, mut phase: Phase) {
     let (mut after, mut taken) = (0, 0_u64);
     while phase.now() != Halt::Stop && !link.closed() {
         let within = Duration::from_millis(API_WITHIN_MS);
-        let next = match tokio::time::timeout(within, WAITING.next(&link.client, after)).await {
+        let next = match tokio::time::timeout(within, WAITING.next(&link.client, crew, after)).await {
             Ok(Ok(Some(next))) => next,
             Ok(Ok(None)) => break,
             Ok(Err(error)) => {

@@ -105,6 +105,8 @@ pub struct WireSettings {
     pub events_prefix: Text,
     /// Whether lifecycle events are sent at all.
     pub events: bool,
+    /// The workers that stand in for each other, by a name of theirs: see [`waiting::crew`].
+    pub crew: Text,
     /// Which start of this worker it is.
     pub boot: u32,
     /// Whether blocks for development are there.
@@ -131,6 +133,7 @@ impl WireSettings {
             dlq_subject: Text::from_static("caf.exec.dlq.v1"),
             events_prefix: Text::from_static("beamline.worker.events"),
             events: true,
+            crew: Text::from_static("crew"),
             boot: 1,
             dev: false,
             device: false,
@@ -251,6 +254,13 @@ impl EdgeWire {
     fn try_read(&self, delivery: &Delivery, since_ms: u64, tape: &mut Tape) -> Result<Read, Unreadable> {
         if notice::is_notice(&delivery.subject) {
             let (tenant, key, notice) = notice::read(delivery, &self.settings.salt, &self.settings.limits, tape);
+            let size_max = self.settings.limits.payload_bytes_max;
+            // Nothing is computed over what is too large, so nothing would be known of its signature either.
+            let notice = if delivery.body.len() as u64 > size_max {
+                Notice::Refused(Fault::new(Code::InvalidInput, "the message is larger than this worker takes"))
+            } else {
+                notice
+            };
             let checked = self.check_signature(notice::kind(&delivery.subject), &tenant, delivery, since_ms);
             let notice = match checked {
                 Ok(_) => notice::signed_by(notice, self.settings.policy.signer(delivery)),
@@ -549,9 +559,15 @@ impl EdgeWire {
                 let (subject, headers) = self.of_event(roll, arrival, id);
                 (Outlet::Event, subject, headers, body)
             }
-            Letter::Copy { frames } => (Outlet::Copy, waiting::subject(&arrival.key).into(), Headers::new(), frames.clone()),
+            Letter::Copy { frames } => {
+                // The same writing is stored once, however often it is sent, and never over a newer one.
+                let tag = frames.last_chunk::<16>().copied().unwrap_or_default();
+                let id = roll.text(|pen| _ = pen.raw("c-").hex(&arrival.key.0).raw("-").hex(&tag));
+                let headers = vec![(Text::from_static("Nats-Msg-Id"), id)];
+                (Outlet::Copy, waiting::subject(&settings.crew, &arrival.key).into(), headers, frames.clone())
+            }
             Letter::NoCopy => {
-                let (subject, body) = waiting::removal(&arrival.key);
+                let (subject, body) = waiting::removal(&settings.crew, &arrival.key);
                 (Outlet::Copy, subject.into(), Headers::new(), body)
             }
             Letter::Progress { chunk, try_number, sequence, at_ms } => {

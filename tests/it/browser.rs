@@ -1,13 +1,13 @@
 //! A real browser without a window, driven over WebDriver: Chromium and its driver, which `make deps` installs.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::BufRead as _;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
 use crate::world::PATIENCE;
@@ -39,7 +39,7 @@ impl Browser {
         command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut driver = command.spawn().context("chromedriver does not start: `make deps` installs it with chromium")?;
-        let said = BufReader::new(driver.stdout.take().context("its output")?);
+        let said = std::io::BufReader::new(driver.stdout.take().context("its output")?);
         let port = tokio::task::spawn_blocking(move || {
             let mut lines = said.lines().map_while(Result::ok);
             let port = lines.find_map(|line| line.rsplit_once("successfully on port ")?.1.trim_end_matches('.').parse().ok());
@@ -110,15 +110,26 @@ impl Browser {
             body.len()
         );
         let answer = tokio::time::timeout(PATIENCE, async {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+            let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", self.port)).await?);
             stream.write_all(request.as_bytes()).await?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).await?;
-            Ok::<_, std::io::Error>(answer)
+            // It may keep the connection, whatever it is asked.
+            let (mut head, mut length) = (String::new(), 0);
+            loop {
+                let mut line = String::new();
+                if stream.read_line(&mut line).await? == 0 || line.trim().is_empty() {
+                    break;
+                }
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse()?;
+                }
+                head.push_str(&line);
+            }
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).await?;
+            Ok::<_, anyhow::Error>((head, body))
         });
-        let answer = String::from_utf8(answer.await.context("the browser hangs")??)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("an answer")?;
-        let value: Value = serde_json::from_str::<Value>(body)?["value"].take();
+        let (head, body) = answer.await.with_context(|| format!("the browser hangs at {method} {path}"))??;
+        let value: Value = serde_json::from_slice::<Value>(&body)?["value"].take();
         ensure!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {value}");
         Ok(value)
     }

@@ -292,11 +292,17 @@ impl<W: Wire> Driver<W> {
 
     /// The step that a copy is of, with what another owner has made of it.
     fn adopted(&self, now: Now, copy: &Bytes) -> Option<Arrival> {
-        let mut step = None;
+        let (_, tag) = copy.split_last_chunk::<16>()?;
+        let frames = copy.slice(..copy.len() - tag.len());
+        if !self.shard.is_copy(&frames, tag) {
+            return None;
+        }
+        let (mut step, mut key) = (None, None);
         let (mut votes, mut outcome) = (Vec::new(), None);
-        for raw in Frames::new(copy) {
-            match journal::decode(&copy.slice_ref(raw.ok()?)).ok()?.fact {
-                Fact::Accepted(fact) => step = Some(fact),
+        for raw in Frames::new(&frames) {
+            let frame = journal::decode(&frames.slice_ref(raw.ok()?)).ok()?;
+            match frame.fact {
+                Fact::Accepted(fact) => (step, key) = (Some(fact), Some(frame.key)),
                 Fact::Signal(vote) => votes.push(vote),
                 Fact::Result(fact) => outcome = Some(Rc::new(fact.outcome)),
                 _ => {}
@@ -304,6 +310,10 @@ impl<W: Wire> Driver<W> {
         }
         let fact = step?;
         let mut arrival = self.wire.decode(fact.message.into_delivery(), now);
+        // Where this worker reads it otherwise than who accepted it, it is not this worker's to go on with.
+        if key != Some(arrival.key) || arrival.work().is_none_or(|work| work.gate.is_none()) {
+            return None;
+        }
         // As they were settled when it was accepted.
         arrival.fingerprint = fact.fingerprint;
         if let Some(asker) = &mut arrival.asker {

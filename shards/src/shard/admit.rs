@@ -25,8 +25,8 @@ impl Shard {
             return;
         }
         let memory = self.known.get(&arrival.key);
-        if arrival.adopted.is_some() && memory.is_some() {
-            return self.left_behind(arrival, fx);
+        if let Some(memory) = memory.filter(|_| arrival.adopted.is_some()) {
+            return self.left_behind(now, memory, arrival, fx);
         }
         let shared = arrival.clone();
         match (&shared.content, memory) {
@@ -315,8 +315,14 @@ impl Shard {
             return self.no_room(now, arrival, fx);
         }
         let tenant = self.tenants.find(&arrival.tenant);
+        // People may take long: what waits for them leaves the other half of the memory to what does not.
+        let crowded = self.held_bytes >= self.settings.limits.shard_held_bytes_max / 2;
         let account = &mut self.tenants.get(tenant).account;
-        let charge = if work.gate.is_some() { account.charge_parked() } else { account.charge() };
+        let charge = match &work.gate {
+            Some(_) if crowded => Err(Refusal::ParkedFull { limit: account.parked }),
+            Some(_) => account.charge_parked(),
+            None => account.charge(),
+        };
         match charge {
             Ok(charge) => {
                 let lsn = self.log_accepted(now, &arrival, work, fx);

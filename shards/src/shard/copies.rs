@@ -6,27 +6,32 @@
 
 use std::rc::Rc;
 
+use super::park::deciders;
 use super::{Held, Shard, State};
-use crate::event::{Effect, Effects, Letter, Post, Reply};
+use crate::dedup::{Memory, Place};
+use crate::event::{Effect, Effects, Letter, Post, Reply, Role};
+use crate::gate::Decision;
 use crate::ids::{Lsn, Now};
 use crate::journal::Log;
 use crate::limits::COPY_BYTES_MAX;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Status};
 use crate::step::{Adopted, Arrival, Origin, Settle, Source, Work};
 
 /// One step's copy. Lives on its core.
 #[derive(Debug, Default)]
 pub(super) struct Copy {
-    /// Writings of it that are on their way.
-    under_way: u32,
+    /// A writing of it is on its way: never two, so that no older one comes to lie over a newer.
+    under_way: bool,
+    /// It lacks what has been said since.
+    behind: bool,
     /// It is there, and the step's delivery is settled.
     stored: bool,
-    /// The outcome is in it.
+    /// The outcome is in it, or will be with the next writing.
     decided: bool,
     /// It is being taken away.
     leaving: bool,
-    /// Who is told once it holds what they said.
-    replies: Vec<Rc<Arrival>>,
+    /// Who is told what, once it holds all that was said by then.
+    replies: Vec<(Rc<Arrival>, Reply)>,
 }
 
 impl Copy {
@@ -37,29 +42,48 @@ impl Copy {
 }
 
 impl Shard {
-    /// A step that waits is to have a copy, if it may.
-    pub(super) fn begin_copy(&mut self, now: Now, slot: u32, fx: &mut Effects) {
+    /// Whether a step may have a copy: it waits for people, a stream brought it, and it fits.
+    fn may_have_copy(&self, slot: u32) -> bool {
         let job = &self.jobs[slot as usize];
-        let arrival = &job.arrival;
-        let streamed = matches!(arrival.delivery.origin, Origin::Stream(_) | Origin::Journal { source: Source::Stream, .. });
-        let small = arrival.delivery.body.len() <= COPY_BYTES_MAX;
-        if !self.settings.copies || !streamed || !small || job.copy.is_some() || job.state != State::Parked {
-            return;
-        }
-        self.job(slot).copy = Some(Box::default());
-        self.write_copy(now, slot, fx);
+        let delivery = &job.arrival.delivery;
+        let headers: usize = delivery.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.settings.copies
+            && job.role == Role::Step
+            && job.arrival.work().is_some_and(|work| work.gate.is_some())
+            && matches!(delivery.origin, Origin::Stream(_) | Origin::Journal { source: Source::Stream, .. })
+            && delivery.body.len() + headers <= COPY_BYTES_MAX
     }
 
-    /// A step whose end an earlier life decided: its copy is taken away once that is told.
+    /// A step is to have a copy from its next writing on, if it may.
     pub(super) fn has_copy(&mut self, slot: u32) {
-        let arrival = &self.jobs[slot as usize].arrival;
-        let streamed = matches!(arrival.delivery.origin, Origin::Journal { source: Source::Stream, .. });
-        if self.settings.copies && streamed && arrival.work().is_some_and(|work| work.gate.is_some()) {
+        if self.may_have_copy(slot) && self.jobs[slot as usize].copy.is_none() {
             self.job(slot).copy = Some(Box::default());
         }
     }
 
-    fn write_copy(&mut self, now: Now, slot: u32, fx: &mut Effects) {
+    /// A step that waits has its copy, if it may.
+    pub(super) fn begin_copy(&mut self, now: Now, slot: u32, fx: &mut Effects) {
+        self.has_copy(slot);
+        let job = &self.jobs[slot as usize];
+        if job.state == State::Parked && job.copy.as_ref().is_some_and(|copy| !copy.stored) {
+            self.renew_copy(now, slot, fx);
+        }
+    }
+
+    /// The outcome of a step that another owner has had, told by this one: its copy goes then.
+    pub(super) fn left_copy(&mut self, slot: u32) {
+        if self.may_have_copy(slot) {
+            self.job(slot).copy = Some(Box::new(Copy::left(true)));
+        }
+    }
+
+    /// Writes the copy with all that was said by now, or once the writing that is on its way is stored.
+    fn renew_copy(&mut self, now: Now, slot: u32, fx: &mut Effects) {
+        let Some(copy) = &mut self.job(slot).copy else { return };
+        copy.behind = copy.under_way;
+        if std::mem::replace(&mut copy.under_way, true) {
+            return;
+        }
         let mut log = Log::default();
         let job = &self.jobs[slot as usize];
         let Some(work) = job.arrival.work() else { return };
@@ -70,11 +94,16 @@ impl Shard {
         if let Some(outcome) = &job.outcome {
             self.result_frame(now, slot, outcome, &mut log);
         }
-        let letter = Letter::Copy { frames: std::mem::take(&mut log.bytes).into() };
-        self.post_copy(slot, letter, fx);
-        if let Some(copy) = &mut self.job(slot).copy {
-            copy.under_way += 1;
-        }
+        let mut frames = std::mem::take(&mut log.bytes);
+        // Others may write there, too; what they wrote is not taken for ours.
+        let tag = self.settings.salt.copy_tag(&frames);
+        frames.extend_from_slice(&tag);
+        self.post_copy(slot, Letter::Copy { frames: frames.into() }, fx);
+    }
+
+    /// Whether a copy is one of this deployment's: its frames and the tag behind them.
+    pub fn is_copy(&self, frames: &[u8], tag: &[u8; 16]) -> bool {
+        self.settings.salt.copy_tag(frames) == *tag
     }
 
     fn post_copy(&mut self, slot: u32, letter: Letter, fx: &mut Effects) {
@@ -83,61 +112,86 @@ impl Shard {
     }
 
     /// What somebody said is durable: they are told, once the copy has it where there is one.
-    pub(super) fn said(&mut self, now: Now, slot: u32, notice: Rc<Arrival>, fx: &mut Effects) {
-        let job = self.job(slot);
-        let waits = job.state == State::Parked;
-        match &mut job.copy {
-            Some(copy) if !copy.leaving && (waits || job.state == State::Decided) => {
-                copy.replies.push(notice);
-                // Where it was decided, the outcome's own writing follows.
-                if waits {
-                    self.write_copy(now, slot, fx);
-                }
+    pub(super) fn said(&mut self, now: Now, slot: u32, notice: Rc<Arrival>, reply: Reply, fx: &mut Effects) {
+        let new = reply == Reply::Noted;
+        let Some(reply) = self.told_with_copy(slot, &notice, reply) else {
+            // Where it was decided, the outcome's own writing follows.
+            if new && self.jobs[slot as usize].state == State::Parked {
+                self.renew_copy(now, slot, fx);
             }
-            _ => self.reply_to(notice, Reply::Noted, fx),
+            return;
+        };
+        self.reply_to(notice, reply, fx);
+    }
+
+    /// Keeps a reply until the copy holds what it tells of; gives it back where nothing is to be waited for.
+    pub(super) fn told_with_copy(&mut self, slot: u32, notice: &Rc<Arrival>, reply: Reply) -> Option<Reply> {
+        let job = self.job(slot);
+        let waits = matches!(job.state, State::Parked | State::Decided);
+        let Some(copy) = job.copy.as_mut().filter(|copy| waits && !copy.leaving) else { return Some(reply) };
+        if reply != Reply::Noted && job.state == State::Parked && !copy.under_way {
+            return Some(reply);
         }
+        copy.replies.push((notice.clone(), reply));
+        None
     }
 
     /// Whether a durable outcome must wait until the copy has it.
     pub(super) fn outcome_waits_for_copy(&mut self, now: Now, slot: u32, fx: &mut Effects) -> bool {
         let Some(copy) = &mut self.job(slot).copy else { return false };
         if !std::mem::replace(&mut copy.decided, true) {
-            self.write_copy(now, slot, fx);
+            self.renew_copy(now, slot, fx);
         }
-        self.jobs[slot as usize].copy.as_ref().is_some_and(|copy| copy.under_way > 0)
+        self.jobs[slot as usize].copy.as_ref().is_some_and(|copy| copy.under_way)
     }
 
     /// A writing of the copy is stored. True: it was one.
     pub(super) fn copied(&mut self, now: Now, slot: u32, fx: &mut Effects) -> bool {
         let job = self.job(slot);
-        if !matches!(job.state, State::Parked | State::Decided) {
+        let state = job.state;
+        if !matches!(state, State::Parked | State::Decided) {
             return false;
         }
-        let Some(copy) = job.copy.as_mut().filter(|copy| copy.under_way > 0) else { return false };
-        copy.under_way -= 1;
-        if copy.under_way > 0 {
+        let Some(copy) = job.copy.as_mut().filter(|copy| copy.under_way) else { return false };
+        copy.under_way = false;
+        if std::mem::take(&mut copy.behind) {
+            self.renew_copy(now, slot, fx);
             return true;
         }
-        let (replies, decided) = (std::mem::take(&mut copy.replies), copy.decided);
         copy.stored = true;
-        for notice in replies {
-            self.reply_to(notice, Reply::Noted, fx);
-        }
-        let job = self.job(slot);
-        if job.state == State::Decided {
-            if decided {
-                self.post_outcome(now, slot, fx);
-            }
+        // An outcome that is not durable yet has a writing of its own to come, and nobody is told of it before.
+        if state == State::Decided && !copy.decided {
             return true;
         }
-        if let Origin::Stream(token) = &job.arrival.delivery.origin {
-            let (token, origin) = (token.clone(), Origin::Journal { source: Source::Stream, since_ms: token.stored_ms });
-            let mut arrival = Arrival::clone(&job.arrival);
-            arrival.delivery.origin = origin;
-            job.arrival = Rc::new(arrival);
-            fx.list.push(Effect::Settle { token, how: Settle::Ack });
+        for (notice, reply) in std::mem::take(&mut copy.replies) {
+            self.reply_to(notice, reply, fx);
         }
+        if state == State::Decided {
+            self.post_outcome(now, slot, fx);
+            return true;
+        }
+        self.settle_by_copy(slot, fx);
         true
+    }
+
+    /// No server need hold a step that has its copy.
+    fn settle_by_copy(&mut self, slot: u32, fx: &mut Effects) {
+        let job = self.job(slot);
+        let asker = job.arrival.asker.as_ref().map(|asker| asker.id);
+        let same = |other: &Arrival| other.asker.as_ref().map(|asker| asker.id) == asker;
+        let mut settled = |arrival: &Arrival| match &arrival.delivery.origin {
+            Origin::Stream(token) => {
+                fx.list.push(Effect::Settle { token: token.clone(), how: Settle::Ack });
+                true
+            }
+            _ => false,
+        };
+        job.others.retain(|other| !(same(other) && settled(other)));
+        if settled(&job.arrival) {
+            let mut arrival = Arrival::clone(&job.arrival);
+            arrival.delivery.origin = Origin::Journal { source: Source::Stream, since_ms: arrival.since_ms() };
+            job.arrival = Rc::new(arrival);
+        }
     }
 
     /// A delivery of a step that no server need hold: settled at once. True: it was one.
@@ -166,10 +220,16 @@ impl Shard {
     }
 
     /// A copy that another owner left of a step which is known here.
-    pub(super) fn left_behind(&mut self, arrival: Rc<Arrival>, fx: &mut Effects) {
-        // While it is on its way here, it is this life's own.
-        if !matches!(self.known.get(&arrival.key).map(|memory| memory.place), Some(crate::dedup::Place::Job(_))) {
-            fx.list.push(Effect::Post(Post { confirm: None, arrival, letter: Letter::NoCopy }));
+    pub(super) fn left_behind(&mut self, now: Now, memory: Memory, arrival: Rc<Arrival>, fx: &mut Effects) {
+        match memory.place {
+            // While it is on its way here, it is this life's own.
+            Place::Job(_) => {}
+            // Nobody was told, and no stream will ask: this is the asking.
+            Place::Journal(_) if self.untold.contains_key(&arrival.key) => {
+                let arrival = Rc::new(Arrival { adopted: None, ..Arrival::clone(&arrival) });
+                self.again(now, arrival.key, memory, arrival, fx);
+            }
+            Place::Journal(_) => fx.list.push(Effect::Post(Post { confirm: None, arrival, letter: Letter::NoCopy })),
         }
     }
 
@@ -191,6 +251,8 @@ impl Shard {
             self.log_signal(slot, vote, fx);
             self.job(slot).votes.push(vote.clone());
         }
+        let approved = adopted.outcome.as_ref().map(|outcome| outcome.status == Status::Ok);
+        self.job(slot).decided_by = approved.and_then(|approved| deciders(&adopted.votes, Decision { approved, overdue: false }));
         self.held.push_back((Lsn(self.next_lsn.0 - 1), Held::Accepted(slot)));
         match &adopted.outcome {
             Some(outcome) => {

@@ -65,7 +65,9 @@ impl Shard {
                 if planted(Bug::ReplyEarly) {
                     return self.reply_to(notice, Reply::Cancelled, fx);
                 }
-                self.hold_reply(decided, notice, Reply::Cancelled);
+                if let Some(reply) = self.told_with_copy(slot, &notice, Reply::Cancelled) {
+                    self.hold_reply(decided, notice, reply);
+                }
             }
             (State::Decided, Some(outcome)) => {
                 let (decided, status) = (job.decided, outcome.status);

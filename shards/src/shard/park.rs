@@ -54,6 +54,8 @@ impl Shard {
         job.charge = Some(charge);
         job.votes = votes;
         self.accepted(now, slot, fx);
+        // Before anything is decided: a copy that an earlier life has written goes with the step.
+        self.has_copy(slot);
         self.park(now, slot, fx);
         let (deadline_ms, at_ms) = (self.jobs[slot as usize].written.deadline_ms, self.gate_now(now, slot));
         let escalated = self.gate(slot).is_some_and(|gate| gate.is_escalated(deadline_ms, at_ms));
@@ -152,9 +154,13 @@ impl Shard {
         let (decided, durable) = (job.decided, self.durable);
         match (job.state, &job.outcome) {
             (State::Parked, _) => {}
-            (State::Decided, Some(outcome)) if decided > durable => {
+            (State::Decided, Some(outcome)) => {
                 let reply = Reply::Decided(outcome.clone());
-                return self.hold_reply(decided, notice, reply);
+                match self.told_with_copy(slot, &notice, reply) {
+                    None => return,
+                    Some(reply) if decided > durable => return self.hold_reply(decided, notice, reply),
+                    Some(reply) => return self.reply_to(notice, reply, fx),
+                }
             }
             (_, Some(outcome)) => {
                 let reply = Reply::Decided(outcome.clone());
@@ -170,15 +176,15 @@ impl Shard {
             Ok(()) => {
                 let lsn = self.log_signal(slot, &vote, fx);
                 self.job(slot).votes.push(vote);
-                self.held.push_back((lsn, Held::Said(self.ticket(slot), notice)));
+                self.held.push_back((lsn, Held::Said(self.ticket(slot), notice, Reply::Noted)));
                 self.gate_due(now, slot, fx);
             }
             Err(Unheard::Heard(at)) => {
                 let reply = Reply::Heard(job.votes[at].clone());
-                let written = Lsn(self.next_lsn.0 - 1);
+                let (written, ticket) = (Lsn(self.next_lsn.0 - 1), self.ticket(slot));
                 match written > self.durable {
-                    true => self.hold_reply(written, notice, reply),
-                    false => self.reply_to(notice, reply, fx),
+                    true => self.held.push_back((written, Held::Said(ticket, notice, reply))),
+                    false => self.said(now, slot, notice, reply, fx),
                 }
             }
             Err(Unheard::Stranger) => self.refuse_vote(notice, "the step does not ask this person", fx),
@@ -238,7 +244,7 @@ fn job_due(job: &Job) -> u64 {
 }
 
 /// Those who decided so.
-fn deciders(votes: &[Vote], decision: Decision) -> Option<Text> {
+pub(super) fn deciders(votes: &[Vote], decision: Decision) -> Option<Text> {
     let mut names = String::new();
     for vote in votes.iter().filter(|vote| vote.approve == decision.approved && !decision.overdue) {
         if names.len() + vote.actor.len() + 2 > DECIDERS_BYTES_MAX {

@@ -164,6 +164,7 @@ impl Shard {
         let fingerprint = arrival.fingerprint;
         let slot = self.open_job(now, key, arrival, accepted, role);
         let home = self.known.begin(key, &fingerprint, &asker, slot, role != Role::Step);
+        self.left_copy(slot);
         let job = self.job(slot);
         job.home = home;
         job.decided = decided;

@@ -112,9 +112,9 @@ impl Shard {
                     }
                 }
                 Held::Reply(notice, reply) => self.reply_to(notice, reply, fx),
-                Held::Said(ticket, notice) => match self.current(ticket) {
-                    Some(slot) => self.said(now, slot, notice, fx),
-                    None => self.reply_to(notice, Reply::Noted, fx),
+                Held::Said(ticket, notice, reply) => match self.current(ticket) {
+                    Some(slot) => self.said(now, slot, notice, reply, fx),
+                    None => self.reply_to(notice, reply, fx),
                 },
                 Held::Seal(seal) => fx.list.push(Effect::Seal(seal)),
                 Held::Strike(key) => fx.list.push(Effect::WipePage { key }),

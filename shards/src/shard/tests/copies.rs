@@ -15,6 +15,8 @@ fn bench() -> Bench {
 fn copies(did: &[Effect]) -> Vec<(Ticket, Vec<Frame>)> {
     let copy = |effect: &Effect| match effect {
         Effect::Post(Post { confirm: Some(ticket), letter: Letter::Copy { frames }, .. }) => {
+            let (frames, tag) = frames.split_last_chunk::<16>().expect("a tag");
+            assert_eq!(SALT.copy_tag(frames), *tag);
             let frame = |raw: Result<&[u8], _>| decode(&Bytes::copy_from_slice(raw.expect("whole"))).expect("a frame");
             Some((*ticket, Frames::new(frames).map(frame).collect()))
         }
@@ -180,4 +182,75 @@ fn a_copy_is_taken_away_after_a_crash_too() {
     });
     assert_eq!(leaves, 1);
     assert!(bench.shard.is_idle());
+}
+
+#[test]
+fn no_older_writing_follows_a_newer_one() {
+    let mut bench = bench();
+    let one = asking(gate(&["ann", "ben", "cyd"], 3));
+    bench.send(&one);
+    bench.sync();
+    let ticket = copies(&bench.look())[0].0;
+    bench.say(one.key, vote("ann", true));
+    bench.sync();
+    bench.say(one.key, vote("ben", true));
+    bench.sync();
+    assert!(copies(&bench.look()).is_empty(), "the first one is on its way still");
+    bench.apply(Event::Confirmed { ticket });
+    let did = bench.look();
+    let written = copies(&did);
+    assert_eq!((written.len(), written[0].1.len(), acks(&did)), (1, 3, 0), "one, with both words, and nobody is told yet");
+    bench.apply(Event::Confirmed { ticket });
+    let did = bench.look();
+    let replies = did.iter().filter(|effect| matches!(effect, Effect::Post(Post { letter: Letter::Reply(Reply::Noted), .. })));
+    assert_eq!((replies.count(), acks(&did)), (2, 1));
+}
+
+#[test]
+fn a_cancel_is_told_once_the_copy_has_it() {
+    let mut bench = bench();
+    let one = asking(gate(&["ann"], 1));
+    bench.send(&one);
+    bench.settle();
+    bench.cancel(one.key, None);
+    bench.sync();
+    let did = bench.look();
+    let written = copies(&did);
+    let replied = |did: &[Effect]| did.iter().any(|effect| matches!(effect, Effect::Post(Post { letter: Letter::Reply(_), .. })));
+    assert!(written.len() == 1 && !replied(&did));
+    let left = adopted(&written[0].1);
+    assert_eq!(left.outcome.as_ref().map(|outcome| outcome.status), Some(Status::Cancelled));
+    bench.apply(Event::Confirmed { ticket: written[0].0 });
+    assert!(replied(&bench.look()));
+}
+
+#[test]
+fn a_conflict_that_is_told_after_a_crash_leaves_the_copy_of_the_step_alone() {
+    let one = asking(gate(&["ann"], 1));
+    let other = one.clone().content(2).by("b").from(delivery(2, 1));
+    let mut bench = bench();
+    bench.send(&one);
+    bench.settle();
+    bench.send(&other);
+    bench.sync();
+    let kept = bench.frames.len();
+    bench.restart(kept, &[&one, &other]);
+    bench.sync();
+    let gone = bench.look().into_iter().any(|effect| matches!(effect, Effect::Post(Post { letter: Letter::NoCopy, .. })));
+    assert!(!gone);
+    assert_eq!(bench.shard.parked(), 1);
+}
+
+#[test]
+fn a_step_that_is_decided_at_boot_takes_its_copy_along() {
+    let one = asking(gate(&["ann"], 1));
+    let mut bench = bench();
+    bench.send(&one);
+    bench.settle();
+    bench.now.wall_ms += 2 * HOUR_MS;
+    let kept = bench.frames.len();
+    bench.restart(kept, &[&one]);
+    bench.sync();
+    let written = copies(&bench.look());
+    assert!(matches!(&written[..], [(_, frames)] if frames.len() == 2), "with its outcome: {written:?}");
 }
