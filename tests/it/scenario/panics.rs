@@ -149,7 +149,9 @@ mod on_purpose {
         let mut world = World::jetstream(settings(&store, &place, &provider).set("FAILPOINTS", &panics)).await?;
         let listed = world.worker.command(&["blocks", "ls"]).output()?;
         for block in objects(&listed)? {
-            ensure!(ROWS.iter().any(|row| block["name"] == row.block), "{} has no row here", block["name"]);
+            // What waits for people runs nothing that could panic.
+            let runs = block["name"] != "human.approval";
+            ensure!(!runs || ROWS.iter().any(|row| block["name"] == row.block), "{} has no row here", block["name"]);
         }
         for tenant in ILL.into_iter().chain([WELL]) {
             // One that no block of this worker's writes: what is read must be there.
