@@ -48,6 +48,13 @@ pub(super) fn on_a_shard<F: Future<Output = ()>>(test: impl FnOnce(Rc<LocalBlobs
     let path = root.path().to_owned();
     executor.run(async move {
         let prodder = Prodder::start().await;
+        // And by the clock, as a shard is: the last thing that the test does is not followed by a prod.
+        glommio::spawn_local(async {
+            loop {
+                glommio::timer::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .detach();
         let blobs = Rc::new(LocalBlobs::open(&path, 0).expect("a root for blobs"));
         test(blobs, path).await;
         prodder.stop();

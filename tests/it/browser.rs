@@ -2,8 +2,9 @@
 
 use std::io::BufRead as _;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
@@ -66,6 +67,19 @@ impl Browser {
         let element = self.find(selector).await?;
         let text = self.say("GET", &format!("element/{element}/text"), &Value::Null).await?;
         Ok(text.as_str().context("a text")?.to_owned())
+    }
+
+    /// Waits until an element shows a text: a click is answered before the page that it leads to is there.
+    pub(crate) async fn shows(&self, selector: &str, text: &str) -> Result<()> {
+        let end = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let seen = self.text(selector).await;
+            match seen {
+                Ok(seen) if seen.contains(text) => return Ok(()),
+                seen if tokio::time::Instant::now() > end => bail!("no {text:?} in {selector}: {seen:?}"),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
     }
 
     /// Clicks an element.

@@ -239,29 +239,29 @@ async fn a_person_decides_on_the_page_that_a_link_leads_to() -> Result<()> {
     }
     browser.write("textarea", "fine & good").await?;
     browser.click("button.yes").await?;
-    ensure!(browser.text("h1").await? == "Noted", "{}", browser.text("main").await?);
+    browser.shows("h1", "Noted").await?;
     browser.open(&ann).await?;
-    ensure!(browser.text("main").await?.contains("You approved this before"), "a link decides once");
+    browser.shows("main", "You approved this before").await?;
     let (stranger, _) = link(&worker, "eve", "1h")?;
     browser.open(&stranger).await?;
     browser.click("button.yes").await?;
-    ensure!(browser.text("main").await?.contains("does not ask this person"), "{}", browser.text("main").await?);
+    browser.shows("main", "does not ask this person").await?;
     let bent = format!("{}A", &ann[..ann.len() - 1]);
     browser.open(&bent).await?;
-    ensure!(browser.text("h1").await? == "No such link");
+    browser.shows("h1", "No such link").await?;
     let (late, _) = link(&worker, "ben", "1ms")?;
     tokio::time::sleep(Duration::from_millis(20)).await;
     browser.open(&late).await?;
-    ensure!(browser.text("h1").await? == "The link is too old");
+    browser.shows("h1", "The link is too old").await?;
     let (ben, _) = link(&worker, "ben", "1h")?;
     browser.open(&ben).await?;
     browser.click("button.no").await?;
-    ensure!(browser.text("h1").await? == "Noted");
+    browser.shows("h1", "Noted").await?;
     let result = result(&sender, "page").await?;
     ensure!(result["error"]["code"] == "REJECTED", "{result}");
     let votes = &result["error"]["details"]["votes"];
     ensure!(votes[0]["comment"] == "fine & good" && votes[1]["actor"] == "ben", "{result}");
     browser.open(&ben).await?;
-    ensure!(browser.text("h1").await? == "Nothing is asked any more");
+    browser.shows("h1", "Nothing is asked any more").await?;
     Ok(())
 }
