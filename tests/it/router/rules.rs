@@ -38,6 +38,7 @@ pub(crate) const CODES: &[&str] = &[
     "INDETERMINATE",
     "POISON",
     "SIGNATURE_INVALID",
+    "REJECTED",
 ];
 
 /// The codes that say the sender did something wrong: their message must never read as a provider's fault.
@@ -52,6 +53,7 @@ pub(crate) const CLIENT_CODES: &[&str] = &[
     "EXPIRED",
     "KEY_CONFLICT",
     "SIGNATURE_INVALID",
+    "REJECTED",
 ];
 
 /// The codes that the router's circuit breaker counts against a provider.
