@@ -21,6 +21,7 @@ pub mod step;
 mod tests;
 
 use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ use shards::journal::segment::HeadError;
 use shards::runtime::disk::DiskError;
 use shards::runtime::launch::ShardError;
 
+use crate::ops::admin::{self, SOCKET};
 use crate::ops::journal::Wrong;
 use crate::ops::journal::wrong::Grade;
 use crate::ops::logs;
@@ -432,6 +434,18 @@ fn storage_dir(data: Option<&Path>, global: &Global) -> Result<PathBuf, u8> {
     match data {
         Some(dir) => Ok(dir.to_owned()),
         None => global.settings_or_exit(&[]).map(|settings| settings.storage_dir),
+    }
+}
+
+/// The worker that runs on `dir`; none is told to `err`.
+fn worker_on(dir: &Path, err: &mut impl Write) -> io::Result<Option<UnixStream>> {
+    match admin::connect(dir) {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) => {
+            let socket = dir.join(SOCKET);
+            writeln!(err, "error: no worker listens on {} ({error}); is it another storage.dir?", socket.display())?;
+            Ok(None)
+        }
     }
 }
 

@@ -13,7 +13,7 @@ pub(crate) mod dial;
 pub mod egress;
 pub mod error;
 pub mod limits;
-mod link;
+pub(crate) mod link;
 pub mod names;
 pub mod payload;
 mod pool;

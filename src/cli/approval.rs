@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use super::config::Form;
 use super::step::visible;
-use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_USAGE, Global, duration, storage_dir};
-use crate::ops::admin::{self, Request, SOCKET};
+use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_USAGE, Global, duration, storage_dir, worker_on};
+use crate::ops::admin::{self, Request};
 use crate::ops::people;
 use crate::policy::keys::Seed;
 use crate::policy::signers::{self, Kind};
@@ -137,14 +137,7 @@ pub fn main(command: &ApprovalCommand, global: &Global) -> io::Result<u8> {
 }
 
 fn run(command: &ApprovalCommand, dir: &Path, form: Form, out: &mut impl Write, err: &mut impl Write) -> io::Result<u8> {
-    let stream = match admin::connect(dir) {
-        Ok(stream) => stream,
-        Err(error) => {
-            let socket = dir.join(SOCKET);
-            writeln!(err, "error: no worker listens on {} ({error}); is it another storage.dir?", socket.display())?;
-            return Ok(EXIT_CONFIG);
-        }
-    };
+    let Some(stream) = worker_on(dir, err)? else { return Ok(EXIT_CONFIG) };
     match command {
         ApprovalCommand::Ls(args) => ls(&stream, args, form, out),
         ApprovalCommand::Show(args) => match named(&stream, &args.key, err)? {

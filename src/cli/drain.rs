@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use shards::runtime::disk::is_held;
 
 use super::config::Form;
-use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK};
+use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, worker_on};
 use crate::config::duration_text;
-use crate::ops::admin::{self, Request, SOCKET};
+use crate::ops::admin::{self, Request};
 
 /// A worker that said its last word is gone within this.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
@@ -24,14 +24,7 @@ const GONE_WITHIN: Duration = Duration::from_secs(5);
 /// `out` or `err` cannot be written.
 pub fn main(dir: &Path, wait: Duration, form: Form, out: &mut impl Write, err: &mut impl Write) -> io::Result<u8> {
     let until = Instant::now() + wait;
-    let stream = match admin::connect(dir) {
-        Ok(stream) => stream,
-        Err(error) => {
-            let socket = dir.join(SOCKET);
-            writeln!(err, "error: no worker listens on {} ({error}); is it another storage.dir?", socket.display())?;
-            return Ok(EXIT_CONFIG);
-        }
-    };
+    let Some(stream) = worker_on(dir, err)? else { return Ok(EXIT_CONFIG) };
     // A worker that hangs says nothing at all.
     stream.set_read_timeout(Some(wait + Duration::from_secs(1)))?;
     let mut paper = Paper { form, out, left: Value::Null, unwritten: None };
@@ -117,6 +110,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::ops::admin::SOCKET;
     use crate::ops::drain::{Drain, End};
     use anyhow::Result;
 

@@ -642,15 +642,7 @@ impl Wire for EdgeWire {
 
     fn render(&self, post: &Post) -> Option<Parcel> {
         let arrival = &*post.arrival;
-        let answers = !matches!(
-            post.letter,
-            Letter::Lifecycle { .. }
-                | Letter::ApprovalNeeded { .. }
-                | Letter::Copy { .. }
-                | Letter::NoCopy
-                | Letter::Progress { .. }
-                | Letter::DeadLetter { .. }
-        );
+        let answers = matches!(post.letter, Letter::Ack { .. } | Letter::Result { .. } | Letter::Reply(_));
         let rendered = if is_line(&arrival.delivery) {
             self.render_line(arrival, &post.letter)
         } else if answers && arrival.by_call() {

@@ -170,8 +170,8 @@ fn run(tasks: &Tasks, connection: impl Future<Output = hyper::Result<()>> + 'sta
     });
 }
 
-/// An error with what caused it: hyper's own words seldom say enough.
-pub(super) fn text(error: &dyn std::error::Error) -> String {
+/// An error with what caused it: the words of hyper and of tokio-postgres alone seldom say enough.
+pub(crate) fn text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -25,7 +25,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shards::ids::{Key, Text, unhex};
-use shards::limits::ID_BYTES_MAX;
+use shards::limits::{GATE_MS_MAX, ID_BYTES_MAX};
 
 use super::drain::Drain;
 use super::page::{Link, Links, PATH};
@@ -326,6 +326,9 @@ fn link(desk: &Desk, wanted: &LinkWanted, out: &mut impl Write) -> io::Result<Re
     let Some(key) = unhex(&wanted.key).map(Key) else { return Ok(Err("key: 32 hexadecimal digits are needed".to_owned())) };
     if !(1..=ID_BYTES_MAX).contains(&wanted.actor.len()) || wanted.actor.contains(char::is_control) {
         return Ok(Err("actor: a name of 1 to 256 bytes is needed".to_owned()));
+    }
+    if wanted.for_ms > GATE_MS_MAX {
+        return Ok(Err("for: at most 90 days, as no step waits longer".to_owned()));
     }
     let now_ms = jiff::Timestamp::now().as_millisecond().unsigned_abs();
     let until_ms = now_ms.saturating_add(wanted.for_ms);

@@ -166,7 +166,9 @@ fn ask(row: &Value, link: &Link, fault: &str) -> String {
         Some("escalate") => "others are asked",
         _ => "it counts as rejected",
     };
-    let votes = row["votes"].as_array().map_or(0, Vec::len);
+    // Words of those who were asked before others were do not count here.
+    let asked = |vote: &&Value| names.iter().any(|name| *name == "*" || vote["actor"] == **name);
+    let votes = row["votes"].as_array().into_iter().flatten().filter(asked).count();
     main.push_str("<dl>");
     let mut say = |name: &str, value: &str| main.push_str(&format!("<dt>{name}</dt><dd>{}</dd>", escaped(value)));
     say("You are", &link.actor);
@@ -280,6 +282,15 @@ mod tests {
             assert!(!html.contains(raw), "{raw} in {html}");
         }
         assert!(html.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && html.contains("a &amp; b &quot;c&quot;"), "{html}");
+    }
+
+    #[test]
+    fn only_words_of_those_who_are_asked_now_are_counted() {
+        for (approvers, counted) in [(serde_json::json!(["boss", "chief"]), "1 of 2"), (serde_json::json!(["*"]), "2 of 2")] {
+            let votes = serde_json::json!([{"actor": "ann"}, {"actor": "boss"}]);
+            let row = serde_json::json!({"title": "t", "approvers": approvers, "quorum": 2, "votes": votes});
+            assert!(ask(&row, &link(), "").contains(counted), "{row}");
+        }
     }
 
     #[test]

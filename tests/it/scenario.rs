@@ -1,5 +1,15 @@
 //! The scenarios, by what a user of the platform would notice.
 
+/// A test of each crash point: what is around it `survives` that one.
+macro_rules! crash_points {
+    ($($point:ident: $name:ident;)*) => {$(
+        #[tokio::test]
+        async fn $name() -> anyhow::Result<()> {
+            survives(stringify!($point)).await
+        }
+    )*};
+}
+
 mod ai;
 mod approval;
 mod bad_input;

@@ -41,7 +41,7 @@ pub enum Control {
     Waiting {
         /// This one alone.
         key: Option<Key>,
-        /// At most so many, those whose time is over first.
+        /// At most so many, those first of which something is due first.
         rows_max: usize,
         /// Who asks.
         answer: flume::Sender<Vec<Waiting>>,

@@ -145,7 +145,10 @@ impl<F: Future> Future for Race<F> {
                 Poll::Ready(Some(value))
             }
             Poll::Pending => {
-                *self.stop.0.waker.borrow_mut() = Some(cx.waker().clone());
+                match &mut *self.stop.0.waker.borrow_mut() {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    none => *none = Some(cx.waker().clone()),
+                }
                 Poll::Pending
             }
         }

@@ -316,10 +316,12 @@ impl Shard {
         }
         let tenant = self.tenants.find(&arrival.tenant);
         // People may take long: what waits for them leaves the other half of the memory to what does not.
-        let crowded = self.held_bytes >= self.settings.limits.shard_held_bytes_max / 2;
+        let half = self.settings.limits.shard_held_bytes_max / 2;
+        if work.gate.is_some() && self.held_bytes >= half {
+            return self.does_not_park(now, arrival, no_room_to_park(half), fx);
+        }
         let account = &mut self.tenants.get(tenant).account;
         let charge = match &work.gate {
-            Some(_) if crowded => Err(Refusal::ParkedFull { limit: account.parked }),
             Some(_) => account.charge_parked(),
             None => account.charge(),
         };
@@ -372,15 +374,7 @@ impl Shard {
                     self.enqueue(now, slot);
                 }
             }
-            // It may be long before there is room among these, so nobody waits here for it.
-            Err(Refusal::ParkedFull { limit }) => match &arrival.delivery.origin {
-                Origin::Stream(token) => {
-                    let token = token.clone();
-                    self.hand_back(&token, fx);
-                }
-                Origin::Call(_) => self.turn_away(arrival, too_many_parked(limit), fx),
-                _ => self.refuse(now, arrival, too_many_parked(limit), fx),
-            },
+            Err(Refusal::ParkedFull { limit }) => self.does_not_park(now, arrival, too_many_parked(limit), fx),
             Err(Refusal::QueueFull { limit }) => match &arrival.delivery.origin {
                 Origin::Stream(token) => {
                     let token = token.clone();
@@ -520,6 +514,18 @@ impl Shard {
         self.refuse(now, arrival, queue_is_full(limit), fx);
     }
 
+    /// A step for which there is no room among those that wait for people: it may be long before there is, so nobody waits here.
+    fn does_not_park(&mut self, now: Now, arrival: Rc<Arrival>, fault: Fault, fx: &mut Effects) {
+        match &arrival.delivery.origin {
+            Origin::Stream(token) => {
+                let token = token.clone();
+                self.hand_back(&token, fx);
+            }
+            Origin::Call(_) => self.turn_away(arrival, fault, fx),
+            _ => self.refuse(now, arrival, fault, fx),
+        }
+    }
+
     fn refuse(&mut self, now: Now, arrival: Rc<Arrival>, fault: Fault, fx: &mut Effects) {
         let key = self.answer_key(&arrival);
         if self.must_look(key, &arrival, fx) {
@@ -600,6 +606,11 @@ impl Shard {
 fn queue_is_full(limit: u32) -> Fault {
     let details = format!("{{\"limit\":\"limits.tenant_queued\",\"value\":{limit}}}");
     Fault::new(Code::QuotaExceeded, "The tenant's queue is full.").with_details(details)
+}
+
+fn no_room_to_park(bytes: u64) -> Fault {
+    let details = format!("{{\"limit\":\"half of limits.shard_held_bytes\",\"value\":{bytes}}}");
+    Fault::new(Code::SystemOverload, "What the worker holds leaves no room for steps that wait for people.").with_details(details)
 }
 
 fn too_many_parked(limit: u32) -> Fault {

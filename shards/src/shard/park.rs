@@ -166,7 +166,7 @@ impl Shard {
                 let reply = Reply::Decided(outcome.clone());
                 return self.reply_to(notice, reply, fx);
             }
-            (_, None) => return self.refuse_vote(notice, "the step waits for nobody", fx),
+            (_, None) => return self.refuse_vote(notice, Code::InvalidInput, "the step waits for nobody", fx),
         }
         let Some(gate) = self.gate(slot) else { return };
         let at_ms = self.gate_now(now, slot);
@@ -187,22 +187,28 @@ impl Shard {
                     false => self.said(now, slot, notice, reply, fx),
                 }
             }
-            Err(Unheard::Stranger) => self.refuse_vote(notice, "the step does not ask this person", fx),
-            Err(Unheard::Unsigned) => self.refuse_vote(notice, "the step takes only what its actor has signed", fx),
-            Err(Unheard::OtherPlan) => self.refuse_vote(notice, "the step asks about another plan", fx),
+            Err(Unheard::Stranger) => self.refuse_vote(notice, Code::PermissionDenied, "the step does not ask this person", fx),
+            Err(Unheard::Unsigned) => {
+                self.refuse_vote(notice, Code::PermissionDenied, "the step takes only what its actor has signed", fx)
+            }
+            Err(Unheard::OtherPlan) => self.refuse_vote(notice, Code::PermissionDenied, "the step asks about another plan", fx),
         }
     }
 
-    fn refuse_vote(&mut self, notice: Rc<Arrival>, why: &'static str, fx: &mut Effects) {
-        let code = if why.ends_with("nobody") { Code::InvalidInput } else { Code::PermissionDenied };
+    fn refuse_vote(&mut self, notice: Rc<Arrival>, code: Code, why: &'static str, fx: &mut Effects) {
         self.reply_to(notice, Reply::Refused(Fault::new(code, why)), fx);
     }
 
-    /// Steps that wait, or the one of this key: those whose time is over first.
+    /// Steps that wait, those first of which something is due first; or the one of this key, without a look at the others.
     #[cfg(feature = "runtime")]
     pub fn waiting_for_people(&self, now: Now, key: Option<Key>) -> impl Iterator<Item = Waiting> {
-        let jobs = self.gates.iter().map(|(_, slot)| &self.jobs[*slot as usize]);
-        jobs.filter(move |job| key.is_none_or(|key| job.key == key)).filter_map(move |job| {
+        let one = key.and_then(|key| match self.known.get(&key)?.place {
+            Place::Job(slot) => Some(slot),
+            Place::Journal(_) => None,
+        });
+        let all = key.is_none().then(|| self.gates.iter().map(|(_, slot)| *slot));
+        let jobs = one.into_iter().chain(all.into_iter().flatten()).map(|slot| &self.jobs[slot as usize]);
+        jobs.filter(|job| job.state == State::Parked).filter_map(move |job| {
             let gate = job.arrival.work()?.gate.as_deref()?;
             let (asker, deadline_ms) = (job.arrival.asker.as_ref()?, job.written.deadline_ms);
             let escalated = gate.is_escalated(deadline_ms, gate_now(job, now));

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use shards::outcome::{Code, Effected, Fault};
 use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
 
+use crate::net::link;
 use crate::net::postgres::{NoSession, TOO_LONG};
 use crate::secrets::Redaction;
 
@@ -117,7 +118,7 @@ pub(super) fn no_session(error: &NoSession, redaction: &Redaction) -> Fault {
                 Fault::new(code, sentence).with_details(clean(words(said), redaction))
             }
             None => {
-                let why = json!({ "cause": cut(&chain(error)) }).to_string();
+                let why = json!({ "cause": cut(&link::text(error)) }).to_string();
                 Fault::new(Code::ConnectionError, "No session with the database could be opened.")
                     .with_details(clean(why, redaction))
             }
@@ -224,21 +225,6 @@ fn words(error: &DbError) -> String {
 
 fn clean(details: String, redaction: &Redaction) -> Vec<u8> {
     redaction.apply(details.as_bytes()).unwrap_or_else(|| details.into_bytes())
-}
-
-/// An error with what caused it.
-pub(super) fn chain(error: &tokio_postgres::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// A row that was longer than one may be broke the contact: it would do so again.

@@ -225,6 +225,8 @@ async fn a_person_decides_on_the_page_that_a_link_leads_to() -> Result<()> {
     let worker = Worker::start(&server.url(), core.set("ENDSTATION__OPS__APPROVALS", "true")).await?;
     sender.client.publish_with_headers(STEPS, Form::Json.headers(), step).await?;
     asked(&sender, "page", 2).await?;
+    let (_, refused) = link(&worker, "ann", "91d")?;
+    ensure!(refused.contains("for: at most 90 days"), "{refused}");
     let browser = Browser::start().await?;
     let (ann, _) = link(&worker, "ann", "1h")?;
     browser.open(&ann).await?;

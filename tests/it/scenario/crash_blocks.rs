@@ -178,16 +178,7 @@ mod points {
         record::summary("crash_blocks", json!({"point": point, "kinds": KINDS.len(), "steps": cases, "outcomes": cases}))
     }
 
-    macro_rules! points {
-        ($($point:ident: $name:ident;)*) => {$(
-            #[tokio::test]
-            async fn $name() -> Result<()> {
-                survives(stringify!($point)).await
-            }
-        )*};
-    }
-
-    points! {
+    crash_points! {
         C2: c2_before_the_effect;
         C3: c3_the_effect_is_there_and_nobody_knows;
         C4: c4_done_before_the_result;

@@ -142,16 +142,7 @@ mod points {
         world.finish().await
     }
 
-    macro_rules! points {
-        ($($point:ident: $name:ident;)*) => {$(
-            #[tokio::test]
-            async fn $name() -> Result<()> {
-                survives(stringify!($point)).await
-            }
-        )*};
-    }
-
-    points! {
+    crash_points! {
         C0: c0_before_accepted_is_durable;
         C1: c1_accepted_before_the_event;
         C2: c2_before_the_request;

@@ -279,6 +279,25 @@ fn a_cancel_ends_the_wait() {
 }
 
 #[test]
+fn what_waits_leaves_half_of_the_memory_to_what_does_not() {
+    let first = asking(gate(&["ann"], 1));
+    let held = first.arrival(Now::default()).held_bytes();
+    let mut bench = tiny(|limits| limits.shard_held_bytes_max = held * 3 / 2);
+    bench.send(&first);
+    bench.settle();
+    assert_eq!(bench.shard.parked(), 1, "there was nothing yet");
+    let second = Step { key: step("two").key, ..asking(gate(&["ann"], 1)) };
+    bench.send(&second.clone().by("b").from(delivery(2, 1)));
+    let (told, settled) = bench.settle();
+    assert!(told.is_empty() && matches!(settled[..], [(2, Settle::Nak { .. })]), "the stream keeps it: {settled:?}");
+    bench.send(&second.by("c").from(core()));
+    let (told, _) = bench.settle();
+    let fault = told[0].1.fault.as_ref().expect("there is no room");
+    assert_eq!(fault.code, Code::SystemOverload, "no rule of the tenant's: {fault:?}");
+    assert!(String::from_utf8_lossy(&fault.details).contains("limits.shard_held_bytes"), "{fault:?}");
+}
+
+#[test]
 fn no_more_wait_than_a_tenant_may_have() {
     let mut bench = tiny(|limits| limits.tenant_parked_max = 1);
     bench.send(&asking(gate(&["ann"], 1)));
