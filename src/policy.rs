@@ -298,6 +298,11 @@ impl Policy {
             pointer: Some(format!("/{pointer}")),
         })
     }
+
+    /// Every store.
+    pub fn stores(&self) -> &[Arc<Store>] {
+        &self.stores
+    }
 }
 
 impl Connector {

@@ -34,6 +34,7 @@ use crate::net::client::Client;
 use crate::offload::Offload;
 use crate::offload::sqlite::Sqlite;
 use crate::offload::stores::Stores;
+use crate::policy::databases::Database;
 use crate::policy::{Policy, PolicyError};
 use crate::settings::Settings;
 
@@ -110,6 +111,8 @@ pub struct Worker {
     pub journal: String,
     /// What came of looking for kept outputs.
     pub cache: Arc<CacheCounts>,
+    /// The databases that its steps may ask.
+    pub databases: Vec<Arc<Database>>,
     grants: Vec<flume::Sender<Grant>>,
     controls: Vec<flume::Sender<Control>>,
     exits: flume::Receiver<Exit>,
@@ -280,6 +283,7 @@ impl Worker {
             lease,
             journal,
             cache: counts,
+            databases: policy.databases().to_vec(),
             grants,
             controls,
             exits,

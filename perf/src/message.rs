@@ -37,10 +37,14 @@ pub(crate) enum Job {
     SqlWrite,
     /// The same without; never run twice.
     SqlPlain,
+    /// Two people are asked, who say nothing.
+    Approval,
 }
 
 /// A blob that keeps a compute thread for about a second, and its size in bytes.
 pub(crate) const LARGE: (&str, u64) = ("large.bin", 1 << 30);
+/// Steps that wait for people, at once.
+pub(crate) const WAITING: u32 = 100_000;
 /// Whose steps run beside those that are measured.
 pub(crate) const LOUD: &str = "loud";
 /// The first number of these: below it are those that are measured.
@@ -75,6 +79,10 @@ impl Job {
                 let connector = if self == Job::SqlWrite { "crm" } else { "plain" };
                 let sql = crate::sql::INSERT;
                 ("sql.query", format!(r#"{{"connector":"{connector}","mode":"write","sql":"{sql}","params":[{n},"visited"]}}"#))
+            }
+            Job::Approval => {
+                let asks = r#""title":"Ship the order?","approvers":["ann","bob"],"quorum":1,"deadline_ms":86400000,"on_timeout":"reject""#;
+                ("human.approval", format!(r#"{{{asks},"details":{{"order":{n},"total":"120.50 EUR"}}}}"#))
             }
             Job::HttpLarge => {
                 let to = format!("got/{n}");

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::NatsArgs;
 use crate::drive::{Cpu, Driver, Load, Window};
-use crate::message::{self, ASSIGN, BLOB, Job, LARGE, LOUD};
+use crate::message::{self, ASSIGN, BLOB, Job, LARGE, LOUD, WAITING};
 use crate::place::{self, Place};
 use crate::report::{Machine, Report};
 use crate::server::NatsServer;
@@ -164,10 +164,14 @@ async fn one(
         running.ready().await?;
         if let Subject::Beside(Some(job)) = subject {
             let client = server.connect().await?;
-            for n in 0..args.beside {
+            let waits = job == Job::Approval;
+            for n in 0..if waits { WAITING } else { args.beside } {
                 client.publish(ASSIGN, message::beside(job, n).into()).await?;
             }
             client.flush().await?;
+            if waits {
+                running.waits_for_people(WAITING).await?;
+            }
             // They are all under way, or what there may be of them.
             tokio::time::sleep(SETTLE).await;
         }

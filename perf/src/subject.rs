@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::floor::Results;
-use crate::message::{Form, Job, STEPS};
+use crate::message::{Form, Job, STEPS, WAITING};
 use crate::server::{NatsServer, free_port};
 
 /// One column of the table.
@@ -37,11 +37,12 @@ pub(crate) enum Subject {
 }
 
 /// What a tenant is beside, alone first.
-pub(crate) const NEIGHBOURS: [Subject; 4] = [
+pub(crate) const NEIGHBOURS: [Subject; 5] = [
     Subject::Beside(None),
     Subject::Beside(Some(Job::HashLarge)),
     Subject::Beside(Some(Job::HttpSlow)),
     Subject::Beside(Some(Job::HttpLarge)),
+    Subject::Beside(Some(Job::Approval)),
 ];
 
 /// The blocks that do something, beside one that does nothing.
@@ -99,10 +100,12 @@ impl Subject {
             Subject::Block(Job::SqlSelect) => "sql.query, select",
             Subject::Block(Job::SqlWrite) => "sql.query, write with its record",
             Subject::Block(Job::SqlPlain) => "sql.query, write without (never twice)",
+            Subject::Block(Job::Approval) => "human.approval",
             Subject::Beside(None) => "echo alone",
             Subject::Beside(Some(Job::HashLarge)) => "echo beside hashes of 1 GiB",
             Subject::Beside(Some(Job::HttpSlow)) => "echo beside slow servers",
             Subject::Beside(Some(Job::HttpLarge)) => "echo beside downloads of 64 MiB",
+            Subject::Beside(Some(Job::Approval)) => "echo beside 100,000 approvals that wait",
             Subject::Beside(Some(_)) => "echo beside others",
         }
     }
@@ -203,6 +206,7 @@ impl Running {
                 if matches!(subject, Subject::Beside(_)) {
                     // As many servers as there are keep a step each waiting.
                     command.env("ENDSTATION__LIMITS__TENANT_RUNNING", "20000").env("ENDSTATION__LIMITS__SHARD_RUNNING", "20000");
+                    command.env("ENDSTATION__LIMITS__TENANT_APPROVALS", WAITING.to_string());
                 }
                 if let Some(place) = place {
                     command
@@ -243,14 +247,28 @@ impl Running {
         }
     }
 
+    /// Waits until so many steps wait for people.
+    pub(crate) async fn waits_for_people(&self, steps: u32) -> Result<()> {
+        let port = self.ops_port.context("only the worker's steps wait for people")?;
+        let begun = Instant::now();
+        loop {
+            let (_, text) = get(port, "/metrics").await?;
+            let waiting = sum(&text, "endstation_waiting_for_people");
+            if waiting >= f64::from(steps) {
+                return Ok(());
+            }
+            if begun.elapsed() > Duration::from_secs(120) {
+                bail!("{waiting} of {steps} steps wait after 120 s:\n{}", self.log_tail());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
     /// The worker's counters; none for the floor.
     pub(crate) async fn counters(&self) -> Result<Option<Counters>> {
         let Some(port) = self.ops_port else { return Ok(None) };
         let (_, text) = get(port, "/metrics").await?;
-        let sum = |name: &str| {
-            let rows = text.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
-            rows.filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-        };
+        let sum = |name: &str| sum(&text, name);
         Ok(Some(Counters {
             fsyncs: sum("endstation_journal_fsyncs_total"),
             journal_bytes: sum("endstation_journal_bytes_total"),
@@ -271,6 +289,12 @@ impl Drop for Running {
         let _gone_already = self.child.kill();
         let _status = self.child.wait();
     }
+}
+
+/// Over all rows of this metric.
+fn sum(text: &str, name: &str) -> f64 {
+    let rows = text.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
+    rows.filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
 async fn get(port: u16, path: &str) -> Result<(u16, String)> {

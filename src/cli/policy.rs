@@ -1,5 +1,5 @@
-//! `endstation policy explain`: whether a tenant's step may reach a URL, by which rule, and at which addresses. It looks the name
-//! up and connects to nothing.
+//! `endstation policy explain`: whether a tenant's step may reach a URL, a connector (a service, store or database) or a key, by
+//! which rule, and at which addresses. It looks names up and connects to nothing.
 
 use std::io::{self, IsTerminal, Write};
 use std::net::IpAddr;
@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::net::egress::{Host, Target};
+use crate::net::egress::{Guard, Host, Target};
 use crate::offload::{NoAddress, Offload};
 use crate::policy::keys::{KeyError, Material, only_verifies};
-use crate::policy::{Policy, Refused};
+use crate::policy::{Policy, Refused, Route};
 use crate::settings::Settings;
 
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_USAGE};
@@ -19,6 +19,7 @@ const EXAMPLES: &str = "\
 Examples:
   endstation policy explain --tenant acme --url https://api.example.com/v1
   endstation policy explain --tenant acme --connector crm --url https://crm.internal/api/x
+  endstation policy explain --tenant acme --connector orders
   endstation policy explain --tenant acme --key release
 
 Exit codes: 0 allowed, 1 denied, 2 usage, 3 configuration";
@@ -38,13 +39,13 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "ID")]
     pub tenant: String,
     /// Where it would go
-    #[arg(long, value_name = "URL", required_unless_present = "key")]
+    #[arg(long, value_name = "URL", required_unless_present_any = ["key", "connector"])]
     pub url: Option<String>,
-    /// Through which connector, if through one
-    #[arg(long, value_name = "NAME", requires = "url")]
+    /// Through which connector; without --url where that itself leads
+    #[arg(long, value_name = "NAME")]
     pub connector: Option<String>,
     /// With which key it would sign or verify
-    #[arg(long, value_name = "NAME", conflicts_with = "url")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["url", "connector"])]
     pub key: Option<String>,
     /// As `run` and `dev` decide it
     #[arg(long)]
@@ -87,8 +88,10 @@ pub fn explain(settings: &Settings, args: &ExplainArgs, table: bool, out: &mut i
     let signed = policy.demands_signature(&args.tenant);
     let of = if signed { "messages must be signed" } else { "messages need no signature" };
     findings.add("messages", of, Ok(()));
-    if let Some(target) = &target {
-        look(&policy, target, args, &mut findings);
+    match (&target, &args.connector) {
+        (Some(target), _) => look(&policy, target, args, &mut findings),
+        (None, Some(name)) => look_at_connector(&policy, name, args, &mut findings),
+        (None, None) => {}
     }
     if let Some(name) = &args.key {
         look_at_key(&policy, name, args, &mut findings);
@@ -106,6 +109,7 @@ pub fn explain(settings: &Settings, args: &ExplainArgs, table: bool, out: &mut i
         let line = json!({
             "allowed": allowed,
             "url": target.map(|target| target.to_string()),
+            "connector": args.connector,
             "key": args.key,
             "findings": rows.collect::<Vec<Value>>(),
         });
@@ -138,7 +142,12 @@ fn look(policy: &Policy, target: &Target, args: &ExplainArgs, findings: &mut Fin
             return;
         }
     }
-    let verdict = route.guard.check_target(target).map_err(|denial| denial.rule.to_owned());
+    look_at_place(policy, route.guard, target, findings);
+}
+
+/// Whether this may be reached, and at which addresses.
+fn look_at_place(policy: &Policy, guard: &Guard, target: &Target, findings: &mut Findings) {
+    let verdict = guard.check_target(target).map_err(|denial| denial.rule.to_owned());
     if !findings.add("host", target.to_string(), verdict) {
         return;
     }
@@ -151,8 +160,65 @@ fn look(policy: &Policy, target: &Target, args: &ExplainArgs, findings: &mut Fin
         }
     };
     for address in addresses {
-        let verdict = route.guard.check_addresses(target, &[address]).map_err(|denial| denial.rule.to_owned());
+        let verdict = guard.check_addresses(target, &[address]).map_err(|denial| denial.rule.to_owned());
         findings.add("address", address.to_string(), verdict);
+    }
+}
+
+/// What a connector is, whether the tenant may use it, and where it leads.
+fn look_at_connector(policy: &Policy, name: &str, args: &ExplainArgs, findings: &mut Findings) {
+    if policy.databases().iter().any(|one| one.name == name) {
+        return look_at_database(policy, name, args, findings);
+    }
+    if policy.stores().iter().any(|one| one.name == name) {
+        let store = match policy.store(&args.tenant, name, "connector") {
+            Ok(store) => store,
+            Err(Refused { rule, .. }) => {
+                findings.add("store", name, Err(rule));
+                return;
+            }
+        };
+        findings.add("store", name, Ok(()));
+        if let Some(endpoint) = store.settings.kind.endpoint() {
+            look_at_place(policy, &store.guard, endpoint, findings);
+        }
+        return;
+    }
+    let connector = match policy.route(&args.tenant, Some(name)) {
+        Ok(Route { connector: Some((_, connector)), .. }) => connector,
+        Ok(_) => return,
+        Err(Refused { rule, .. }) => {
+            findings.add("connector", name, Err(rule));
+            return;
+        }
+    };
+    match &connector.settings.url {
+        Some(url) => look(policy, url, args, findings),
+        None => {
+            findings.add("connector", name, Err(format!("connectors.{name}.url is not set: give --url")));
+        }
+    }
+}
+
+/// What a step may do in a database, and where that is. What is written there is looked at by the database itself.
+fn look_at_database(policy: &Policy, name: &str, args: &ExplainArgs, findings: &mut Findings) {
+    let database = match policy.database(&args.tenant, Some(name)) {
+        Ok(database) => database,
+        Err(Refused { rule, .. }) => {
+            findings.add("database", name, Err(rule));
+            return;
+        }
+    };
+    let kind = if database.server().is_some() { "postgres" } else { "sqlite" };
+    findings.add("database", format!("{name} ({kind})"), Ok(()));
+    let writes = match policy.database_for(&args.tenant, Some(name), true) {
+        Err(Refused { rule, .. }) => format!("read; {rule}"),
+        Ok(_) if database.settings.dedup => "read, and write: done once".to_owned(),
+        Ok(_) => format!("read, and write: never twice, as connectors.{name}.dedup is false"),
+    };
+    findings.add("mode", writes, Ok(()));
+    if let Some(server) = database.server() {
+        look_at_place(policy, &database.guard, &server.target, findings);
     }
 }
 
@@ -223,6 +289,34 @@ mod tests {
         ] {
             let (ended, text) = said(file, url, connector);
             assert!(ended == code && text.contains(words), "{url}: {ended}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_connector_says_what_it_is_and_where_it_leads() {
+        let database =
+            "[connectors.orders]\ntenants = \"acme\"\nkind = \"postgres\"\nhost = \"10.1.2.3\"\ndatabase = \"o\"\nuser = \"u\"\n";
+        let open = format!("{database}allow = \"10.1.2.0/24\"\ndedup = true\n");
+        let read_only = format!("{open}read_only = true\n");
+        let others = database.replace("acme", "other");
+        let files = "[connectors.orders]\ntenants = \"acme\"\nkind = \"sqlite\"\n";
+        let web = "[connectors.orders]\ntenants = \"acme\"\nurl = \"http://127.0.0.1/api\"\n";
+        let no_url = "[connectors.orders]\ntenants = \"acme\"\n";
+        let store = "[connectors.orders]\ntenants = \"acme\"\nstore = \"memory\"\n";
+        for (file, code, words) in [
+            (database, 1, "private"),
+            (&open, 0, "read, and write: done once"),
+            (&open, 0, "10.1.2.3"),
+            (&read_only, 0, "read; connectors.orders.read_only is true"),
+            (&others, 1, "no [connectors.orders] with a database lists the tenant"),
+            (files, 0, "sqlite"),
+            (web, 1, "loopback"),
+            (no_url, 1, "connectors.orders.url is not set"),
+            (store, 0, "store"),
+            ("", 1, "no [connectors.orders] lists the tenant"),
+        ] {
+            let (ended, text) = told(file, None, Some("orders"), None);
+            assert!(ended == code && text.contains(words), "{file}{ended}\n{text}");
         }
     }
 

@@ -351,6 +351,7 @@ async fn known_identity(settings: &Settings) -> Result<Identity, ServeError> {
         edge: Some(Arc::default()),
         dlq: None,
         cache: Arc::default(),
+        databases: Vec::new(),
         page: None,
     };
     let ops = http::spawn(settings.ops_bind, sources).map_err(|error| ServeError::Ops(settings.ops_bind, error))?;
@@ -399,6 +400,7 @@ fn sources(
         edge: Some(status.clone()),
         dlq,
         cache: worker.cache.clone(),
+        databases: worker.databases.clone(),
         page,
     }
 }

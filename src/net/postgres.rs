@@ -176,14 +176,19 @@ pub struct Login<'a> {
 }
 
 impl Session {
-    /// Gives it up while it may be at something: the goodbye has a while to be heard, and then the connection is closed.
-    pub fn abandon(self) {
-        let Session { client, stop, .. } = self;
-        drop(client);
+    /// Gives it up while it may be at something: once it is dropped, the goodbye has a while to be heard, and then the connection is
+    /// closed.
+    pub fn abandon(&self) {
+        let stop = self.stop.clone();
         spawn("a database connection that was given up", async move {
             sleep(LINGER).await;
             stop.ask();
         });
+    }
+
+    /// Closes the connection, whoever is at anything in it.
+    pub fn close(&self) {
+        self.stop.ask();
     }
 }
 

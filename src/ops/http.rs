@@ -39,6 +39,7 @@ use super::{EdgeFigures, logs};
 use crate::blocks::CacheCounts;
 use crate::dlq::DlqStatus;
 use crate::edge::status::EdgeStatus;
+use crate::policy::databases::Database;
 
 /// How long the address is asked for: a killed predecessor's socket closes late.
 const BIND_PATIENCE: Duration = Duration::from_secs(2);
@@ -67,6 +68,8 @@ pub struct Sources {
     pub dlq: Option<Arc<DlqStatus>>,
     /// What came of looking for kept outputs.
     pub cache: Arc<CacheCounts>,
+    /// The databases that steps may ask.
+    pub databases: Vec<Arc<Database>>,
     /// The approval page, where it is shown.
     pub page: Option<ApprovalPage>,
 }
@@ -261,6 +264,7 @@ impl Sources {
             edge: self.edge.as_deref().map(EdgeFigures::of),
             dlq: self.dlq.as_deref(),
             cache: &self.cache,
+            databases: &self.databases,
             usage: Usage::now(),
         })
     }
@@ -383,6 +387,7 @@ mod tests {
             edge: None,
             dlq: None,
             cache: Arc::default(),
+            databases: Vec::new(),
             page: None,
         };
         let handle = spawn("127.0.0.1:0".parse()?, sources)?;

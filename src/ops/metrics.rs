@@ -16,6 +16,7 @@ use shards::tally::{BlockTally, LATENCY_BOUNDS_US, Tally};
 
 use crate::blocks::CacheCounts;
 use crate::dlq::DlqStatus;
+use crate::policy::databases::{Database, PostgresSettings};
 
 use super::EdgeFigures;
 use super::process::Usage;
@@ -42,6 +43,8 @@ pub struct View<'a> {
     pub dlq: Option<&'a DlqStatus>,
     /// What came of looking for kept outputs.
     pub cache: &'a CacheCounts,
+    /// The databases that steps may ask.
+    pub databases: &'a [Arc<Database>],
     /// This process.
     pub usage: Usage,
 }
@@ -55,6 +58,7 @@ pub fn render(view: &View<'_>) -> String {
     page.edge(view);
     page.dlq(view);
     page.cache(view);
+    page.databases(view);
     // Families are never empty and have names: there is nothing else to fail on in memory.
     TextEncoder::new().encode_to_string(&page.families).unwrap_or_default()
 }
@@ -187,6 +191,34 @@ impl Page {
             ("endstation_cache_misses_total", "Steps that found no outputs that would do.", &view.cache.misses),
         ] {
             self.counters(name, help, vec![counter(&[], value.load(Relaxed) as f64)]);
+        }
+    }
+
+    fn databases(&mut self, view: &View<'_>) {
+        type Value = fn(&Database, &PostgresSettings) -> u64;
+        let rows = |make: fn(&[(&str, &str)], f64) -> Metric, of: Value| {
+            let servers = view.databases.iter().filter_map(|one| Some((one, one.server()?)));
+            servers.map(|(one, server)| make(&[("connector", &one.name)], of(one, server) as f64)).collect::<Vec<_>>()
+        };
+        let gauges: [(&str, &str, Value); 3] = [
+            ("endstation_sql_sessions", "Sessions with a database server.", |one, _| one.counts.sessions.load(Relaxed).into()),
+            ("endstation_sql_sessions_max", "As many as there may be.", |_, server| server.connections_max.into()),
+            ("endstation_sql_waiting", "Steps that wait for a session.", |one, _| one.counts.waiting.load(Relaxed).into()),
+        ];
+        for (name, help, of) in gauges {
+            self.gauges(name, help, rows(gauge, of));
+        }
+        let counters: [(&str, &str, Value); 3] = [
+            ("endstation_sql_sessions_opened_total", "Sessions opened.", |one, _| one.counts.opened.load(Relaxed)),
+            ("endstation_sql_joined_total", "Reads that went behind others in a session.", |one, _| {
+                one.counts.joined.load(Relaxed)
+            }),
+            ("endstation_sql_cancelled_total", "Statements given up and cancelled at the server.", |one, _| {
+                one.counts.cancelled.load(Relaxed)
+            }),
+        ];
+        for (name, help, of) in counters {
+            self.counters(name, help, rows(counter, of));
         }
     }
 
@@ -367,6 +399,7 @@ mod tests {
             edge,
             dlq: None,
             cache: &CacheCounts::default(),
+            databases: &[],
             usage,
         })
     }

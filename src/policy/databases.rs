@@ -4,6 +4,7 @@
 //! database is a file of each tenant's own; a server's is shared by all tenants that its connector lists.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::net::egress::{Allow, Guard, Target};
 use crate::net::tls::{self, TlsFiles, Trust};
@@ -70,7 +71,22 @@ pub struct PostgresSettings {
     pub trace: bool,
 }
 
-/// A database as shards and the offload threads use it. Shared, never changes.
+/// What is open to a server, and what came of it. Shared; shards count, the metrics read.
+#[derive(Debug, Default)]
+pub struct DatabaseCounts {
+    /// Sessions that are open or being opened.
+    pub sessions: AtomicU32,
+    /// Steps that wait for one.
+    pub waiting: AtomicU32,
+    /// Sessions opened.
+    pub opened: AtomicU64,
+    /// Reads that joined others in a session.
+    pub joined: AtomicU64,
+    /// Statements given up and cancelled at the server.
+    pub cancelled: AtomicU64,
+}
+
+/// A database as shards and the offload threads use it. Shared, and but for its counts it never changes.
 #[derive(Debug)]
 pub struct Database {
     /// Its name.
@@ -81,6 +97,8 @@ pub struct Database {
     pub guard: Guard,
     /// Whom they trust, where they are under TLS.
     pub trust: Option<Trust>,
+    /// What its sessions are at.
+    pub counts: DatabaseCounts,
 }
 
 impl Database {
@@ -102,7 +120,8 @@ impl Database {
             }
             DatabaseKind::Sqlite { .. } => (None, Vec::new()),
         };
-        Ok(Arc::new(Database { name, settings, guard: Guard::new(allow, None, own.iter().copied()), trust }))
+        let guard = Guard::new(allow, None, own.iter().copied());
+        Ok(Arc::new(Database { name, settings, guard, trust, counts: DatabaseCounts::default() }))
     }
 
     /// The embedded database of a worker for development.
@@ -115,7 +134,8 @@ impl Database {
             statement_ms: 600_000,
             lock_ms: 10_000,
         };
-        Arc::new(Database { name: EMBEDDED.to_owned(), settings, guard: Guard::default(), trust: None })
+        let (guard, counts) = (Guard::default(), DatabaseCounts::default());
+        Arc::new(Database { name: EMBEDDED.to_owned(), settings, guard, trust: None, counts })
     }
 
     /// The server that it is, if it is one.

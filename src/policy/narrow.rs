@@ -9,7 +9,7 @@ use shards::outcome::{Code, Fault};
 use crate::net::egress::{Allow, Guard, Target};
 
 use super::databases::Database;
-use super::stores::{Store, StoreKind};
+use super::stores::Store;
 use super::{Refused, Scope};
 
 const BYTES_MAX: u64 = 1 << 53;
@@ -186,10 +186,7 @@ impl Guardrails {
     /// # Errors
     /// The rule.
     pub fn store(&self, store: &Store, pointer: &str) -> Result<(), Refused> {
-        let endpoint = match &store.settings.kind {
-            StoreKind::S3 { endpoint, .. } | StoreKind::Gcs { endpoint, .. } | StoreKind::Azblob { endpoint, .. } => endpoint,
-            StoreKind::Memory => return Ok(()),
-        };
+        let Some(endpoint) = store.settings.kind.endpoint() else { return Ok(()) };
         self.lists(endpoint).then_some(()).ok_or_else(|| Refused {
             rule: format!("{HOSTS_RULE} does not list the endpoint of connectors.{}", store.name),
             pointer: Some(format!("/{pointer}")),

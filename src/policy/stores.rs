@@ -74,6 +74,18 @@ pub enum StoreKind {
     },
 }
 
+impl StoreKind {
+    /// Where it is; the memory is nowhere.
+    pub fn endpoint(&self) -> Option<&Target> {
+        match self {
+            StoreKind::S3 { endpoint, .. } | StoreKind::Gcs { endpoint, .. } | StoreKind::Azblob { endpoint, .. } => {
+                Some(endpoint)
+            }
+            StoreKind::Memory => None,
+        }
+    }
+}
+
 /// How an Azure account lets us in. Crosses cores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AzureLogin {

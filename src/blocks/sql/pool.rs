@@ -2,12 +2,17 @@
 //!
 //! A session comes back clean or not at all: a step's transaction is over, and what a session keeps beyond a transaction is reset.
 //! One that was given up at anything is cancelled at the server first, and holds its place until its connection has ended.
+//!
+//! Where all are in use, a read whose statement has been quick so far joins others of that kind in one session: what it sends goes
+//! behind theirs without a wait for their answers. Only reads do that, as a read may run twice: the session of a step that is
+//! cancelled at the server is closed, and who shared it runs again, alone ([`Lease::was_cut`]).
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -34,6 +39,10 @@ const IDLE_MS_MAX: u64 = 60_000;
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
 /// How long a step waits for a session, in milliseconds.
 const WAIT_MS_MAX: u64 = 10_000;
+/// Reads that may be under way in one session.
+const SHARERS_MAX: u32 = 16;
+/// A statement that takes no longer is quick, in microseconds.
+const QUICK_US: u32 = 5_000;
 /// A session that is idle in its transaction for so long is ended by the server: the worker has gone.
 pub(crate) const IDLE_IN_TRANSACTION_MS: u64 = 30_000;
 
@@ -50,7 +59,9 @@ pub(crate) struct Pool {
 
 #[derive(Default)]
 struct State {
-    idle: Vec<Live>,
+    idle: Vec<Rc<Live>>,
+    /// Those in which quick reads are under way, and nothing else.
+    shared: Vec<Rc<Live>>,
     open: u32,
     waiting: VecDeque<(u64, Waker)>,
     next: u64,
@@ -63,14 +74,54 @@ pub(crate) struct Live {
     pub(crate) session: Session,
     /// By which the server's administrators find it, and we do.
     pub(crate) name: String,
-    statements: RefCell<VecDeque<Prepared>>,
-    since_ms: u64,
+    statements: RefCell<VecDeque<Rc<Prepared>>>,
+    since_ms: Cell<u64>,
+    /// Steps at work in it.
+    steps: Cell<u32>,
+    /// No other begins in it, and it does not come back.
+    retired: Cell<bool>,
+    /// It was cancelled at the server, at whatever it was.
+    cut: Cell<bool>,
 }
 
-struct Prepared {
+/// A statement that a session keeps. Lives on its core.
+pub(crate) struct Prepared {
     sql: Box<str>,
     oids: Box<[u32]>,
-    statement: Statement,
+    pub(crate) statement: Statement,
+    /// How long it takes, once it is known, in microseconds.
+    took_us: Cell<Option<u32>>,
+}
+
+impl Prepared {
+    /// Whether it has been quick so far.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.took_us.get().is_some_and(|us| us <= QUICK_US)
+    }
+
+    /// Remembers how long it took this time: one that is slow is believed at once, one that is quick again after a while.
+    pub(crate) fn took(&self, us: u64) {
+        let us = u32::try_from(us).unwrap_or(u32::MAX);
+        self.took_us.set(Some(match self.took_us.get() {
+            Some(before) if us <= QUICK_US => ((u64::from(before) * 3 + u64::from(us)) / 4) as u32,
+            _ => us,
+        }));
+    }
+
+    fn is(&self, sql: &str, oids: &[u32]) -> bool {
+        *self.sql == *sql && *self.oids == *oids
+    }
+}
+
+/// Whom a step takes a session from.
+#[derive(Clone, Copy)]
+pub(crate) enum Wanted<'a> {
+    /// From nobody: it is alone in it, unless it says otherwise ([`Lease::share`]).
+    Any,
+    /// As before, and one that is open already leads to a server that is not what it was.
+    Fresh,
+    /// It joins others where all are in use.
+    Shared(&'a str, &'a [u32]),
 }
 
 /// Room for one session; given back when its connection has ended.
@@ -79,6 +130,7 @@ struct Place(Weak<Pool>);
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(pool) = self.0.upgrade() {
+            pool.database.counts.sessions.fetch_sub(1, Relaxed);
             pool.state.borrow_mut().open -= 1;
             pool.call();
         }
@@ -101,11 +153,15 @@ pub(crate) enum Ending {
 /// A session at work for one step: dropped before it is given back, it is given up. Lives on its core.
 pub(crate) struct Lease {
     pool: Rc<Pool>,
-    live: Option<Live>,
+    live: Option<Rc<Live>>,
     /// It has been used before: what fails at once may be its age.
     pub(crate) used: bool,
+    /// Others were at work in it before.
+    pub(crate) joined: bool,
     /// It may be at something.
     busy: Cell<bool>,
+    /// What is before this step is done.
+    begun: Cell<bool>,
 }
 
 impl Pool {
@@ -116,17 +172,67 @@ impl Pool {
         Pool { database, dialer, clock, most, nonce, state: RefCell::default() }
     }
 
-    /// A session: one that waits, or a new one where there is room for it.
-    pub(crate) async fn take(self: &Rc<Self>, server: &PostgresSettings, left_ms: u64, fresh: bool) -> Result<Lease, Fault> {
-        let turn = Turn { pool: self, number: Cell::new(None) };
-        let got = within(left_ms.min(WAIT_MS_MAX), Phase::Connect, turn.wait(fresh)).await;
-        let got = got.map_err(|_| fault::crowded(&self.database.name))?;
-        drop(turn);
-        let (live, used) = match got {
-            Got::Idle(live) => (live, true),
-            Got::Room(place) => (self.open(server, place).await?, false),
+    /// A session: one that waits, a new one where there is room for it, or one that others are at work in.
+    pub(crate) async fn take(
+        self: &Rc<Self>,
+        server: &PostgresSettings,
+        left_ms: u64,
+        wanted: Wanted<'_>,
+    ) -> Result<Lease, Fault> {
+        let free = self.state.borrow().waiting.is_empty();
+        let got = match free.then(|| self.try_take(wanted)).flatten() {
+            Some(got) => got,
+            None => {
+                let turn = Turn::new(self);
+                let got = within(left_ms.min(WAIT_MS_MAX), Phase::Connect, turn.wait(wanted)).await;
+                got.map_err(|_| fault::crowded(&self.database.name))?
+            }
         };
-        Ok(Lease { pool: self.clone(), live: Some(live), used, busy: Cell::new(false) })
+        let (live, used, joined) = match got {
+            Got::Idle(live) => (live, true, false),
+            Got::Room(place) => (Rc::new(self.open(server, place).await?), false, false),
+            Got::Shared(live) => {
+                self.database.counts.joined.fetch_add(1, Relaxed);
+                (live, true, true)
+            }
+        };
+        live.steps.set(live.steps.get() + 1);
+        Ok(Lease { pool: self.clone(), live: Some(live), used, joined, busy: Cell::new(false), begun: Cell::new(false) })
+    }
+
+    /// What there is at once.
+    fn try_take(self: &Rc<Self>, wanted: Wanted<'_>) -> Option<Got> {
+        let mut dead = Vec::new();
+        let mut state = self.state.borrow_mut();
+        if let Wanted::Fresh = wanted {
+            dead = std::mem::take(&mut state.idle);
+        }
+        let idle = loop {
+            match state.idle.pop() {
+                Some(live) if live.session.client.is_closed() => dead.push(live),
+                other => break other,
+            }
+        };
+        let got = match (idle, wanted) {
+            (Some(live), _) => Some(Got::Idle(live)),
+            (None, _) if state.open < self.most => {
+                state.open += 1;
+                self.database.counts.sessions.fetch_add(1, Relaxed);
+                Some(Got::Room(Place(Rc::downgrade(self))))
+            }
+            (None, Wanted::Shared(sql, oids)) => {
+                let fits = |live: &&Rc<Live>| {
+                    live.steps.get() < SHARERS_MAX && !live.session.client.is_closed() && live.is_quick_at(sql, oids)
+                };
+                let live = state.shared.iter().filter(fits).min_by_key(|live| live.steps.get()).cloned();
+                live.map(Got::Shared)
+            }
+            (None, _) => None,
+        };
+        drop(state);
+        // Their ends give back their places.
+        drop(dead);
+        got
     }
 
     async fn open(self: &Rc<Self>, server: &PostgresSettings, place: Place) -> Result<Live, Fault> {
@@ -148,7 +254,16 @@ impl Pool {
         let options = if server.pooler { String::new() } else { self.options() };
         let opened = self.dialer.open(&self.database, server, login, &name, &options, place).await;
         let session = opened.map_err(|error| fault::no_session(&error, &redaction))?;
-        Ok(Live { session, name, statements: RefCell::default(), since_ms: self.now_ms() })
+        self.database.counts.opened.fetch_add(1, Relaxed);
+        Ok(Live {
+            session,
+            name,
+            statements: RefCell::default(),
+            since_ms: Cell::new(self.now_ms()),
+            steps: Cell::new(0),
+            retired: Cell::new(false),
+            cut: Cell::new(false),
+        })
     }
 
     /// What holds in a session unless a transaction says otherwise: nothing is written by accident, nothing hangs, and text means
@@ -168,6 +283,11 @@ impl Pool {
         self.clock.now().mono_us / 1_000
     }
 
+    /// Microseconds, by the shard's clock.
+    pub(crate) fn now_us(&self) -> u64 {
+        self.clock.now().mono_us
+    }
+
     /// Lets the first that waits look again.
     fn call(&self) {
         if let Some((_, waker)) = self.state.borrow().waiting.front() {
@@ -181,8 +301,24 @@ impl Pool {
         drop(idle);
     }
 
-    fn keep(self: &Rc<Self>, mut live: Live) {
-        live.since_ms = self.now_ms();
+    /// A step leaves a session; whether it was the last one in it.
+    fn leave(&self, live: &Rc<Live>) -> bool {
+        live.steps.set(live.steps.get() - 1);
+        let last = live.steps.get() == 0;
+        if last {
+            self.unshare(live);
+        } else {
+            self.call();
+        }
+        last
+    }
+
+    fn unshare(&self, live: &Rc<Live>) {
+        self.state.borrow_mut().shared.retain(|other| !Rc::ptr_eq(other, live));
+    }
+
+    fn keep(self: &Rc<Self>, live: Rc<Live>) {
+        live.since_ms.set(self.now_ms());
         let mut state = self.state.borrow_mut();
         state.idle.push(live);
         let sweeping = std::mem::replace(&mut state.sweeping, true);
@@ -198,9 +334,9 @@ impl Pool {
                 let Some(pool) = pool.upgrade() else { return };
                 let now_ms = pool.now_ms();
                 let mut state = pool.state.borrow_mut();
-                let (kept, old): (Vec<Live>, Vec<Live>) = std::mem::take(&mut state.idle)
+                let (kept, old): (Vec<Rc<Live>>, Vec<Rc<Live>>) = std::mem::take(&mut state.idle)
                     .into_iter()
-                    .partition(|live| now_ms - live.since_ms < IDLE_MS_MAX && !live.session.client.is_closed());
+                    .partition(|live| now_ms - live.since_ms.get() < IDLE_MS_MAX && !live.session.client.is_closed());
                 state.idle = kept;
                 state.sweeping = !state.idle.is_empty();
                 let done = !state.sweeping;
@@ -222,8 +358,9 @@ pub(crate) fn share(connections_max: u32, (shard, shards): (u16, u16)) -> u32 {
 
 /// What a turn brings.
 enum Got {
-    Idle(Live),
+    Idle(Rc<Live>),
     Room(Place),
+    Shared(Rc<Live>),
 }
 
 /// A place in the queue; dropped, it is left.
@@ -234,6 +371,7 @@ struct Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
+        self.pool.database.counts.waiting.fetch_sub(1, Relaxed);
         if let Some(number) = self.number.take() {
             self.pool.state.borrow_mut().waiting.retain(|(other, _)| *other != number);
         }
@@ -241,41 +379,21 @@ impl Drop for Turn<'_> {
     }
 }
 
-impl Turn<'_> {
-    async fn wait(&self, fresh: bool) -> Got {
+impl<'a> Turn<'a> {
+    fn new(pool: &'a Rc<Pool>) -> Turn<'a> {
+        pool.database.counts.waiting.fetch_add(1, Relaxed);
+        Turn { pool, number: Cell::new(None) }
+    }
+
+    async fn wait(&self, wanted: Wanted<'_>) -> Got {
         poll_fn(|cx| {
-            let mut state = self.pool.state.borrow_mut();
-            let first = state.waiting.front().is_none_or(|(number, _)| Some(*number) == self.number.get());
-            if first {
-                let dead: Vec<Live> = match fresh {
-                    true => std::mem::take(&mut state.idle),
-                    false => {
-                        let (dead, idle) =
-                            std::mem::take(&mut state.idle).into_iter().partition(|live: &Live| live.session.client.is_closed());
-                        state.idle = idle;
-                        dead
-                    }
-                };
-                let got = match state.idle.pop() {
-                    Some(live) => Some(Got::Idle(live)),
-                    None if state.open < self.pool.most => {
-                        state.open += 1;
-                        Some(Got::Room(Place(Rc::downgrade(self.pool))))
-                    }
-                    None => None,
-                };
-                if let Some(got) = got {
-                    if let Some(number) = self.number.take() {
-                        state.waiting.retain(|(other, _)| *other != number);
-                    }
-                    drop(state);
-                    drop(dead);
-                    return Poll::Ready(got);
-                }
-                drop(state);
-                drop(dead);
-                state = self.pool.state.borrow_mut();
+            let first = |state: &State| state.waiting.front().is_none_or(|(number, _)| Some(*number) == self.number.get());
+            if first(&self.pool.state.borrow())
+                && let Some(got) = self.pool.try_take(wanted)
+            {
+                return Poll::Ready(got);
             }
+            let mut state = self.pool.state.borrow_mut();
             match self.number.get() {
                 Some(number) => {
                     if let Some((_, waker)) = state.waiting.iter_mut().find(|(other, _)| *other == number) {
@@ -301,9 +419,34 @@ impl Lease {
         self.live.as_ref().expect("it is taken only when the lease ends")
     }
 
+    /// Lets other quick reads join: what this one does in the session is one, too.
+    pub(crate) fn share(&self) {
+        let live = self.live.as_ref().expect("it is taken only when the lease ends");
+        if self.joined || live.retired.get() {
+            return;
+        }
+        self.pool.state.borrow_mut().shared.push(live.clone());
+        self.pool.call();
+    }
+
     /// From here on it may be at something, until it says that it is not.
     pub(crate) fn busy(&self, busy: bool) {
         self.busy.set(busy);
+    }
+
+    /// What was before this step in the session is done.
+    pub(crate) fn begin(&self) {
+        self.begun.set(true);
+    }
+
+    /// Whether what was before it is done.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.get()
+    }
+
+    /// Whether the session was cancelled at the server on another's account: what failed in it says nothing then.
+    pub(crate) fn was_cut(&self) -> bool {
+        self.live().cut.get()
     }
 
     /// Ends it: whatever it may be at is over, unless it is given up.
@@ -317,8 +460,14 @@ impl Lease {
                 None
             }
         };
-        let Some(live) = self.live.take().filter(|live| !live.session.client.is_closed()) else { return };
+        let Some(live) = self.live.take() else { return };
         let pool = self.pool.clone();
+        if !pool.leave(&live) || live.session.client.is_closed() {
+            return;
+        }
+        if live.retired.get() {
+            return live.session.abandon();
+        }
         let Some(reset) = reset else { return pool.keep(live) };
         // The step does not wait for that.
         spawn("a database session that is reset", async move {
@@ -334,10 +483,19 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let Some(live) = self.live.take() else { return };
+        live.retired.set(true);
+        self.pool.unshare(&live);
+        let last = self.pool.leave(&live);
+        if !last && !self.begun.get() {
+            // What it sent is a quick read that nobody waits for; the session ends behind it.
+            return;
+        }
         if !self.busy.get() || live.session.client.is_closed() {
             return live.session.abandon();
         }
         // Whatever it is at ends at the server too, and only then is there room for another.
+        live.cut.set(true);
+        self.pool.database.counts.cancelled.fetch_add(1, Relaxed);
         let pool = self.pool.clone();
         spawn("a statement that is cancelled", async move {
             if let Some(server) = pool.database.server()
@@ -349,34 +507,39 @@ impl Drop for Lease {
                     "a statement could not be cancelled; its time limit ends it"
                 );
             }
-            live.session.abandon();
+            match live.steps.get() {
+                0 => live.session.abandon(),
+                // They run elsewhere.
+                _ => live.session.close(),
+            }
         });
     }
 }
 
 impl Live {
     /// The statement, prepared now or before.
-    pub(crate) async fn prepared(&self, sql: &str, oids: &[u32]) -> Result<Statement, Error> {
-        let found = {
+    pub(crate) async fn prepared(&self, sql: &str, oids: &[u32]) -> Result<Rc<Prepared>, Error> {
+        {
             let mut kept = self.statements.borrow_mut();
-            let at = kept.iter().position(|one| &*one.sql == sql && &*one.oids == oids);
-            at.and_then(|at| kept.remove(at)).map(|one| {
-                let statement = one.statement.clone();
-                kept.push_front(one);
-                statement
-            })
-        };
-        if let Some(statement) = found {
-            return Ok(statement);
+            let found = kept.iter().position(|one| one.is(sql, oids));
+            if let Some(one) = found.and_then(|at| kept.remove(at)) {
+                kept.push_front(one.clone());
+                return Ok(one);
+            }
         }
         let types: Vec<Type> = oids.iter().map(|oid| type_of(*oid)).collect();
         let statement = self.session.client.prepare_typed(sql, &types).await?;
+        let prepared = Rc::new(Prepared { sql: sql.into(), oids: oids.into(), statement, took_us: Cell::new(None) });
         if sql.len() <= STATEMENT_BYTES_MAX {
             let mut kept = self.statements.borrow_mut();
             kept.truncate(STATEMENTS_MAX - 1);
-            kept.push_front(Prepared { sql: sql.into(), oids: oids.into(), statement: statement.clone() });
+            kept.push_front(prepared.clone());
         }
-        Ok(statement)
+        Ok(prepared)
+    }
+
+    fn is_quick_at(&self, sql: &str, oids: &[u32]) -> bool {
+        self.statements.borrow().iter().any(|one| one.is(sql, oids) && one.is_quick())
     }
 }
 

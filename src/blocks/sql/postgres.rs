@@ -5,14 +5,20 @@
 //! waits for the other and then finds what it did; where it is there already nothing of the statement runs, for the transaction
 //! has failed by then.
 //!
+//! Where all sessions are in use, quick reads go several to a session, one flight behind the other. One that waits for others too
+//! long, or whose session was cancelled on another's account, goes elsewhere and shares no more.
+//!
 //! Contact that is lost before the commit was sent leaves nothing. Lost after that, the row is looked for before anything else, in
 //! a way that waits until the old transaction is over ([`settle`]).
 
 use std::borrow::Cow;
+use std::cell::Cell;
+use std::fmt::Write as _;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::StreamExt as _;
@@ -22,13 +28,14 @@ use shards::outcome::{Code, Fault};
 use shards::runtime::rt;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type};
-use tokio_postgres::{Client, Error, RowStream, Statement};
+use tokio_postgres::{Client, Error, RowStream};
 
+use crate::net::link;
 use crate::policy::databases::PostgresSettings;
 
 use super::column::{Raw, Reader};
 use super::param::Param;
-use super::pool::{Ending, IDLE_IN_TRANSACTION_MS, Lease, Pool, type_of};
+use super::pool::{Ending, IDLE_IN_TRANSACTION_MS, Lease, Pool, Prepared, Wanted, type_of};
 use super::sheet::{Column, Excess, Sheet};
 use super::wish::Wish;
 use super::{conflict, fault, saved};
@@ -37,6 +44,8 @@ mod settle;
 
 /// How much of rows is collected before it goes into a blob, in bytes.
 const PIECE_BYTES: usize = 64 << 10;
+/// How long a read waits for those before it in its session.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 const ROLLBACK: &str = "ROLLBACK";
 /// A transaction that is taken back takes back every setting; what it does not take back are locks of the session.
@@ -86,6 +95,8 @@ enum Trouble {
     Ambiguous(String),
     /// What was prepared does not hold any more.
     Stale,
+    /// Nothing that is its own: others are in its way.
+    Elsewhere,
 }
 
 impl From<Excess> for Trouble {
@@ -104,6 +115,8 @@ struct Errand<'a> {
     oids: Vec<u32>,
     /// Nothing is prepared.
     unnamed: bool,
+    /// It is in nobody's session, and nobody in its own.
+    alone: Cell<bool>,
     /// When it began, by the pool's clock.
     begun_ms: u64,
 }
@@ -124,13 +137,20 @@ pub(super) async fn run(
     };
     let unnamed = server.pooler || matches!(sql, Cow::Owned(_));
     let oids = wish.params.iter().map(|param: &Param| param.oid).collect();
-    let errand = Errand { pool, server, cx, wish, sql, oids, unnamed, begun_ms: pool.now_ms() };
+    let alone = Cell::new(wish.writes || unnamed || writer.is_some());
+    let errand = Errand { pool, server, cx, wish, sql, oids, unnamed, alone, begun_ms: pool.now_ms() };
     // A session that has waited may have been cut off meanwhile: that is found out by using it, once.
     let mut again = true;
     let mut fresh = false;
     loop {
-        let lease = pool.take(server, errand.left_ms(), fresh).await?;
-        let (used, name, ended) = (lease.used, lease.live().name.clone(), lease.live().session.ended.clone());
+        let wanted = match () {
+            () if fresh => Wanted::Fresh,
+            () if errand.alone.get() => Wanted::Any,
+            () => Wanted::Shared(&errand.sql, &errand.oids),
+        };
+        let lease = pool.take(server, errand.left_ms(), wanted).await?;
+        let (used, ended) = (lease.used, lease.live().session.ended.clone());
+        let name = if wish.writes { lease.live().name.clone() } else { String::new() };
         let done = match wish.writes {
             true => errand.write(lease).await,
             false => errand.read(lease, &mut writer).await,
@@ -141,6 +161,7 @@ pub(super) async fn run(
         };
         match trouble {
             Trouble::Fault(fault) | Trouble::Own(fault) => return Err(fault),
+            Trouble::Elsewhere => errand.alone.set(true),
             Trouble::Stale if std::mem::take(&mut again) => {}
             Trouble::Stale => return Err(fault::broken("what was prepared does not hold", false)),
             Trouble::Broken(why) => {
@@ -165,17 +186,27 @@ impl Errand<'_> {
         self.cx.left_ms.saturating_sub(self.pool.now_ms() - self.begun_ms)
     }
 
-    /// What begins a transaction: its own limits, and the moment at which the server ends it if nobody else does.
+    /// What begins a transaction: its own limits where they are not the session's, and the moment at which the server ends it if
+    /// nobody else does.
     fn begin(&self, how: &str) -> String {
         let settings = &self.pool.database.settings;
-        let statement_ms = settings.statement_ms.min(self.wish.timeout_ms).min(self.left_ms()).max(1);
+        let left_ms = self.left_ms();
+        let statement_ms = settings.statement_ms.min(self.wish.timeout_ms).min(left_ms).max(1);
         let lock_ms = settings.lock_ms.min(statement_ms).max(1);
-        let mut text = format!("BEGIN {how};SET LOCAL statement_timeout={statement_ms};SET LOCAL lock_timeout={lock_ms}");
+        let mut text = format!("BEGIN {how}");
+        // What is left of the step's own time is the worker's to keep to; the server's limit is there for when it cannot.
+        let by_the_session = !self.server.pooler
+            && self.wish.timeout_ms >= settings.statement_ms
+            && left_ms >= settings.lock_ms
+            && left_ms >= settings.statement_ms / 2;
+        if !by_the_session {
+            let _ = write!(text, ";SET LOCAL statement_timeout={statement_ms};SET LOCAL lock_timeout={lock_ms}");
+        }
         if self.server.pooler {
-            let more = format!(
+            let _ = write!(
+                text,
                 ";SET LOCAL idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS};SET LOCAL TimeZone='UTC';SET LOCAL DateStyle='ISO'"
             );
-            text.push_str(&more);
         }
         text
     }
@@ -185,23 +216,23 @@ impl Errand<'_> {
     }
 
     /// The statement as it is sent: prepared, or none where nothing is.
-    async fn statement(&self, lease: &Lease) -> Result<Option<Statement>, Trouble> {
+    async fn statement(&self, lease: &Lease) -> Result<Option<Rc<Prepared>>, Trouble> {
         if self.unnamed {
             return Ok(None);
         }
         let prepared = lease.live().prepared(&self.sql, &self.oids).await;
-        let statement = prepared.map_err(|error| self.trouble(&error))?;
-        let (wanted, given) = (statement.params().len(), self.wish.params.len());
+        let prepared = prepared.map_err(|error| self.trouble(&error))?;
+        let (wanted, given) = (prepared.statement.params().len(), self.wish.params.len());
         if wanted != given {
             return Err(Trouble::Fault(fault::count(wanted, given)));
         }
-        Ok(Some(statement))
+        Ok(Some(prepared))
     }
 
-    async fn send<'t>(&self, client: &Client, statement: Option<&Statement>, params: &'t [Text<'t>]) -> Result<RowStream, Error> {
+    async fn send<'t>(&self, client: &Client, prepared: Option<&Prepared>, params: &'t [Text<'t>]) -> Result<RowStream, Error> {
         let borrowed = params.iter().map(|param| param as &(dyn ToSql + Sync));
-        match statement {
-            Some(statement) => client.query_raw(statement, borrowed).await,
+        match prepared {
+            Some(prepared) => client.query_raw(&prepared.statement, borrowed).await,
             None => client.query_typed_raw(&self.sql, borrowed.zip(self.oids.iter().map(|oid| type_of(*oid)))).await,
         }
     }
@@ -212,7 +243,7 @@ impl Errand<'_> {
             Some(said) if is_fatal(said) => Trouble::Broken(format!("{}: {}", said.code().code(), said.message())),
             Some(said) if fault::is_stale(said) => Trouble::Stale,
             Some(said) => Trouble::Fault(fault::said(said, self.wish.writes)),
-            None => Trouble::Broken(fault::chain(error)),
+            None => Trouble::Broken(link::text(error)),
         }
     }
 
@@ -220,8 +251,12 @@ impl Errand<'_> {
     async fn read(&self, lease: Lease, writer: &mut Option<Box<dyn BlobWriter>>) -> Result<Bytes, Trouble> {
         lease.busy(true);
         let (done, ending) = self.read_on(&lease, writer).await;
+        let cut = lease.was_cut();
         lease.end(ending);
-        self.outputs_of(done?, writer).await
+        match done {
+            Err(_) if cut => Err(Trouble::Elsewhere),
+            done => self.outputs_of(done?, writer).await,
+        }
     }
 
     async fn read_on(&self, lease: &Lease, writer: &mut Option<Box<dyn BlobWriter>>) -> (Result<Sheet, Trouble>, Ending) {
@@ -229,28 +264,46 @@ impl Errand<'_> {
             Ok(statement) => statement,
             Err(trouble) => return in_order(trouble),
         };
+        if let Some(prepared) = &statement
+            && prepared.is_quick()
+            && !self.alone.get()
+        {
+            lease.share();
+        }
+        let statement = statement.as_deref();
         let client = &lease.live().session.client;
-        let begin = self.begin(&format!("ISOLATION LEVEL {} READ ONLY", self.wish.isolation.as_sql()));
+        let begin = self.begin(self.wish.isolation.read_only());
         let params = self.params();
+        let begun_us = Cell::new(0);
+        let begin = async {
+            let begun = client.batch_execute(&begin).await;
+            lease.begin();
+            begun_us.set(self.pool.now_us());
+            begun
+        };
         let mut end = pin!(client.batch_execute(self.rollback()));
         let sent = match self.server.pooler {
             // Behind a pooler nothing keeps a statement from writing whose transaction could not begin.
-            true => match client.batch_execute(&begin).await {
-                Ok(()) => self.send(client, statement.as_ref(), &params).await,
+            true => match begin.await {
+                Ok(()) => self.send(client, statement, &params).await,
                 Err(error) => Err(error),
             },
             false => {
-                let both = join(client.batch_execute(&begin), self.send(client, statement.as_ref(), &params));
-                match ahead_of(both, end.as_mut()).await {
-                    (Ok(()), sent) => sent,
-                    (Err(error), _) => Err(error),
+                let both = ahead_of(join(begin, self.send(client, statement, &params)), end.as_mut());
+                match behind_others(lease, both).await {
+                    Some((Ok(()), sent)) => sent,
+                    Some((Err(error), _)) => Err(error),
+                    None => return (Err(Trouble::Elsewhere), Ending::GiveUp),
                 }
             }
         };
         let done = match sent {
-            Ok(rows) => self.rows(rows, statement.as_ref(), writer).await.map(|(sheet, _)| sheet),
+            Ok(rows) => self.rows(rows, statement, writer).await.map(|(sheet, _)| sheet),
             Err(error) => Err(self.trouble(&error)),
         };
+        if let Some(prepared) = statement {
+            prepared.took(self.pool.now_us() - begun_us.get());
+        }
         match done {
             // More rows than the step takes may still be on their way.
             Err(trouble @ (Trouble::Broken(_) | Trouble::Own(_))) => (Err(trouble), Ending::GiveUp),
@@ -274,7 +327,7 @@ impl Errand<'_> {
     async fn rows(
         &self,
         rows: RowStream,
-        statement: Option<&Statement>,
+        prepared: Option<&Prepared>,
         writer: &mut Option<Box<dyn BlobWriter>>,
     ) -> Result<(Sheet, u64), Trouble> {
         let new = |columns: &[tokio_postgres::Column]| {
@@ -284,7 +337,7 @@ impl Errand<'_> {
             let sheet = Sheet::new(self.wish.form, self.wish.bounds, columns.iter().map(of).collect());
             sheet.map(|sheet| (sheet, readers))
         };
-        let mut made = statement.map(|statement| new(statement.columns())).transpose()?;
+        let mut made = prepared.map(|prepared| new(prepared.statement.columns())).transpose()?;
         let mut rows = pin!(rows);
         while let Some(row) = rows.next().await {
             let row = row.map_err(|error| self.trouble(&error))?;
@@ -294,7 +347,7 @@ impl Errand<'_> {
             };
             let mut odd = None;
             sheet.row::<Trouble>(|at, out, left| {
-                let Raw(raw) = row.try_get(at).map_err(|error| Trouble::Broken(fault::chain(&error)))?;
+                let Raw(raw) = row.try_get(at).map_err(|error| Trouble::Broken(link::text(&error)))?;
                 if raw.is_some_and(|raw| raw.len() as u64 > left) {
                     return Err(Excess::Bytes(self.wish.bounds.bytes_max).into());
                 }
@@ -327,7 +380,7 @@ impl Errand<'_> {
 
     /// Takes a transaction back.
     async fn roll_back(&self, client: &Client, trouble: Trouble) -> (Result<Bytes, Trouble>, Ending) {
-        if matches!(trouble, Trouble::Broken(_) | Trouble::Own(_)) {
+        if matches!(trouble, Trouble::Broken(_) | Trouble::Own(_) | Trouble::Elsewhere) {
             return (Err(trouble), Ending::GiveUp);
         }
         match client.batch_execute(self.rollback()).await {
@@ -353,12 +406,12 @@ impl Errand<'_> {
             Err(trouble) => return in_order(trouble),
         };
         let client = &lease.live().session.client;
-        let begin = self.begin(&format!("ISOLATION LEVEL {} READ WRITE", self.wish.isolation.as_sql()));
+        let begin = self.begin(self.wish.isolation.read_write());
         let params = self.params();
         let (key, fingerprint) = (&self.cx.key.0[..], self.wish.fingerprint());
         let fingerprint = &fingerprint[..];
         let insert = async {
-            let prepared = record.as_ref().map(|(insert, _)| insert);
+            let prepared = record.as_ref().map(|(insert, _)| &**insert);
             match dedup {
                 true => run_own(client, prepared, INSERT, &[(&key, Type::BYTEA), (&fingerprint, Type::BYTEA)]).await.map(drop),
                 false => Ok(()),
@@ -372,11 +425,11 @@ impl Errand<'_> {
                 Err(error) => (Err(error), Ok(()), None),
                 Ok(()) => match insert.await {
                     Err(error) => (Ok(()), Err(error), None),
-                    Ok(()) => (Ok(()), Ok(()), Some(self.send(client, statement.as_ref(), &params).await)),
+                    Ok(()) => (Ok(()), Ok(()), Some(self.send(client, statement.as_deref(), &params).await)),
                 },
             }
         } else {
-            let (begun, (inserted, sent)) = join(begun, join(insert, self.send(client, statement.as_ref(), &params))).await;
+            let (begun, (inserted, sent)) = join(begun, join(insert, self.send(client, statement.as_deref(), &params))).await;
             (begun, inserted, Some(sent))
         };
         if let Err(error) = begun {
@@ -395,7 +448,7 @@ impl Errand<'_> {
             return self.not_inserted(client, &error).await;
         }
         let rows = match sent {
-            Some(Ok(rows)) => self.rows(rows, statement.as_ref(), &mut None).await,
+            Some(Ok(rows)) => self.rows(rows, statement.as_deref(), &mut None).await,
             Some(Err(error)) => Err(self.trouble(&error)),
             None => Err(Trouble::Broken("the statement was not sent".to_owned())),
         };
@@ -406,7 +459,7 @@ impl Errand<'_> {
         let outputs = sheet.outputs(&format!("\"affected\":{affected},\"dedup\":{dedup},"));
         let told = std::str::from_utf8(&outputs).unwrap_or_default();
         let update = async {
-            let prepared = record.as_ref().map(|(_, update)| update);
+            let prepared = record.as_ref().map(|(_, update)| &**update);
             match dedup {
                 true => run_own(client, prepared, OUTCOME, &[(&key, Type::BYTEA), (&told, Type::TEXT)]).await.map(Some),
                 false => Ok(None),
@@ -425,12 +478,12 @@ impl Errand<'_> {
             }
             // The commit found a transaction that had failed, and took it back; or it failed itself, and nothing of it stays.
             (Err(error), Ok(())) | (_, Err(error)) if refused(&error) => in_order(self.trouble(&error)),
-            (Err(error), _) | (_, Err(error)) => (Err(Trouble::Ambiguous(fault::chain(&error))), Ending::GiveUp),
+            (Err(error), _) | (_, Err(error)) => (Err(Trouble::Ambiguous(link::text(&error))), Ending::GiveUp),
         }
     }
 
     /// The worker's own statements, prepared where anything is.
-    async fn record(&self, lease: &Lease, dedup: bool) -> Result<Option<(Statement, Statement)>, Trouble> {
+    async fn record(&self, lease: &Lease, dedup: bool) -> Result<Option<(Rc<Prepared>, Rc<Prepared>)>, Trouble> {
         if !dedup || self.server.pooler {
             return Ok(None);
         }
@@ -483,12 +536,12 @@ impl Errand<'_> {
 /// Runs one of the worker's own statements; how many rows it changed.
 async fn run_own(
     client: &Client,
-    statement: Option<&Statement>,
+    prepared: Option<&Prepared>,
     sql: &str,
     params: &[(&(dyn ToSql + Sync), Type)],
 ) -> Result<u64, Error> {
-    match statement {
-        Some(statement) => client.execute_raw(statement, params.iter().map(|(param, _)| *param)).await,
+    match prepared {
+        Some(prepared) => client.execute_raw(&prepared.statement, params.iter().map(|(param, _)| *param)).await,
         None => client.execute_typed(sql, params).await,
     }
 }
@@ -498,7 +551,7 @@ fn in_order<T>(trouble: Trouble) -> (Result<T, Trouble>, Ending) {
     let ending = match &trouble {
         Trouble::Fault(_) => Ending::Keep,
         Trouble::Stale => Ending::Unprepare,
-        Trouble::Own(_) | Trouble::Broken(_) | Trouble::Ambiguous(_) => Ending::GiveUp,
+        Trouble::Own(_) | Trouble::Broken(_) | Trouble::Ambiguous(_) | Trouble::Elsewhere => Ending::GiveUp,
     };
     (Err(trouble), ending)
 }
@@ -517,6 +570,28 @@ async fn ahead_of<W: Future, N: Future>(work: W, mut next: std::pin::Pin<&mut N>
             Poll::Ready(value) => Poll::Ready(value),
             Poll::Pending => Poll::Pending,
         }
+    })
+    .await
+}
+
+/// Polls `work` to its end; none where others are before it in its session for too long.
+async fn behind_others<W: Future>(lease: &Lease, work: W) -> Option<W::Output> {
+    if !lease.joined {
+        return Some(work.await);
+    }
+    let (mut work, mut patience) = (pin!(work), pin!(rt::sleep(PATIENCE)));
+    let mut waiting = true;
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Some(done));
+        }
+        if waiting && patience.as_mut().poll(cx).is_ready() {
+            waiting = false;
+            if !lease.has_begun() {
+                return Poll::Ready(None);
+            }
+        }
+        Poll::Pending
     })
     .await
 }

@@ -73,6 +73,24 @@ impl Isolation {
             Isolation::Serializable => "SERIALIZABLE",
         }
     }
+
+    /// How a transaction of its kind begins that reads.
+    pub(super) fn read_only(self) -> &'static str {
+        match self {
+            Isolation::ReadCommitted => "ISOLATION LEVEL READ COMMITTED READ ONLY",
+            Isolation::RepeatableRead => "ISOLATION LEVEL REPEATABLE READ READ ONLY",
+            Isolation::Serializable => "ISOLATION LEVEL SERIALIZABLE READ ONLY",
+        }
+    }
+
+    /// How one begins that writes.
+    pub(super) fn read_write(self) -> &'static str {
+        match self {
+            Isolation::ReadCommitted => "ISOLATION LEVEL READ COMMITTED READ WRITE",
+            Isolation::RepeatableRead => "ISOLATION LEVEL REPEATABLE READ READ WRITE",
+            Isolation::Serializable => "ISOLATION LEVEL SERIALIZABLE READ WRITE",
+        }
+    }
 }
 
 impl<'a> Wish<'a> {

@@ -9,7 +9,7 @@ use tokio_postgres::Error;
 use tokio_postgres::types::Type;
 
 use super::super::fault;
-use super::super::pool::Ending;
+use super::super::pool::{Ending, Wanted};
 use super::{Errand, INSERT, Trouble, is_there};
 
 /// How long it is tried to find out what a commit came to, in milliseconds.
@@ -41,13 +41,13 @@ pub(super) async fn settle(errand: &Errand<'_>, old: &str, why: &str) -> Result<
 
 /// One look: what the record says; none, there is none and never will be.
 async fn look(errand: &Errand<'_>, old: &str) -> Result<Option<Result<Bytes, Fault>>, Fault> {
-    let lease = errand.pool.take(errand.server, errand.left_ms(), true).await?;
+    let lease = errand.pool.take(errand.server, errand.left_ms(), Wanted::Fresh).await?;
     lease.busy(true);
     let client = &lease.live().session.client;
     let fault_of = |error: &Error| match errand.no_record(error) {
         Trouble::Fault(fault) | Trouble::Own(fault) => fault,
         Trouble::Broken(why) | Trouble::Ambiguous(why) => fault::broken(&why, false),
-        Trouble::Stale => fault::broken("what was prepared does not hold", false),
+        Trouble::Stale | Trouble::Elsewhere => fault::broken("what was prepared does not hold", false),
     };
     if !errand.server.pooler {
         // Whether it may and whether it is needed does not matter: what it does not end, is waited for.

@@ -13,6 +13,7 @@ use crate::policy::databases::{DatabaseKind, DatabaseSettings, PostgresSettings}
 use crate::secrets::SecretRef;
 
 mod cuts;
+mod sharing;
 
 /// The table for records, as `endstation sql init` makes it.
 fn init(server: &Server) {
