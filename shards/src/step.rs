@@ -12,6 +12,8 @@ use crate::gate::{Gate, Vote};
 use crate::ids::{AskerId, BlockId, Fingerprint, Key, Partition, Text};
 use crate::outcome::{Code, Fault, Outcome};
 
+mod own;
+
 /// Message headers in the order they came.
 pub type Headers = Vec<(Text, Text)>;
 
@@ -201,9 +203,9 @@ pub struct Work {
     /// It only says what the step would do: ok or not, nothing happens outside.
     pub sandbox: bool,
     /// A policy of this worker forbids it: it is not begun where it is new, and told what is known of it where it is not.
-    pub denied: Option<Fault>,
+    pub denied: Option<Box<Fault>>,
     /// It would do something else by now than its sender requires: not begun where it is new, nor again where it was accepted before.
-    pub changed: Option<Fault>,
+    pub changed: Option<Box<Fault>>,
 }
 
 /// What a step needs of the machine while it runs. Lives on its core.

@@ -420,8 +420,8 @@ impl EdgeWire {
             // What only says what it would do asks nobody.
             gate: found.gate.filter(|_| !sandbox),
             sandbox,
-            denied: found.denied.or(lacking),
-            changed,
+            denied: found.denied.or(lacking).map(Box::new),
+            changed: changed.map(Box::new),
         };
         Ok((fingerprint, work))
     }

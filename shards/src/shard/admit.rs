@@ -160,6 +160,7 @@ impl Shard {
         }
         let shared = self.settings.shared;
         let job = &mut self.jobs[slot as usize];
+        let arrival = if job.state == State::Parked { Rc::new(arrival.own()) } else { arrival };
         // Whoever was handed this message before may have run the step, however it came here.
         let elsewhere = arrival.token().is_some_and(|token| token.inherited || (shared && token.delivered > 1));
         job.touched |= elsewhere && arrival.work().is_some_and(|work| work.effect != EffectClass::Pure);
@@ -290,7 +291,7 @@ impl Shard {
             let key = self.answer_key(&arrival);
             return self.answer(now, key, arrival, fault, fx);
         }
-        if let Some(fault) = work.denied.as_ref().or(work.changed.as_ref()) {
+        if let Some(fault) = work.denied.as_deref().or(work.changed.as_deref()) {
             self.tally.refused += 1;
             let key = self.answer_key(&arrival);
             return self.answer(now, key, arrival, fault.clone(), fx);

@@ -249,7 +249,7 @@ impl Shard {
         self.job(slot).copy = Some(Box::new(Copy::left(adopted.outcome.is_some())));
         for vote in &adopted.votes {
             self.log_signal(slot, vote, fx);
-            self.job(slot).votes.push(vote.clone());
+            self.job(slot).votes.push(vote.clone().own());
         }
         let approved = adopted.outcome.as_ref().map(|outcome| outcome.status == Status::Ok);
         self.job(slot).decided_by = approved.and_then(|approved| deciders(&adopted.votes, Decision { approved, overdue: false }));

@@ -25,6 +25,7 @@ impl Shard {
     pub(super) fn park(&mut self, now: Now, slot: u32, fx: &mut Effects) {
         let job = self.job(slot);
         job.state = State::Parked;
+        job.arrival = Rc::new(job.arrival.own());
         // A clock that is set back or stands still prolongs nothing: from here on the monotonic one counts.
         job.deadline_us = now.mono_us.saturating_add(job.written.deadline_ms.saturating_sub(now.wall_ms).saturating_mul(1_000));
         job.gate_ms = now.wall_ms;
@@ -175,7 +176,7 @@ impl Shard {
         match gate.hear(&job.votes, &vote, job.written.deadline_ms, at_ms) {
             Ok(()) => {
                 let lsn = self.log_signal(slot, &vote, fx);
-                self.job(slot).votes.push(vote);
+                self.job(slot).votes.push(vote.own());
                 self.held.push_back((lsn, Held::Said(self.ticket(slot), notice, Reply::Noted)));
                 self.gate_due(now, slot, fx);
             }

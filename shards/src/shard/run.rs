@@ -1,5 +1,7 @@
 //! Between acceptance and outcome: which step starts next, what a verdict means, what time does.
 
+use std::rc::Rc;
+
 use super::{Claim, Held, Job, Shard, State};
 use crate::event::{Chunk, Claimant, Effect, Effects, Letter, Post, Verdict};
 use crate::ids::{Key, Lsn, Now, Ticket};
@@ -211,6 +213,7 @@ impl Shard {
         }
         job.earlier.push(Tried::new(job.tries, job.started_ms, ran_us, &fault));
         job.state = State::Backoff;
+        job.arrival = Rc::new(job.arrival.own());
         job.retry_at_us = now.mono_us + delay_ms * 1000;
         if planted(Bug::NoDeadline) {
             job.deadline_us = u64::MAX;

@@ -138,8 +138,8 @@ impl Step {
             cache: None,
             gate: self.gate.clone(),
             sandbox: false,
-            denied: self.denied.then(|| Fault::new(Code::PermissionDenied, "No.")),
-            changed: self.changed.then(|| Fault::new(Code::PermissionDenied, "No.")),
+            denied: self.denied.then(|| Box::new(Fault::new(Code::PermissionDenied, "No."))),
+            changed: self.changed.then(|| Box::new(Fault::new(Code::PermissionDenied, "No."))),
         };
         let content = match self.unknown {
             true => Content::Refusal(Fault::new(Code::UnknownJobType, "No.")),

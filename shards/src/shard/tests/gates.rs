@@ -279,6 +279,31 @@ fn a_cancel_ends_the_wait() {
 }
 
 #[test]
+fn what_waits_keeps_nothing_of_the_buffer_in_which_it_came() {
+    // As much as a connection reads at once, most of it other messages.
+    let read = Bytes::from(vec![b'x'; 65_536]);
+    let step = asking(gate(&["ann", "bob"], 2));
+    let mut bench = Bench::new();
+    let lies_in_it = |bench: &Bench, step: &Step| {
+        let mut arrival = Rc::unwrap_or_clone(step.arrival(bench.now));
+        arrival.delivery.body = read.slice(100..103);
+        Rc::new(arrival)
+    };
+    bench.apply(Event::Arrived(lies_in_it(&bench, &step)));
+    bench.settle();
+    assert_eq!(bench.shard.parked(), 1);
+    assert!(read.is_unique(), "as it began to wait");
+    bench.apply(Event::Arrived(lies_in_it(&bench, &Step { origin: delivery(1, 2), ..step.clone() })));
+    bench.settle();
+    assert!(read.is_unique(), "as it was delivered again");
+    let comment = Text::try_from(read.slice(200..300)).expect("letters");
+    bench.say(step.key, Vote { comment, ..vote("ann", true) });
+    bench.settle();
+    assert_eq!(bench.shard.parked(), 1, "one more is to decide");
+    assert!(read.is_unique(), "as somebody decided");
+}
+
+#[test]
 fn what_waits_leaves_half_of_the_memory_to_what_does_not() {
     let first = asking(gate(&["ann"], 1));
     let held = first.arrival(Now::default()).held_bytes();
