@@ -208,6 +208,7 @@ impl StandIn {
                 }
                 Inbound::Claimed(_) => anyhow::bail!("nothing was claimed"),
                 Inbound::Adopted(_) => anyhow::bail!("nothing was left by another owner"),
+                Inbound::CopiesRead => {}
                 Inbound::Confirmed(tickets) => {
                     for ticket in tickets {
                         if let Some(Some(token)) = self.held.remove(&ticket.slot) {

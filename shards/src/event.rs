@@ -24,6 +24,8 @@ use crate::step::{Arrival, Settle, StreamToken};
 pub enum Event {
     /// A message came, from a sender or from the journal at boot.
     Arrived(Rc<Arrival>),
+    /// Every copy that there was of a step that waits for people has come. What waits and came in none is to have one.
+    CopiesRead,
     /// Boot: an earlier life of this worker ended while it polled this key's code. It comes before any other event.
     Died {
         /// The key that its page names.

@@ -331,6 +331,7 @@ impl Shard {
             Event::Looked { key, found } => self.looked(now, key, found, fx),
             Event::Sealed(sealed) => self.sealed(sealed, fx),
             Event::Confirmed { ticket } => self.confirmed(now, ticket, fx),
+            Event::CopiesRead => self.copies_read(now, fx),
             Event::Claimed { ticket, by } => self.claimed(now, ticket, by, fx),
             Event::Tick => self.tick(now, fx),
             Event::Cancel { key } => self.cancel(now, key, fx),

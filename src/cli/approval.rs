@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::{Args, Subcommand};
 use ed25519_dalek::Signer as _;
 use serde_json::Value;
+use shards::ids::unhex;
 
 use super::config::Form;
 use super::step::visible;
@@ -175,7 +176,7 @@ fn run(command: &ApprovalCommand, dir: &Path, form: Form, out: &mut impl Write, 
 fn ls(stream: &UnixStream, args: &LsArgs, form: Form, out: &mut impl Write) -> io::Result<u8> {
     let mut left = args.limit;
     let mut first = true;
-    for row in rows(stream)? {
+    for row in rows(stream, None)? {
         if left == 0 || args.tenant.as_ref().is_some_and(|tenant| row["tenant"] != tenant.as_str()) {
             continue;
         }
@@ -197,9 +198,9 @@ fn ls(stream: &UnixStream, args: &LsArgs, form: Form, out: &mut impl Write) -> i
     Ok(EXIT_OK)
 }
 
-fn rows(stream: &UnixStream) -> io::Result<Vec<Value>> {
+fn rows(stream: &UnixStream, key: Option<&str>) -> io::Result<Vec<Value>> {
     let mut rows = Vec::new();
-    admin::ask(stream, Request::Waiting { rows_max: LOOK_MAX }, |row| {
+    admin::ask(stream, Request::Waiting { rows_max: LOOK_MAX, key }, |row| {
         rows.push(row);
         Ok(())
     })?;
@@ -208,7 +209,9 @@ fn rows(stream: &UnixStream) -> io::Result<Vec<Value>> {
 
 /// The one step whose key begins so.
 fn named(stream: &UnixStream, key: &str, err: &mut impl Write) -> io::Result<Result<Value, u8>> {
-    let mut named: Vec<Value> = rows(stream)?;
+    // A whole key is found among however many; the beginning of one among those of which something is due first.
+    let whole = unhex::<16>(key).map(|_| key);
+    let mut named: Vec<Value> = rows(stream, whole)?;
     named.retain(|row| row["key"].as_str().is_some_and(|whole| !key.is_empty() && whole.starts_with(&key.to_ascii_lowercase())));
     match named.len() {
         1 => Ok(Ok(named.remove(0))),

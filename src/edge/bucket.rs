@@ -83,6 +83,21 @@ impl Bucket {
         self.get(client, &json!({ "last_by_subj": self.subject(key) })).await
     }
 
+    /// The revisions of the oldest and of the newest value; `None`: there is none, or there is no bucket.
+    pub(super) async fn span(&self, client: &Client) -> Result<Option<(u64, u64)>, async_nats::Error> {
+        let answer = request(client, &format!("STREAM.INFO.{}", self.stream), &json!({})).await?;
+        match answer.pointer("/error/code").and_then(Value::as_u64) {
+            Some(404) => return Ok(None),
+            Some(_) => return Err(answer["error"].to_string().into()),
+            None => {}
+        }
+        let at = |name: &str| answer.pointer(&format!("/state/{name}")).and_then(Value::as_u64);
+        let (Some(messages), Some(first), Some(last)) = (at("messages"), at("first_seq"), at("last_seq")) else {
+            return Err("the bucket's stream does not say what is in it".into());
+        };
+        Ok(if messages == 0 { None } else { Some((first, last)) })
+    }
+
     /// The oldest value under a key that begins with `under` and a dot, and newer than the revision `after`; `None`: there is none,
     /// or there is no bucket.
     pub(super) async fn next(&self, client: &Client, under: &str, after: u64) -> Result<Option<Entry>, async_nats::Error> {

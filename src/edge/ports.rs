@@ -170,6 +170,16 @@ impl Ports {
         Ok(())
     }
 
+    /// Says that no more of these come; false where there is no room to say so.
+    pub(crate) fn copies_read(&mut self, shard: u16) -> bool {
+        let port = &mut self.shards[usize::from(shard)];
+        let room = !port.inbox.is_full();
+        if room {
+            port.send(Inbound::CopiesRead, 0, 0);
+        }
+        room
+    }
+
     /// Takes back the stream deliveries that have not reached a shard.
     pub(crate) fn withdraw(&mut self) -> Vec<Delivery> {
         let mut withdrawn = Vec::new();

@@ -1,8 +1,8 @@
 //! Copies of steps that wait for people: where they lie, and how who owns the work next takes them up.
 //!
 //! A copy is a message of a bucket under its step's key: the step's own frames of a journal. Shards write and take away copies as
-//! parcels, which are sent again until the server answers; here they are read, one after the other, once another's work has become
-//! ours. A copy that cannot be read is left where it is, and complained of.
+//! parcels, which are sent again until the server answers; here they are read, many at once, once another's work has become ours. A
+//! copy that cannot be read is left where it is, and complained of.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_nats::Client;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use shards::ids::{Key, Text, hex};
@@ -27,8 +28,16 @@ use crate::settings::NatsSettings;
 
 /// A copy goes by itself so long after its step's time was over at the latest.
 const SLACK: Duration = Duration::from_secs(24 * 3600);
-/// While a shard has no room, or the server does not answer, it is tried again after this.
+/// While the server does not answer, it is tried again after this.
 const AGAIN: Duration = Duration::from_millis(200);
+/// While a shard has no room, it is looked at again after this: it takes its next batch within.
+const ROOM_AGAIN: Duration = Duration::from_millis(1);
+/// Questions for copies that are under way at once: each waits for the one before it of its part.
+const AT_ONCE: usize = 64;
+/// The bucket's revisions are read in so many parts, more than at once: some of them may be full and others empty.
+const PARTS: u64 = 512;
+/// Revisions of a part at the least.
+const PART_MIN: u64 = 16;
 
 /// The workers that stand in for each other, by a name of theirs: those that take work from the same subjects by the same durable.
 pub(crate) fn crew(nats: &NatsSettings) -> Text {
@@ -67,38 +76,98 @@ pub(super) async fn prepare(client: &Client, replicas: usize) -> Result<(), asyn
 /// Hands all copies that this crew has to their shards. What is known there already, as after a restart, changes nothing.
 pub(super) async fn adopt(link: &Link, crew: &str, ports: Rc<RefCell<Ports>>, mut phase: Phase) {
     let (mut after, mut taken) = (0, 0_u64);
-    while phase.now() != Halt::Stop && !link.closed() {
-        let within = Duration::from_millis(API_WITHIN_MS);
-        let next = match tokio::time::timeout(within, WAITING.next(&link.client, crew, after)).await {
-            Ok(Ok(Some(next))) => next,
-            Ok(Ok(None)) => break,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "steps that wait for people and were another worker's cannot be read; asking again");
-                phase.wait(AGAIN).await;
-                continue;
-            }
-            Err(_) => continue,
-        };
-        let (sequence, copy) = next;
-        let Some(shard) = shard_of(&copy, ports.borrow().count()) else {
-            tracing::error!(
-                sequence,
-                bucket = WAITING.name(),
-                "a copy of a step that waits for people cannot be read, and is left there"
-            );
-            after = sequence;
-            continue;
-        };
-        // Two borrows: none is held while we wait.
-        let full = ports.borrow_mut().adopt(shard, Bytes::from(copy)).is_err();
-        if full {
-            phase.wait(AGAIN).await;
-        } else {
-            (after, taken) = (sequence, taken + 1);
+    // What is written meanwhile is read with the next round; it ends with one that finds nothing new.
+    while let Some((first, last)) = span(link, after, &mut phase).await {
+        let lanes = parts(first.max(after + 1), last).into_iter().map(|(first, last)| {
+            let reader = Reader { link, crew, ports: &ports, phase: phase.clone() };
+            reader.read(first, last)
+        });
+        taken += futures_util::stream::iter(lanes).buffer_unordered(AT_ONCE).fold(0, |sum, one| async move { sum + one }).await;
+        after = last;
+    }
+    let shards = ports.borrow().count();
+    for shard in 0..shards {
+        while phase.now() != Halt::Stop && !ports.borrow_mut().copies_read(shard) {
+            phase.wait(ROOM_AGAIN).await;
         }
     }
     if taken > 0 {
-        tracing::info!(steps = taken, "steps that wait for people and were another worker's go on here");
+        tracing::info!(steps = taken, "copies of steps that wait for people are read; what was another worker's goes on here");
+    }
+}
+
+/// The revisions of what lies in the bucket and is newer than `after`; `None`: nothing, or the end.
+async fn span(link: &Link, after: u64, phase: &mut Phase) -> Option<(u64, u64)> {
+    while phase.now() != Halt::Stop && !link.closed() {
+        match tokio::time::timeout(Duration::from_millis(API_WITHIN_MS), WAITING.span(&link.client)).await {
+            Ok(Ok(span)) => return span.filter(|(_, last)| *last > after),
+            Ok(Err(error)) => unread(&error),
+            Err(_) => {}
+        }
+        phase.wait(AGAIN).await;
+    }
+    None
+}
+
+fn unread(error: &async_nats::Error) {
+    tracing::warn!(%error, "steps that wait for people and were another worker's cannot be read; asking again");
+}
+
+/// These revisions in parts to be read at once.
+fn parts(first: u64, last: u64) -> Vec<(u64, u64)> {
+    let size = ((last - first) / PARTS + 1).max(PART_MIN);
+    (first..=last).step_by(size as usize).map(|at| (at, last.min(at + size - 1))).collect()
+}
+
+/// What reads a part.
+struct Reader<'a> {
+    link: &'a Link,
+    crew: &'a str,
+    ports: &'a RefCell<Ports>,
+    phase: Phase,
+}
+
+impl Reader<'_> {
+    /// Reads it, one copy after the other; how many there were.
+    async fn read(mut self, first: u64, last: u64) -> u64 {
+        let (mut after, mut taken) = (first - 1, 0);
+        while self.phase.now() != Halt::Stop && !self.link.closed() {
+            let within = Duration::from_millis(API_WITHIN_MS);
+            let next = match tokio::time::timeout(within, WAITING.next(&self.link.client, self.crew, after)).await {
+                Ok(Ok(next)) => next,
+                Ok(Err(error)) => {
+                    unread(&error);
+                    self.phase.wait(AGAIN).await;
+                    continue;
+                }
+                Err(_) => continue,
+            };
+            // Behind its end another one reads.
+            let Some((sequence, copy)) = next.filter(|(sequence, _)| *sequence <= last) else { break };
+            let Some(shard) = shard_of(&copy, self.ports.borrow().count()) else {
+                tracing::error!(
+                    sequence,
+                    bucket = WAITING.name(),
+                    "a copy of a step that waits for people cannot be read, and is left there"
+                );
+                after = sequence;
+                continue;
+            };
+            let mut copy = Bytes::from(copy);
+            loop {
+                // Nothing is borrowed while we wait.
+                let handed = self.ports.borrow_mut().adopt(shard, copy);
+                match handed {
+                    Ok(()) => break,
+                    Err(back) => copy = back,
+                }
+                if self.phase.wait(ROOM_AGAIN).await == Halt::Stop {
+                    return taken;
+                }
+            }
+            (after, taken) = (sequence, taken + 1);
+        }
+        taken
     }
 }
 
@@ -109,5 +178,22 @@ fn shard_of(copy: &[u8], shards: u16) -> Option<u16> {
     match frame.fact {
         Fact::Accepted(fact) => Some(map::shard(map::partition(&fact.tenant), shards)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_revision_is_read_in_one_part_and_in_no_other() {
+        for (first, last) in
+            [(1, 1), (5, 20), (1, 16), (1, 17), (7, 1_000_003), (u64::from(u32::MAX), u64::from(u32::MAX) + 9_000)]
+        {
+            let parts = parts(first, last);
+            assert!(parts.len() as u64 <= PARTS + 1, "{}", parts.len());
+            assert_eq!((parts[0].0, parts[parts.len() - 1].1), (first, last));
+            assert!(parts.windows(2).all(|two| two[0].1 + 1 == two[1].0) && parts.iter().all(|(from, to)| from <= to));
+        }
     }
 }

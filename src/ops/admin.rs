@@ -4,7 +4,7 @@
 //! lines and a last one `{"done":true, …}`, or one line `{"error": …}`.
 //! `{"cmd":"step", …}` with the fields of [`Wanted`]: one line a frame ([`super::timeline::Row`]). Journals are read from
 //! their files, never through a shard.
-//! `{"cmd":"waiting","rows_max":…}`: one line a step that waits for people ([`super::people::row`]).
+//! `{"cmd":"waiting","rows_max":…,"key":…}`: one line a step that waits for people ([`super::people::row`]), or the one of this key.
 //! `{"cmd":"signal","tenant":…,"headers":{…},"body":"…"}` hands a Signal over; the last line holds the `reply`.
 //! `{"cmd":"link","key":…,"actor":…,"for_ms":…}`: the last line holds a `link` to the approval page, by which that person decides.
 //! `{"cmd":"drain"}`: a few lines a second `{"running":…,"queued":…,"unpublished":…}` until the worker has nothing left, and
@@ -77,6 +77,8 @@ pub enum Request<'a> {
     Waiting {
         /// At most so many.
         rows_max: usize,
+        /// This one alone.
+        key: Option<&'a str>,
     },
     /// A link by which somebody decides one.
     Link {
@@ -104,7 +106,7 @@ impl Request<'_> {
             Request::Step(wanted) => ("step", serde_json::to_value(wanted).map_err(io::Error::other)?),
             Request::Drain => ("drain", json!({})),
             Request::Link { key, actor, for_ms } => ("link", json!({ "key": key, "actor": actor, "for_ms": for_ms })),
-            Request::Waiting { rows_max } => ("waiting", json!({ "rows_max": rows_max })),
+            Request::Waiting { rows_max, key } => ("waiting", json!({ "rows_max": rows_max, "key": key })),
             Request::Signal { tenant, signature, body } => {
                 let mut request = json!({ "tenant": tenant, "body": body, "headers": {} });
                 if let Some(signature) = signature {
@@ -275,7 +277,7 @@ fn serve(stream: &UnixStream, dir: &Path, desk: &Desk) -> io::Result<()> {
 fn answer(line: &[u8], dir: &Path, desk: &Desk, out: &mut impl Write) -> io::Result<Result<(), String>> {
     match command(line) {
         Ok(Asked::Step(wanted)) => step(&wanted, dir, out),
-        Ok(Asked::Waiting { rows_max }) => waiting(&desk.people, rows_max, out),
+        Ok(Asked::Waiting { rows_max, key }) => waiting(&desk.people, key, rows_max, out),
         Ok(Asked::Link(wanted)) => link(desk, &wanted, out),
         Ok(Asked::Signal(signal)) => said(&desk.people, signal, out),
         Ok(Asked::Drain) => {
@@ -307,8 +309,8 @@ fn step(wanted: &Wanted, dir: &Path, out: &mut impl Write) -> io::Result<Result<
     Ok(Ok(()))
 }
 
-fn waiting(people: &People, rows_max: usize, out: &mut impl Write) -> io::Result<Result<(), String>> {
-    let rows = match people.waiting(None, rows_max.min(ROWS_MAX)) {
+fn waiting(people: &People, key: Option<Key>, rows_max: usize, out: &mut impl Write) -> io::Result<Result<(), String>> {
+    let rows = match people.waiting(key, rows_max.min(ROWS_MAX)) {
         Ok(rows) => rows,
         Err(error) => return Ok(Err(error.to_string())),
     };
@@ -372,7 +374,7 @@ struct Said {
 enum Asked {
     Step(Wanted),
     Drain,
-    Waiting { rows_max: usize },
+    Waiting { rows_max: usize, key: Option<Key> },
     Signal(Said),
     Link(LinkWanted),
 }
@@ -391,7 +393,14 @@ fn command(line: &[u8]) -> Result<Asked, String> {
         },
         "waiting" => {
             let rows_max = command.rest.get("rows_max").and_then(Value::as_u64).ok_or("rows_max: a number is needed")?;
-            Ok(Asked::Waiting { rows_max: rows_max as usize })
+            let key = match command.rest.get("key") {
+                None | Some(Value::Null) => None,
+                Some(key) => {
+                    let key = key.as_str().and_then(unhex);
+                    Some(Key(key.ok_or("key: 32 hexadecimal digits are needed")?))
+                }
+            };
+            Ok(Asked::Waiting { rows_max: rows_max as usize, key })
         }
         "signal" => serde_json::from_value(Value::Object(command.rest)).map(Asked::Signal).map_err(|error| error.to_string()),
         "link" => serde_json::from_value(Value::Object(command.rest)).map(Asked::Link).map_err(|error| error.to_string()),

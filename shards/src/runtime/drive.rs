@@ -280,6 +280,10 @@ impl<W: Wire> Driver<W> {
                 }
                 1 + copy.len() / BYTES_PER_MESSAGE
             }
+            Inbound::CopiesRead => {
+                self.apply(now, Event::CopiesRead);
+                1
+            }
             Inbound::Claimed(claims) => {
                 let count = claims.len();
                 for (ticket, by) in claims {

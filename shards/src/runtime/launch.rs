@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use futures_util::stream::{self, StreamExt as _};
 use glommio::{LocalExecutorBuilder, Placement};
 use thiserror::Error;
 
@@ -20,6 +21,7 @@ use crate::ids::Lsn;
 use crate::journal::{self, Fact};
 use crate::keys::{KeyMap, Owner};
 use crate::limits::{RECALLED_MAX, SEAL_AT_BOOT_BYTES};
+use crate::outcome::Outcome;
 use crate::shard::{Shard, ShardSettings};
 use crate::snapshot::Snapshot;
 use crate::step::Delivery;
@@ -38,6 +40,8 @@ use super::tenure::Grant;
 const IO_MEMORY_BYTES: usize = 256 << 10;
 /// How long a task may run before others get their turn.
 const PREEMPT: Duration = Duration::from_millis(2);
+/// Unfinished steps that are read from the journal at once.
+const READ_AHEAD: usize = 32;
 /// An executor that has not begun by then, from its thread's start, never may.
 const BEGINS_WITHIN: Duration = Duration::from_millis(200);
 
@@ -349,15 +353,28 @@ async fn open<W: Wire>(seat: Seat<W>, found: flume::Sender<Found>, sealer: &Seal
     for polled in polled {
         strike(&mut driver, polled)?;
     }
-    for one in unfinished {
-        if one.owned.streamed && one.owned.epoch < grant.since {
+    // Read ahead: they are a read of the disk each.
+    let superseded = |one: &Unfinished| one.owned.streamed && one.owned.epoch < grant.since;
+    let reads = unfinished.iter().map(|one| {
+        let disk = &disk;
+        async move {
+            let read = if superseded(one) { None } else { Some(read_again(disk, one).await?) };
+            Ok::<_, DiskError>((one, read))
+        }
+    });
+    let mut reads = stream::iter(reads).buffered(READ_AHEAD);
+    while let Some(read) = reads.next().await {
+        let (one, read) = read?;
+        let Some(read) = read else {
             let untold = one.result.map(|decided| Untold { accepted: one.message, decided, role: one.role });
             let (key, fingerprint, asker, partition) = (one.key, one.fingerprint, one.asker, one.owned.partition);
             driver.apply(driver.clock.now(), Event::Superseded { key, fingerprint, asker, partition, untold });
             continue;
-        }
-        recover(&mut driver, &disk, &one).await?;
+        };
+        recover(&mut driver, one, read);
+        super::rt::yield_if_needed().await;
     }
+    drop(reads);
     driver.gauge.free.store(driver.shard.free_slots(), Relaxed);
     driver.gauge.ready.store(true, Relaxed);
     Ok(Some(driver))
@@ -423,19 +440,17 @@ fn strike<W: Wire>(driver: &mut Driver<W>, polled: Polled) -> Result<(), DiskErr
     Ok(())
 }
 
-/// Reads one unfinished key's message and outcome again and hands them to the machine.
-async fn recover<W: Wire>(driver: &mut Driver<W>, disk: &Disk, one: &Unfinished) -> Result<(), DiskError> {
-    let now = driver.clock.now();
+/// What the journal holds of an unfinished key.
+struct Again {
+    delivery: Delivery,
+    outcome: Option<(Lsn, Rc<Outcome>)>,
+}
+
+/// Reads one unfinished key's message and outcome again.
+async fn read_again(disk: &Disk, one: &Unfinished) -> Result<Again, DiskError> {
     let Some(delivery) = message_at(disk, one.message).await? else {
         return Err(unreadable("the message of an unfinished step", one.message));
     };
-    let mut arrival = driver.wire.decode(delivery, now);
-    // Who asked for what was settled when it was accepted; another configuration may read the message otherwise.
-    arrival.fingerprint = one.fingerprint;
-    if let Some(asker) = arrival.asker.as_mut().filter(|_| one.role != Role::Aside) {
-        asker.id = one.asker;
-    }
-    let arrival = Rc::new(arrival);
     let outcome = match one.result {
         Some(lsn) => {
             let frame = disk.probe(lsn).await?;
@@ -445,6 +460,18 @@ async fn recover<W: Wire>(driver: &mut Driver<W>, disk: &Disk, one: &Unfinished)
         }
         None => None,
     };
+    Ok(Again { delivery, outcome })
+}
+
+/// Hands an unfinished key to the machine.
+fn recover<W: Wire>(driver: &mut Driver<W>, one: &Unfinished, read: Again) {
+    let now = driver.clock.now();
+    let mut arrival = driver.wire.decode(read.delivery, now);
+    // Who asked for what was settled when it was accepted; another configuration may read the message otherwise.
+    arrival.fingerprint = one.fingerprint;
+    if let Some(asker) = arrival.asker.as_mut().filter(|_| one.role != Role::Aside) {
+        asker.id = one.asker;
+    }
     let past = event::Past {
         accepted: one.message,
         tries: one.tries,
@@ -452,12 +479,10 @@ async fn recover<W: Wire>(driver: &mut Driver<W>, disk: &Disk, one: &Unfinished)
         retry_at_ms: one.retry_at_ms,
         deadline_ms: one.deadline_ms,
         votes: one.votes.clone(),
-        outcome,
+        outcome: read.outcome,
         role: one.role,
     };
-    driver.apply(now, Event::Recovered { key: one.key, arrival, past });
-    super::rt::yield_if_needed().await;
-    Ok(())
+    driver.apply(now, Event::Recovered { key: one.key, arrival: Rc::new(arrival), past });
 }
 
 fn unreadable(what: &str, lsn: Lsn) -> DiskError {

@@ -30,6 +30,8 @@ pub enum Inbound {
     Claimed(Vec<(Ticket, Claimant)>),
     /// The copy that another owner left of a step that waits for people: frames of its journal.
     Adopted(Bytes),
+    /// There are no more of these.
+    CopiesRead,
 }
 
 /// Control → shard, in its own inbox, drained first. Crosses cores.

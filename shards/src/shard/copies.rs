@@ -65,8 +65,16 @@ impl Shard {
     pub(super) fn begin_copy(&mut self, now: Now, slot: u32, fx: &mut Effects) {
         self.has_copy(slot);
         let job = &self.jobs[slot as usize];
-        if job.state == State::Parked && job.copy.as_ref().is_some_and(|copy| !copy.stored) {
+        if job.state == State::Parked && job.copy.as_ref().is_some_and(|copy| !copy.stored && !copy.under_way) {
             self.renew_copy(now, slot, fx);
+        }
+    }
+
+    /// What waits since an earlier life and came in no copy, or in one that is behind, has one written.
+    pub(super) fn copies_read(&mut self, now: Now, fx: &mut Effects) {
+        let waiting: Vec<u32> = self.gates.iter().map(|(_, slot)| *slot).collect();
+        for slot in waiting {
+            self.begin_copy(now, slot, fx);
         }
     }
 
@@ -222,8 +230,15 @@ impl Shard {
     /// A copy that another owner left of a step which is known here.
     pub(super) fn left_behind(&mut self, now: Now, memory: Memory, arrival: Rc<Arrival>, fx: &mut Effects) {
         match memory.place {
-            // While it is on its way here, it is this life's own.
-            Place::Job(_) => {}
+            // While it is on its way here, it is this life's own; an earlier life may have written it.
+            Place::Job(slot) => {
+                let job = self.job(slot);
+                let Some(adopted) = &arrival.adopted else { return };
+                let same = job.state == State::Parked && adopted.outcome.is_none() && adopted.votes == job.votes;
+                if let Some(copy) = job.copy.as_mut().filter(|copy| same && !copy.under_way) {
+                    copy.stored = true;
+                }
+            }
             // Nobody was told, and no stream will ask: this is the asking.
             Place::Journal(_) if self.untold.contains_key(&arrival.key) => {
                 let arrival = Rc::new(Arrival { adopted: None, ..Arrival::clone(&arrival) });

@@ -55,12 +55,12 @@ impl Shard {
         job.charge = Some(charge);
         job.votes = votes;
         self.accepted(now, slot, fx);
-        // Before anything is decided: a copy that an earlier life has written goes with the step.
+        // Before anything is decided: a copy that an earlier life has written goes with the step. Whether it is there, they are
+        // read to find out ([`crate::event::Event::CopiesRead`]).
         self.has_copy(slot);
         self.park(now, slot, fx);
         let (deadline_ms, at_ms) = (self.jobs[slot as usize].written.deadline_ms, self.gate_now(now, slot));
         let escalated = self.gate(slot).is_some_and(|gate| gate.is_escalated(deadline_ms, at_ms));
-        self.begin_copy(now, slot, fx);
         self.ask_people(now, slot, if escalated { Asking::Escalation } else { Asking::First }, fx);
     }
 

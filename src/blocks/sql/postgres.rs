@@ -47,9 +47,9 @@ const PIECE_BYTES: usize = 64 << 10;
 /// How long a read waits for those before it in its session.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-const ROLLBACK: &str = "ROLLBACK";
-/// A transaction that is taken back takes back every setting; what it does not take back are locks of the session.
-const ROLLBACK_CLEAN: &str = "ROLLBACK;SELECT pg_advisory_unlock_all()";
+/// A transaction that is taken back takes back every setting; what it does not take back are locks of the session. In one message,
+/// so that a pooler takes the session away behind both.
+const ROLLBACK: &str = "ROLLBACK;SELECT pg_advisory_unlock_all()";
 /// What a transaction that is committed may leave in a session; statements stay prepared.
 const RESET: &str = "CLOSE ALL;UNLISTEN *;SET SESSION AUTHORIZATION DEFAULT;RESET ALL;DISCARD SEQUENCES;DISCARD TEMP;\
                      SELECT pg_advisory_unlock_all()";
@@ -281,7 +281,7 @@ impl Errand<'_> {
             begun_us.set(self.pool.now_us());
             begun
         };
-        let mut end = pin!(client.batch_execute(self.rollback()));
+        let mut end = pin!(client.batch_execute(ROLLBACK));
         let sent = match self.server.pooler {
             // Behind a pooler nothing keeps a statement from writing whose transaction could not begin.
             true => match begin.await {
@@ -301,7 +301,7 @@ impl Errand<'_> {
             Ok(rows) => self.rows(rows, statement, writer).await.map(|(sheet, _)| sheet),
             Err(error) => Err(self.trouble(&error)),
         };
-        if let Some(prepared) = statement {
+        if let (Some(prepared), Ok(_)) = (statement, &done) {
             prepared.took(self.pool.now_us() - begun_us.get());
         }
         match done {
@@ -373,17 +373,12 @@ impl Errand<'_> {
         Ok((sheet, affected))
     }
 
-    /// What takes a transaction back, and with it all that it left in the session.
-    fn rollback(&self) -> &'static str {
-        if self.server.pooler { ROLLBACK } else { ROLLBACK_CLEAN }
-    }
-
     /// Takes a transaction back.
     async fn roll_back(&self, client: &Client, trouble: Trouble) -> (Result<Bytes, Trouble>, Ending) {
         if matches!(trouble, Trouble::Broken(_) | Trouble::Own(_) | Trouble::Elsewhere) {
             return (Err(trouble), Ending::GiveUp);
         }
-        match client.batch_execute(self.rollback()).await {
+        match client.batch_execute(ROLLBACK).await {
             Ok(()) => in_order(trouble),
             // Without its session a transaction is taken back as well.
             Err(_) => (Err(trouble), Ending::GiveUp),
@@ -506,7 +501,7 @@ impl Errand<'_> {
             return self.roll_back(client, self.no_record(error)).await;
         }
         let found = async {
-            client.batch_execute(self.rollback()).await?;
+            client.batch_execute(ROLLBACK).await?;
             self.found(client).await
         };
         match found.await {

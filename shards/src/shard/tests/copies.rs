@@ -185,6 +185,34 @@ fn a_copy_is_taken_away_after_a_crash_too() {
 }
 
 #[test]
+fn after_a_restart_only_those_copies_are_written_that_are_missing_or_behind() {
+    let steps = ["a", "b", "c"].map(|id| Step { key: step(id).key, assignment: id, ..asking(gate(&["ann", "ben"], 2)) });
+    let mut bench = bench();
+    steps.iter().for_each(|one| bench.send(one));
+    bench.settle();
+    // What the others' copies hold; the third step has none. The second one's lacks what was said since.
+    let left: Vec<Adopted> =
+        steps.iter().map(|_| Adopted { deadline_ms: START_MS + HOUR_MS, votes: vec![], outcome: None }).collect();
+    bench.say(steps[1].key, vote("ann", true));
+    bench.settle();
+    let kept = bench.frames.len();
+    let all: Vec<&Step> = steps.iter().collect();
+    bench.restart(kept, &all);
+    bench.sync();
+    assert!(copies(&bench.look()).is_empty(), "which are there is not known yet");
+    adopt(&mut bench, &steps[0], left[0].clone());
+    adopt(&mut bench, &steps[1], left[1].clone());
+    assert!(copies(&bench.look()).is_empty());
+    bench.apply(Event::CopiesRead);
+    let written = copies(&bench.look());
+    let keys: Vec<Key> = written.iter().map(|(_, frames)| frames[0].key).collect();
+    assert_eq!(keys, [steps[1].key, steps[2].key]);
+    assert_eq!(written[0].1.len(), 2, "with what was said");
+    bench.apply(Event::CopiesRead);
+    assert!(copies(&bench.look()).is_empty(), "they are on their way");
+}
+
+#[test]
 fn no_older_writing_follows_a_newer_one() {
     let mut bench = bench();
     let one = asking(gate(&["ann", "ben", "cyd"], 3));

@@ -10,7 +10,7 @@ use tokio_postgres::types::Type;
 
 use super::super::fault;
 use super::super::pool::{Ending, Wanted};
-use super::{Errand, INSERT, Trouble, is_there};
+use super::{Errand, INSERT, ROLLBACK, Trouble, is_there};
 
 /// How long it is tried to find out what a commit came to, in milliseconds.
 const SETTLE_MS_MAX: u64 = 15_000;
@@ -57,7 +57,7 @@ async fn look(errand: &Errand<'_>, old: &str) -> Result<Option<Result<Bytes, Fau
     let fingerprint = errand.wish.fingerprint();
     client.batch_execute(&errand.begin("READ WRITE")).await.map_err(|error| fault_of(&error))?;
     let inserted = client.execute_typed(INSERT, &[(&key, Type::BYTEA), (&&fingerprint[..], Type::BYTEA)]).await;
-    client.batch_execute(errand.rollback()).await.map_err(|error| fault_of(&error))?;
+    client.batch_execute(ROLLBACK).await.map_err(|error| fault_of(&error))?;
     let found = match inserted {
         Ok(_) => None,
         Err(error) if error.as_db_error().is_some_and(is_there) => {

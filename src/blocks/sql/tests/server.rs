@@ -59,17 +59,22 @@ fn other() -> Option<(u32, u32)> {
 }
 
 fn command(program: &str) -> Command {
+    unprivileged(bin(program))
+}
+
+/// A program that runs as the other user, where there is one.
+pub(crate) fn unprivileged(program: impl AsRef<OsStr>) -> Command {
     match other() {
-        None => Command::new(bin(program)),
+        None => Command::new(program),
         Some((user, group)) => {
             let mut command = Command::new("setpriv");
-            command.args([format!("--reuid={user}"), format!("--regid={group}"), "--clear-groups".to_owned()]).arg(bin(program));
+            command.args([format!("--reuid={user}"), format!("--regid={group}"), "--clear-groups".to_owned()]).arg(program);
             command
         }
     }
 }
 
-fn own(path: &Path) {
+pub(crate) fn own(path: &Path) {
     if let Some((user, group)) = other() {
         chown(path, Some(user), Some(group)).expect("ours to give away");
     }
@@ -98,7 +103,7 @@ fn template() -> &'static Path {
 }
 
 /// A folder that the other user may use.
-fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     let dir = tempfile::Builder::new().prefix("endstation-pg-").tempdir().expect("a folder");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("ours");
     own(dir.path());
@@ -115,15 +120,7 @@ impl Server {
     pub(crate) fn with(settings: &[&str]) -> Server {
         let dir = folder();
         let from = template().join("data");
-        let mut copy = match other() {
-            None => Command::new("cp"),
-            Some((user, group)) => {
-                let mut command = Command::new("setpriv");
-                command.args([format!("--reuid={user}"), format!("--regid={group}"), "--clear-groups".to_owned()]).arg("cp");
-                command
-            }
-        };
-        done("cp", copy.arg("-r").arg(from).arg(dir.path()).output());
+        done("cp", unprivileged("cp").arg("-r").arg(from).arg(dir.path()).output());
         let settings = settings.iter().map(|&one| one.to_owned()).collect();
         let mut server = Server { dir, port: free_port(), settings, child: None };
         server.restart();
@@ -241,7 +238,7 @@ impl Drop for Server {
 }
 
 /// A port that nobody listens on.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     listener.local_addr().expect("bound").port()
 }

@@ -12,6 +12,7 @@ use crate::net::egress::Target;
 use crate::policy::databases::{DatabaseKind, DatabaseSettings, PostgresSettings};
 use crate::secrets::SecretRef;
 
+mod bouncer;
 mod cuts;
 mod sharing;
 
