@@ -75,15 +75,16 @@ pub(super) async fn prepare(client: &Client, replicas: usize) -> Result<(), asyn
 
 /// Hands all copies that this crew has to their shards. What is known there already, as after a restart, changes nothing.
 pub(super) async fn adopt(link: &Link, crew: &str, ports: Rc<RefCell<Ports>>, mut phase: Phase) {
-    let (mut after, mut taken) = (0, 0_u64);
-    // What is written meanwhile is read with the next round; it ends with one that finds nothing new.
-    while let Some((first, last)) = span(link, after, &mut phase).await {
-        let lanes = parts(first.max(after + 1), last).into_iter().map(|(first, last)| {
-            let reader = Reader { link, crew, ports: &ports, phase: phase.clone() };
-            reader.read(first, last)
-        });
-        taken += futures_util::stream::iter(lanes).buffer_unordered(AT_ONCE).fold(0, |sum, one| async move { sum + one }).await;
-        after = last;
+    let Some((first, last)) = span(link, &mut phase).await else { return };
+    let lanes = parts(first, last).into_iter().map(|(first, last)| {
+        let reader = Reader { link, crew, ports: &ports, phase: phase.clone() };
+        reader.read(first, last)
+    });
+    let taken: u64 =
+        futures_util::stream::iter(lanes).buffer_unordered(AT_ONCE).fold(0, |sum, one| async move { sum + one }).await;
+    // Cut short, it begins again with the next connection.
+    if link.closed() {
+        return;
     }
     let shards = ports.borrow().count();
     for shard in 0..shards {
@@ -96,11 +97,11 @@ pub(super) async fn adopt(link: &Link, crew: &str, ports: Rc<RefCell<Ports>>, mu
     }
 }
 
-/// The revisions of what lies in the bucket and is newer than `after`; `None`: nothing, or the end.
-async fn span(link: &Link, after: u64, phase: &mut Phase) -> Option<(u64, u64)> {
+/// The revisions of the oldest and of the newest copy in the bucket, this crew's or another's; `None`: the end came.
+async fn span(link: &Link, phase: &mut Phase) -> Option<(u64, u64)> {
     while phase.now() != Halt::Stop && !link.closed() {
         match tokio::time::timeout(Duration::from_millis(API_WITHIN_MS), WAITING.span(&link.client)).await {
-            Ok(Ok(span)) => return span.filter(|(_, last)| *last > after),
+            Ok(Ok(span)) => return Some(span.unwrap_or((1, 1))),
             Ok(Err(error)) => unread(&error),
             Err(_) => {}
         }
@@ -113,10 +114,11 @@ fn unread(error: &async_nats::Error) {
     tracing::warn!(%error, "steps that wait for people and were another worker's cannot be read; asking again");
 }
 
-/// These revisions in parts to be read at once.
+/// These revisions in parts to be read at once; the last one is open, for what is written meanwhile.
 fn parts(first: u64, last: u64) -> Vec<(u64, u64)> {
     let size = ((last - first) / PARTS + 1).max(PART_MIN);
-    (first..=last).step_by(size as usize).map(|at| (at, last.min(at + size - 1))).collect()
+    let end = |at: u64| if at + size > last { u64::MAX } else { at + size - 1 };
+    (first..=last).step_by(size as usize).map(|at| (at, end(at))).collect()
 }
 
 /// What reads a part.
@@ -192,7 +194,8 @@ mod tests {
         {
             let parts = parts(first, last);
             assert!(parts.len() as u64 <= PARTS + 1, "{}", parts.len());
-            assert_eq!((parts[0].0, parts[parts.len() - 1].1), (first, last));
+            assert_eq!((parts[0].0, parts[parts.len() - 1].1), (first, u64::MAX));
+            assert!(parts[parts.len() - 1].0 <= last);
             assert!(parts.windows(2).all(|two| two[0].1 + 1 == two[1].0) && parts.iter().all(|(from, to)| from <= to));
         }
     }

@@ -61,7 +61,7 @@ pub struct Session {
     pub client: Client,
     /// By which what it is at is cancelled.
     pub token: CancelToken,
-    /// Why its connection ended, once it has and not by our word.
+    /// Why its connection ended, once it has and not by our word; all who were at something in it may look.
     pub ended: Rc<RefCell<Option<String>>>,
     stop: Stop,
 }
@@ -131,7 +131,7 @@ impl Dialer {
     pub async fn cancel(&self, database: &Database, server: &PostgresSettings, token: &CancelToken) -> Result<(), NoSession> {
         within(CONNECT_MS, Phase::Connect, async {
             let stream = self.stream(database, server).await?;
-            token.cancel_query_raw(Wire::new(stream), NoTls).await.map_err(NoSession::Server)
+            token.cancel_query_raw(ToEnd(Wire::new(stream)), NoTls).await.map_err(NoSession::Server)
         })
         .await?
     }
@@ -230,6 +230,34 @@ impl Wire {
             }
         }
         Ok(())
+    }
+}
+
+/// The way of a request to cancel: it is not shut before the other side has closed it, which it does once it has seen to the
+/// request. A pooler may forget one whose asker is gone.
+struct ToEnd(Wire);
+
+impl AsyncRead for ToEnd {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ToEnd {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let socket = &mut self.get_mut().0.socket;
+        let mut room = [0; 64];
+        // However it ends, the request is not ours any more.
+        while std::task::ready!(socket.poll_some(cx, &mut room)).is_ok_and(|read| read > 0) {}
+        Poll::Ready(Ok(()))
     }
 }
 

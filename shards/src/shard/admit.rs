@@ -160,7 +160,7 @@ impl Shard {
         }
         let shared = self.settings.shared;
         let job = &mut self.jobs[slot as usize];
-        let arrival = if job.state == State::Parked { Rc::new(arrival.own()) } else { arrival };
+        let arrival = if matches!(job.state, State::Parked | State::Backoff) { Rc::new(arrival.own()) } else { arrival };
         // Whoever was handed this message before may have run the step, however it came here.
         let elsewhere = arrival.token().is_some_and(|token| token.inherited || (shared && token.delivered > 1));
         job.touched |= elsewhere && arrival.work().is_some_and(|work| work.effect != EffectClass::Pure);

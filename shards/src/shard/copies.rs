@@ -72,7 +72,8 @@ impl Shard {
 
     /// What waits since an earlier life and came in no copy, or in one that is behind, has one written.
     pub(super) fn copies_read(&mut self, now: Now, fx: &mut Effects) {
-        let waiting: Vec<u32> = self.gates.iter().map(|(_, slot)| *slot).collect();
+        // One that is not told to be accepted may not be durable: it has its copy written then.
+        let waiting: Vec<u32> = self.gates.iter().map(|(_, slot)| *slot).filter(|slot| self.jobs[*slot as usize].acked).collect();
         for slot in waiting {
             self.begin_copy(now, slot, fx);
         }
@@ -124,7 +125,9 @@ impl Shard {
         let new = reply == Reply::Noted;
         let Some(reply) = self.told_with_copy(slot, &notice, reply) else {
             // Where it was decided, the outcome's own writing follows.
-            if new && self.jobs[slot as usize].state == State::Parked {
+            let job = &self.jobs[slot as usize];
+            let idle = job.copy.as_ref().is_some_and(|copy| !copy.under_way);
+            if (new || idle) && job.state == State::Parked {
                 self.renew_copy(now, slot, fx);
             }
             return;
@@ -137,7 +140,7 @@ impl Shard {
         let job = self.job(slot);
         let waits = matches!(job.state, State::Parked | State::Decided);
         let Some(copy) = job.copy.as_mut().filter(|copy| waits && !copy.leaving) else { return Some(reply) };
-        if reply != Reply::Noted && job.state == State::Parked && !copy.under_way {
+        if reply != Reply::Noted && job.state == State::Parked && copy.stored && !copy.under_way {
             return Some(reply);
         }
         copy.replies.push((notice.clone(), reply));

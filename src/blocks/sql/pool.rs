@@ -39,10 +39,15 @@ const IDLE_MS_MAX: u64 = 60_000;
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
 /// How long a step waits for a session, in milliseconds.
 const WAIT_MS_MAX: u64 = 10_000;
+/// Between two requests to cancel what a session is at.
+const CANCEL_AGAIN: Duration = Duration::from_millis(50);
 /// Reads that may be under way in one session.
 const SHARERS_MAX: u32 = 16;
 /// A statement that takes no longer is quick, in microseconds.
 const QUICK_US: u32 = 5_000;
+/// A server is near where a transaction begins within so long, in microseconds: all before a read in its session, and the way, take
+/// less than it waits there.
+const NEAR_US: u64 = 20_000;
 /// A session that is idle in its transaction for so long is ended by the server: the worker has gone.
 pub(crate) const IDLE_IN_TRANSACTION_MS: u64 = 30_000;
 
@@ -74,6 +79,8 @@ pub(crate) struct Live {
     pub(crate) session: Session,
     /// By which the server's administrators find it, and we do.
     pub(crate) name: String,
+    /// Sessions are numbered as they are opened.
+    pub(crate) number: u64,
     statements: RefCell<VecDeque<Rc<Prepared>>>,
     since_ms: Cell<u64>,
     /// Steps at work in it.
@@ -82,6 +89,12 @@ pub(crate) struct Live {
     retired: Cell<bool>,
     /// It was cancelled at the server, at whatever it was.
     cut: Cell<bool>,
+    /// Others could join in it.
+    shared: Cell<bool>,
+    /// Statements in it whose steps have left.
+    left: Cell<u32>,
+    /// How long a transaction took to begin, the way there and back with it, in microseconds.
+    begun_in_us: Cell<u64>,
 }
 
 /// A statement that a session keeps. Lives on its core.
@@ -118,8 +131,8 @@ impl Prepared {
 pub(crate) enum Wanted<'a> {
     /// From nobody: it is alone in it, unless it says otherwise ([`Lease::share`]).
     Any,
-    /// As before, and one that is open already leads to a server that is not what it was.
-    Fresh,
+    /// As before, and those up to this number lead to a server that is not what it was.
+    Fresh(u64),
     /// It joins others where all are in use.
     Shared(&'a str, &'a [u32]),
 }
@@ -146,6 +159,8 @@ pub(crate) enum Ending {
     Reset(&'static str),
     /// It is but for what it keeps prepared.
     Unprepare,
+    /// It is over once those are that are in it: what comes of this step's statement is nobody's.
+    Retire,
     /// It may be at something still, or be broken.
     GiveUp,
 }
@@ -204,8 +219,8 @@ impl Pool {
     fn try_take(self: &Rc<Self>, wanted: Wanted<'_>) -> Option<Got> {
         let mut dead = Vec::new();
         let mut state = self.state.borrow_mut();
-        if let Wanted::Fresh = wanted {
-            dead = std::mem::take(&mut state.idle);
+        if let Wanted::Fresh(old) = wanted {
+            dead.extend(state.idle.extract_if(.., |live| live.number <= old));
         }
         let idle = loop {
             match state.idle.pop() {
@@ -245,11 +260,12 @@ impl Pool {
         if let Some(secret) = &secret {
             redaction.add(secret.as_bytes());
         }
-        let name = {
+        let number = {
             let mut state = self.state.borrow_mut();
             state.sessions += 1;
-            format!("endstation/{}-{}", self.nonce, state.sessions)
+            state.sessions
         };
+        let name = format!("endstation/{}-{number}", self.nonce);
         let login = Login { user: &server.user, password: secret.as_ref().map(|secret| secret.as_str()) };
         let options = if server.pooler { String::new() } else { self.options() };
         let opened = self.dialer.open(&self.database, server, login, &name, &options, place).await;
@@ -258,11 +274,15 @@ impl Pool {
         Ok(Live {
             session,
             name,
+            number,
             statements: RefCell::default(),
             since_ms: Cell::new(self.now_ms()),
             steps: Cell::new(0),
             retired: Cell::new(false),
             cut: Cell::new(false),
+            shared: Cell::new(false),
+            left: Cell::new(0),
+            begun_in_us: Cell::new(0),
         })
     }
 
@@ -313,8 +333,8 @@ impl Pool {
         last
     }
 
-    fn unshare(&self, live: &Rc<Live>) {
-        self.state.borrow_mut().shared.retain(|other| !Rc::ptr_eq(other, live));
+    fn unshare(&self, live: &Live) {
+        self.state.borrow_mut().shared.retain(|other| !std::ptr::eq(&raw const **other, live));
     }
 
     fn keep(self: &Rc<Self>, live: Rc<Live>) {
@@ -422,9 +442,11 @@ impl Lease {
     /// Lets other quick reads join: what this one does in the session is one, too.
     pub(crate) fn share(&self) {
         let live = self.live.as_ref().expect("it is taken only when the lease ends");
-        if self.joined || live.retired.get() {
+        // Where the server is far, those who wait behind others could not tell that from a slow one before them.
+        if self.joined || live.retired.get() || live.begun_in_us.get() > NEAR_US {
             return;
         }
+        live.shared.set(true);
         self.pool.state.borrow_mut().shared.push(live.clone());
         self.pool.call();
     }
@@ -434,9 +456,12 @@ impl Lease {
         self.busy.set(busy);
     }
 
-    /// What was before this step in the session is done.
-    pub(crate) fn begin(&self) {
+    /// What was before this step in the session is done, and its own transaction has begun, so long after it was sent.
+    pub(crate) fn begin(&self, us: u64) {
         self.begun.set(true);
+        if !self.joined {
+            self.live().begun_in_us.set(us);
+        }
     }
 
     /// Whether what was before it is done.
@@ -449,10 +474,20 @@ impl Lease {
         self.live().cut.get()
     }
 
+    /// Whether others could join: what broke it may have been theirs.
+    pub(crate) fn was_shared(&self) -> bool {
+        self.live().shared.get()
+    }
+
     /// Ends it: whatever it may be at is over, unless it is given up.
     pub(crate) fn end(mut self, ending: Ending) {
         let reset = match ending {
             Ending::GiveUp => return,
+            Ending::Retire => {
+                self.live().retired.set(true);
+                self.pool.unshare(self.live());
+                None
+            }
             Ending::Reset(reset) => Some(reset),
             Ending::Keep => None,
             Ending::Unprepare => {
@@ -466,7 +501,8 @@ impl Lease {
             return;
         }
         if live.retired.get() {
-            return live.session.abandon();
+            // Statements of those who left may be to come in it.
+            return cancel(pool, live);
         }
         let Some(reset) = reset else { return pool.keep(live) };
         // The step does not wait for that.
@@ -487,33 +523,43 @@ impl Drop for Lease {
         self.pool.unshare(&live);
         let last = self.pool.leave(&live);
         if !last && !self.begun.get() {
-            // What it sent is a quick read that nobody waits for; the session ends behind it.
+            // What it sent nobody waits for; whoever is the last one in the session ends it.
+            live.left.set(live.left.get() + 1);
             return;
         }
         if !self.busy.get() || live.session.client.is_closed() {
             return live.session.abandon();
         }
-        // Whatever it is at ends at the server too, and only then is there room for another.
-        live.cut.set(true);
-        self.pool.database.counts.cancelled.fetch_add(1, Relaxed);
-        let pool = self.pool.clone();
-        spawn("a statement that is cancelled", async move {
-            if let Some(server) = pool.database.server()
-                && let Err(error) = pool.dialer.cancel(&pool.database, server, &live.session.token).await
-            {
+        cancel(self.pool.clone(), live);
+    }
+}
+
+/// Ends a session: whatever it is at ends at the server too, and only then is there room for another.
+fn cancel(pool: Rc<Pool>, live: Rc<Live>) {
+    live.cut.set(true);
+    pool.database.counts.cancelled.fetch_add(1, Relaxed);
+    spawn("a statement that is cancelled", async move {
+        let Some(server) = pool.database.server() else { return };
+        // A request ends one statement, and none where it comes between two of them.
+        for again in (0..=live.left.get()).rev() {
+            if let Err(error) = pool.dialer.cancel(&pool.database, server, &live.session.token).await {
                 tracing::warn!(
                     connector = pool.database.name,
                     ?error,
                     "a statement could not be cancelled; its time limit ends it"
                 );
+                break;
             }
-            match live.steps.get() {
-                0 => live.session.abandon(),
-                // They run elsewhere.
-                _ => live.session.close(),
+            if again > 0 {
+                sleep(CANCEL_AGAIN).await;
             }
-        });
-    }
+        }
+        match live.steps.get() {
+            0 => live.session.abandon(),
+            // They run elsewhere.
+            _ => live.session.close(),
+        }
+    });
 }
 
 impl Live {

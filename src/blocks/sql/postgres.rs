@@ -46,6 +46,8 @@ mod settle;
 const PIECE_BYTES: usize = 64 << 10;
 /// How long a read waits for those before it in its session.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// And then, where this core itself may have been busy meanwhile and the answer lies there.
+const GRACE: Duration = Duration::from_millis(20);
 
 /// A transaction that is taken back takes back every setting; what it does not take back are locks of the session. In one message,
 /// so that a pooler takes the session away behind both.
@@ -114,7 +116,7 @@ struct Errand<'a> {
     sql: Cow<'a, str>,
     oids: Vec<u32>,
     /// Nothing is prepared.
-    unnamed: bool,
+    unnamed: Cell<bool>,
     /// It is in nobody's session, and nobody in its own.
     alone: Cell<bool>,
     /// When it began, by the pool's clock.
@@ -138,18 +140,19 @@ pub(super) async fn run(
     let unnamed = server.pooler || matches!(sql, Cow::Owned(_));
     let oids = wish.params.iter().map(|param: &Param| param.oid).collect();
     let alone = Cell::new(wish.writes || unnamed || writer.is_some());
+    let unnamed = Cell::new(unnamed);
     let errand = Errand { pool, server, cx, wish, sql, oids, unnamed, alone, begun_ms: pool.now_ms() };
     // A session that has waited may have been cut off meanwhile: that is found out by using it, once.
     let mut again = true;
-    let mut fresh = false;
+    let mut fresh = None;
     loop {
-        let wanted = match () {
-            () if fresh => Wanted::Fresh,
-            () if errand.alone.get() => Wanted::Any,
-            () => Wanted::Shared(&errand.sql, &errand.oids),
+        let wanted = match fresh {
+            Some(old) => Wanted::Fresh(old),
+            None if errand.alone.get() => Wanted::Any,
+            None => Wanted::Shared(&errand.sql, &errand.oids),
         };
         let lease = pool.take(server, errand.left_ms(), wanted).await?;
-        let (used, ended) = (lease.used, lease.live().session.ended.clone());
+        let (used, number, ended) = (lease.used, lease.live().number, lease.live().session.ended.clone());
         let name = if wish.writes { lease.live().name.clone() } else { String::new() };
         let done = match wish.writes {
             true => errand.write(lease).await,
@@ -162,10 +165,14 @@ pub(super) async fn run(
         match trouble {
             Trouble::Fault(fault) | Trouble::Own(fault) => return Err(fault),
             Trouble::Elsewhere => errand.alone.set(true),
-            Trouble::Stale if std::mem::take(&mut again) => {}
+            // Other sessions have prepared it as long ago as this one.
+            Trouble::Stale if std::mem::take(&mut again) => {
+                errand.alone.set(true);
+                errand.unnamed.set(true);
+            }
             Trouble::Stale => return Err(fault::broken("what was prepared does not hold", false)),
             Trouble::Broken(why) => {
-                let why = ended.take().unwrap_or(why);
+                let why = ended.borrow().clone().unwrap_or(why);
                 if let Some(fault) = fault::too_long(&why) {
                     return Err(fault);
                 }
@@ -173,9 +180,11 @@ pub(super) async fn run(
                 if !(used && writer.is_none() && std::mem::take(&mut again)) {
                     return Err(fault::broken(&why, false));
                 }
-                fresh = true;
+                fresh = Some(number);
             }
-            Trouble::Ambiguous(why) if pool.database.settings.dedup => return settle::settle(&errand, &name, &why).await,
+            Trouble::Ambiguous(why) if pool.database.settings.dedup => {
+                return settle::settle(&errand, (number, &name), &why).await;
+            }
             Trouble::Ambiguous(why) => return Err(fault::broken(&why, true)),
         }
     }
@@ -217,7 +226,7 @@ impl Errand<'_> {
 
     /// The statement as it is sent: prepared, or none where nothing is.
     async fn statement(&self, lease: &Lease) -> Result<Option<Rc<Prepared>>, Trouble> {
-        if self.unnamed {
+        if self.unnamed.get() {
             return Ok(None);
         }
         let prepared = lease.live().prepared(&self.sql, &self.oids).await;
@@ -251,10 +260,11 @@ impl Errand<'_> {
     async fn read(&self, lease: Lease, writer: &mut Option<Box<dyn BlobWriter>>) -> Result<Bytes, Trouble> {
         lease.busy(true);
         let (done, ending) = self.read_on(&lease, writer).await;
-        let cut = lease.was_cut();
+        let (cut, shared) = (lease.was_cut(), lease.was_shared());
         lease.end(ending);
         match done {
             Err(_) if cut => Err(Trouble::Elsewhere),
+            Err(Trouble::Broken(_)) if shared => Err(Trouble::Elsewhere),
             done => self.outputs_of(done?, writer).await,
         }
     }
@@ -274,11 +284,11 @@ impl Errand<'_> {
         let client = &lease.live().session.client;
         let begin = self.begin(self.wish.isolation.read_only());
         let params = self.params();
-        let begun_us = Cell::new(0);
+        let (sent_us, begun_us) = (self.pool.now_us(), Cell::new(0));
         let begin = async {
             let begun = client.batch_execute(&begin).await;
-            lease.begin();
             begun_us.set(self.pool.now_us());
+            lease.begin(begun_us.get() - sent_us);
             begun
         };
         let mut end = pin!(client.batch_execute(ROLLBACK));
@@ -292,7 +302,8 @@ impl Errand<'_> {
                 let both = ahead_of(join(begin, self.send(client, statement, &params)), end.as_mut());
                 match behind_others(lease, both).await {
                     Some((Ok(()), sent)) => sent,
-                    Some((Err(error), _)) => Err(error),
+                    // The statement ran without a transaction: what it left in the session, nothing takes back.
+                    Some((Err(error), _)) => return (Err(self.trouble(&error)), Ending::GiveUp),
                     None => return (Err(Trouble::Elsewhere), Ending::GiveUp),
                 }
             }
@@ -301,12 +312,13 @@ impl Errand<'_> {
             Ok(rows) => self.rows(rows, statement, writer).await.map(|(sheet, _)| sheet),
             Err(error) => Err(self.trouble(&error)),
         };
-        if let (Some(prepared), Ok(_)) = (statement, &done) {
+        if let (Some(prepared), Ok(_), None) = (statement, &done, &writer) {
             prepared.took(self.pool.now_us() - begun_us.get());
         }
         match done {
             // More rows than the step takes may still be on their way.
-            Err(trouble @ (Trouble::Broken(_) | Trouble::Own(_))) => (Err(trouble), Ending::GiveUp),
+            Err(trouble @ Trouble::Own(_)) => (Err(trouble), Ending::Retire),
+            Err(trouble @ Trouble::Broken(_)) => (Err(trouble), Ending::GiveUp),
             done => match end.await {
                 Ok(()) => done.map_or_else(in_order, |sheet| (Ok(sheet), Ending::Keep)),
                 Err(_) => (done, Ending::GiveUp),
@@ -574,7 +586,11 @@ async fn behind_others<W: Future>(lease: &Lease, work: W) -> Option<W::Output> {
     if !lease.joined {
         return Some(work.await);
     }
-    let (mut work, mut patience) = (pin!(work), pin!(rt::sleep(PATIENCE)));
+    let patience = async {
+        rt::sleep(PATIENCE).await;
+        rt::sleep(GRACE).await;
+    };
+    let (mut work, mut patience) = (pin!(work), pin!(patience));
     let mut waiting = true;
     poll_fn(|cx| {
         if let Poll::Ready(done) = work.as_mut().poll(cx) {

@@ -213,6 +213,29 @@ fn after_a_restart_only_those_copies_are_written_that_are_missing_or_behind() {
 }
 
 #[test]
+fn what_was_said_before_a_restart_is_told_once_the_copy_is_known_to_have_it() {
+    let one = asking(gate(&["ann", "ben"], 2));
+    let mut bench = bench();
+    bench.send(&one);
+    bench.settle();
+    bench.say(one.key, vote("ann", true));
+    bench.sync();
+    // It is durable, its copy is not stored yet, and nobody was told.
+    let kept = bench.frames.len();
+    bench.restart(kept, &[&one]);
+    bench.sync();
+    bench.look();
+    bench.say(one.key, vote("ann", true));
+    bench.sync();
+    let did = bench.look();
+    assert!(!did.iter().any(|effect| matches!(effect, Effect::Post(Post { letter: Letter::Reply(_), .. }))), "{did:?}");
+    let written = copies(&did);
+    assert!(matches!(&written[..], [(_, frames)] if frames.len() == 2), "with the word: {written:?}");
+    bench.apply(Event::Confirmed { ticket: written[0].0 });
+    assert!(matches!(&bench.replies().0[..], [Reply::Heard(word)] if word.approve));
+}
+
+#[test]
 fn no_older_writing_follows_a_newer_one() {
     let mut bench = bench();
     let one = asking(gate(&["ann", "ben", "cyd"], 3));

@@ -22,12 +22,12 @@ const TERMINATE: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity 
 /// Finds out what a commit came to whose answer was lost. The row is inserted anew, in a transaction that is taken back: where the
 /// old one is not over, that waits for its end; where it was committed, the row is there with what came of it; and where it can be
 /// inserted, the old one can never be committed any more, and nothing happened.
-pub(super) async fn settle(errand: &Errand<'_>, old: &str, why: &str) -> Result<Bytes, Fault> {
+pub(super) async fn settle(errand: &Errand<'_>, (number, old): (u64, &str), why: &str) -> Result<Bytes, Fault> {
     let until = errand.left_ms().min(SETTLE_MS_MAX);
     let begun_ms = errand.pool.now_ms();
     tracing::info!(connector = errand.pool.database.name, "contact was lost during a commit; its record is looked for");
     loop {
-        let cause = match look(errand, old).await {
+        let cause = match look(errand, number, old).await {
             Ok(Some(found)) => return found,
             Ok(None) => return Err(fault::broken(why, false)),
             Err(cause) => cause,
@@ -40,8 +40,8 @@ pub(super) async fn settle(errand: &Errand<'_>, old: &str, why: &str) -> Result<
 }
 
 /// One look: what the record says; none, there is none and never will be.
-async fn look(errand: &Errand<'_>, old: &str) -> Result<Option<Result<Bytes, Fault>>, Fault> {
-    let lease = errand.pool.take(errand.server, errand.left_ms(), Wanted::Fresh).await?;
+async fn look(errand: &Errand<'_>, number: u64, old: &str) -> Result<Option<Result<Bytes, Fault>>, Fault> {
+    let lease = errand.pool.take(errand.server, errand.left_ms(), Wanted::Fresh(number)).await?;
     lease.busy(true);
     let client = &lease.live().session.client;
     let fault_of = |error: &Error| match errand.no_record(error) {

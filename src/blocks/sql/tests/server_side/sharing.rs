@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::{Either, join, join3, select};
+use futures_util::future::{Either, join, join_all, join3, select};
 use serde_json::{Value, json};
 use shards::runtime::rt;
 
@@ -13,6 +13,10 @@ use super::super::*;
 use super::{crm, init, on_crm};
 
 const NAP: &str = "SELECT pg_backend_pid() AS pid, pg_sleep($1)";
+
+/// Who sleeps at the server on the worker's account.
+const ASLEEP: &str = "SELECT count(*) FROM pg_stat_activity \
+                      WHERE state = 'active' AND query LIKE '%pg_sleep%' AND application_name LIKE 'endstation/%'";
 
 /// The connector with so many sessions, and its pool.
 fn few(server: &Server, most: u32, root: &std::path::Path) -> (Reach, Rc<Pool>) {
@@ -94,7 +98,8 @@ fn a_quick_read_joins_others_of_its_kind_where_all_sessions_are_in_use() {
         let (alone, passed) = join(patient, joins).await;
         assert!(!passed, "it would have to wait behind the one that wants to be alone");
         assert!(alone.is_err(), "which did not get it in time either, as eight were at work for longer");
-        let other = take(&pool, Wanted::Any).await.expect("another");
+        let database = pool.database.server().expect("a server").clone();
+        let other = pool.take(&database, 5_000, Wanted::Any).await.expect("another");
         assert!(!other.used, "the old one did not come back");
     });
 }
@@ -131,12 +136,13 @@ fn a_read_behind_a_slow_one_goes_elsewhere() {
 }
 
 #[test]
-fn one_that_is_cancelled_costs_those_behind_it_a_second_run() {
+fn one_that_is_cancelled_costs_those_behind_it_a_second_run_at_most() {
     let server = Server::start();
     init(&server);
     on_a_shard(|blobs, root| async move {
         let (reach, _) = few(&server, 1, &root);
-        let pid = known(&reach, &blobs).await;
+        known(&reach, &blobs).await;
+        let begun = Instant::now();
         let cancelled = async {
             let (step, inputs) = (Step::default(), nap(30.0));
             let work = Box::pin(step.run(&reach, &blobs, inputs));
@@ -147,9 +153,9 @@ fn one_that_is_cancelled_costs_those_behind_it_a_second_run() {
             Step::default().run(&reach, &blobs, nap(0.0)).await
         };
         let ((), outputs) = join(cancelled, behind).await;
-        assert_ne!(outputs.expect("it ran elsewhere")["rows"][0]["pid"], pid);
-        let asleep = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep%' AND application_name LIKE 'endstation/%'";
-        assert_eq!(server.ask(asleep), "0", "it ended at the server, too");
+        outputs.expect("once the other was cancelled, or elsewhere");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert_eq!(server.ask(ASLEEP), "0", "it ended at the server, too");
     });
 }
 
@@ -163,13 +169,53 @@ fn one_that_goes_before_its_turn_is_in_nobodys_way() {
         let first = async { Step::default().run(&reach, &blobs, nap(0.6)).await };
         let gone = async {
             rt::sleep(Duration::from_millis(100)).await;
-            let (step, inputs) = (Step::default(), nap(0.0));
+            let (step, inputs) = (Step::default(), nap(30.0));
             let work = Box::pin(step.run(&reach, &blobs, inputs));
             assert!(matches!(select(work, Box::pin(rt::sleep(Duration::from_millis(50)))).await, Either::Right(_)));
         };
         let (first, ()) = join(first, gone).await;
         assert_eq!(first.expect("undisturbed")["rows"][0]["pid"], pid);
+        let begun = Instant::now();
         Step::default().run(&reach, &blobs, nap(0.0)).await.expect("there is room again");
+        while server.ask(ASLEEP) != "0" {
+            assert!(begun.elapsed() < Duration::from_secs(5), "what it sent runs on");
+            rt::sleep(Duration::from_millis(20)).await;
+        }
+    });
+}
+
+#[test]
+fn what_was_prepared_and_does_not_hold_any_more_is_sent_anew() {
+    let server = Server::start();
+    init(&server);
+    server.ask("CREATE TABLE t (a int); INSERT INTO t VALUES (1); GRANT ALL ON t TO worker");
+    on_a_shard(|blobs, root| async move {
+        let (reach, _) = few(&server, 2, &root);
+        let (look, step) = (on_crm(read("SELECT a FROM t", json!([]))), Step::default());
+        for _ in 0..10 {
+            let all = join_all((0..6).map(|_| step.run(&reach, &blobs, look.clone()))).await;
+            assert!(all.into_iter().all(|outputs| outputs.expect("read")["rows"][0]["a"] == 1));
+        }
+        server.ask("ALTER TABLE t ALTER a TYPE text");
+        for outputs in join_all((0..8).map(|_| step.run(&reach, &blobs, look.clone()))).await {
+            assert_eq!(outputs.expect("read anew")["rows"][0]["a"], "1");
+        }
+    });
+}
+
+#[test]
+fn a_session_whose_transaction_did_not_begin_does_not_come_back() {
+    let mut server = Server::start();
+    init(&server);
+    server.demote();
+    on_a_shard(|blobs, root| async move {
+        let (reach, _) = few(&server, 1, &root);
+        let mut spoil = on_crm(read("SELECT set_config('search_path', 'pg_catalog', false) AS a", json!([])));
+        spoil["isolation"] = json!("serializable");
+        let step = Step::default();
+        step.run(&reach, &blobs, spoil).await.expect_err("a standby has no serializable transactions");
+        let look = on_crm(read("SELECT current_setting('search_path') AS path", json!([])));
+        assert_eq!(step.run(&reach, &blobs, look).await.expect("read")["rows"][0]["path"], "\"$user\", public");
     });
 }
 
@@ -191,7 +237,7 @@ fn what_one_leaves_behind_the_next_in_its_session_does_not_see() {
         let clean = json!({"path": "\"$user\", public", "safe": "on", "locks": 0});
         let step = Step::default();
         let both = (0..20).map(|at| step.run(&reach, &blobs, if at % 2 == 0 { spoil.clone() } else { look.clone() }));
-        let all = futures_util::future::join_all(both).await;
+        let all = join_all(both).await;
         for outputs in all.into_iter().skip(1).step_by(2) {
             assert_eq!(outputs.expect("read")["rows"][0], clean);
         }
