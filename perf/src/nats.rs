@@ -172,8 +172,8 @@ async fn one(
             if waits {
                 running.waits_for_people(WAITING).await?;
             }
-            // They are all under way, or what there may be of them.
-            tokio::time::sleep(SETTLE).await;
+            // They are all under way, or what there may be of them; and what their coming gave the server to do is done.
+            tokio::time::sleep(if waits { 5 * SETTLE } else { SETTLE }).await;
         }
         let pid = running.pid();
         let cpu = || read_cpu(Some(pid), server.pid());

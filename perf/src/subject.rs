@@ -247,14 +247,14 @@ impl Running {
         }
     }
 
-    /// Waits until so many steps wait for people.
+    /// Waits until so many steps wait for people, each with its copy stored.
     pub(crate) async fn waits_for_people(&self, steps: u32) -> Result<()> {
         let port = self.ops_port.context("only the worker's steps wait for people")?;
         let begun = Instant::now();
         loop {
             let (_, text) = get(port, "/metrics").await?;
             let waiting = sum(&text, "endstation_waiting_for_people");
-            if waiting >= f64::from(steps) {
+            if waiting >= f64::from(steps) && sum(&text, "endstation_outbox_unconfirmed") == 0.0 {
                 return Ok(());
             }
             if begun.elapsed() > Duration::from_secs(120) {
