@@ -142,13 +142,13 @@ fn look(policy: &Policy, target: &Target, args: &ExplainArgs, findings: &mut Fin
             return;
         }
     }
-    look_at_place(policy, route.guard, target, findings);
+    look_at_place(policy, route.guard, target, target.to_string(), findings);
 }
 
 /// Whether this may be reached, and at which addresses.
-fn look_at_place(policy: &Policy, guard: &Guard, target: &Target, findings: &mut Findings) {
+fn look_at_place(policy: &Policy, guard: &Guard, target: &Target, of: String, findings: &mut Findings) {
     let verdict = guard.check_target(target).map_err(|denial| denial.rule.to_owned());
-    if !findings.add("host", target.to_string(), verdict) {
+    if !findings.add("host", of, verdict) {
         return;
     }
     let Host::Name(name) = target.host() else { return };
@@ -180,7 +180,7 @@ fn look_at_connector(policy: &Policy, name: &str, args: &ExplainArgs, findings: 
         };
         findings.add("store", name, Ok(()));
         if let Some(endpoint) = store.settings.kind.endpoint() {
-            look_at_place(policy, &store.guard, endpoint, findings);
+            look_at_place(policy, &store.guard, endpoint, endpoint.to_string(), findings);
         }
         return;
     }
@@ -218,7 +218,10 @@ fn look_at_database(policy: &Policy, name: &str, args: &ExplainArgs, findings: &
     };
     findings.add("mode", writes, Ok(()));
     if let Some(server) = database.server() {
-        look_at_place(policy, &database.guard, &server.target, findings);
+        let place = server.target.to_string();
+        // Written as a URL only for the guard's sake.
+        let place = place.trim_start_matches("https://").to_owned();
+        look_at_place(policy, &database.guard, &server.target, place, findings);
     }
 }
 
@@ -306,7 +309,7 @@ mod tests {
         for (file, code, words) in [
             (database, 1, "private"),
             (&open, 0, "read, and write: done once"),
-            (&open, 0, "10.1.2.3"),
+            (&open, 0, " 10.1.2.3:5432 "),
             (&read_only, 0, "read; connectors.orders.read_only is true"),
             (&others, 1, "no [connectors.orders] with a database lists the tenant"),
             (files, 0, "sqlite"),

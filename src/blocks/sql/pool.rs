@@ -89,7 +89,7 @@ pub(crate) struct Live {
     retired: Cell<bool>,
     /// It was cancelled at the server, at whatever it was.
     cut: Cell<bool>,
-    /// Others could join in it.
+    /// Others could join since it was idle.
     shared: Cell<bool>,
     /// Statements in it whose steps have left.
     left: Cell<u32>,
@@ -339,6 +339,7 @@ impl Pool {
 
     fn keep(self: &Rc<Self>, live: Rc<Live>) {
         live.since_ms.set(self.now_ms());
+        live.shared.set(false);
         let mut state = self.state.borrow_mut();
         state.idle.push(live);
         let sweeping = std::mem::replace(&mut state.sweeping, true);
