@@ -16,24 +16,21 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use shards::outcome::Fault;
-use shards::runtime::rt::{Clock, sleep, spawn};
-use tokio_postgres::types::{Kind, Type};
-use tokio_postgres::{Error, Statement};
-
 use crate::net::dial::within;
 use crate::net::error::Phase;
-use crate::net::postgres::{Dialer, Login, Session};
+use crate::net::postgres::{Dialer, Login};
 use crate::policy::databases::{Database, PostgresSettings};
 use crate::secrets::Redaction;
 use crate::worker::random_name;
+use shards::outcome::Fault;
+use shards::runtime::rt::{Clock, sleep, spawn};
 
 use super::fault;
 
-/// Statements that one session keeps prepared.
-const STATEMENTS_MAX: usize = 64;
-/// Longer ones are prepared anew each time, in bytes.
-const STATEMENT_BYTES_MAX: usize = 16 << 10;
+mod live;
+
+pub(crate) use live::{Live, Prepared, type_of};
+
 /// How long a session waits for its next step.
 const IDLE_MS_MAX: u64 = 60_000;
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
@@ -43,8 +40,6 @@ const WAIT_MS_MAX: u64 = 10_000;
 const CANCEL_AGAIN: Duration = Duration::from_millis(50);
 /// Reads that may be under way in one session.
 const SHARERS_MAX: u32 = 16;
-/// A statement that takes no longer is quick, in microseconds.
-const QUICK_US: u32 = 5_000;
 /// A server is near where a transaction begins within so long, in microseconds: all before a read in its session, and the way, take
 /// less than it waits there.
 const NEAR_US: u64 = 20_000;
@@ -72,58 +67,6 @@ struct State {
     next: u64,
     sessions: u64,
     sweeping: bool,
-}
-
-/// A session with what is known of it. Lives on its core.
-pub(crate) struct Live {
-    pub(crate) session: Session,
-    /// By which the server's administrators find it, and we do.
-    pub(crate) name: String,
-    /// Sessions are numbered as they are opened.
-    pub(crate) number: u64,
-    statements: RefCell<VecDeque<Rc<Prepared>>>,
-    since_ms: Cell<u64>,
-    /// Steps at work in it.
-    steps: Cell<u32>,
-    /// No other begins in it, and it does not come back.
-    retired: Cell<bool>,
-    /// It was cancelled at the server, at whatever it was.
-    cut: Cell<bool>,
-    /// Others could join since it was idle.
-    shared: Cell<bool>,
-    /// Statements in it whose steps have left.
-    left: Cell<u32>,
-    /// How long a transaction took to begin, the way there and back with it, in microseconds.
-    begun_in_us: Cell<u64>,
-}
-
-/// A statement that a session keeps. Lives on its core.
-pub(crate) struct Prepared {
-    sql: Box<str>,
-    oids: Box<[u32]>,
-    pub(crate) statement: Statement,
-    /// How long it takes, once it is known, in microseconds.
-    took_us: Cell<Option<u32>>,
-}
-
-impl Prepared {
-    /// Whether it has been quick so far.
-    pub(crate) fn is_quick(&self) -> bool {
-        self.took_us.get().is_some_and(|us| us <= QUICK_US)
-    }
-
-    /// Remembers how long it took this time: one that is slow is believed at once, one that is quick again after a while.
-    pub(crate) fn took(&self, us: u64) {
-        let us = u32::try_from(us).unwrap_or(u32::MAX);
-        self.took_us.set(Some(match self.took_us.get() {
-            Some(before) if us <= QUICK_US => ((u64::from(before) * 3 + u64::from(us)) / 4) as u32,
-            _ => us,
-        }));
-    }
-
-    fn is(&self, sql: &str, oids: &[u32]) -> bool {
-        *self.sql == *sql && *self.oids == *oids
-    }
 }
 
 /// Whom a step takes a session from.
@@ -271,19 +214,7 @@ impl Pool {
         let opened = self.dialer.open(&self.database, server, login, &name, &options, place).await;
         let session = opened.map_err(|error| fault::no_session(&error, &redaction))?;
         self.database.counts.opened.fetch_add(1, Relaxed);
-        Ok(Live {
-            session,
-            name,
-            number,
-            statements: RefCell::default(),
-            since_ms: Cell::new(self.now_ms()),
-            steps: Cell::new(0),
-            retired: Cell::new(false),
-            cut: Cell::new(false),
-            shared: Cell::new(false),
-            left: Cell::new(0),
-            begun_in_us: Cell::new(0),
-        })
+        Ok(Live::new(session, name, number, self.now_ms()))
     }
 
     /// What holds in a session unless a transaction says otherwise: nothing is written by accident, nothing hangs, and text means
@@ -492,7 +423,7 @@ impl Lease {
             Ending::Reset(reset) => Some(reset),
             Ending::Keep => None,
             Ending::Unprepare => {
-                self.live().statements.borrow_mut().clear();
+                self.live().unprepare();
                 None
             }
         };
@@ -561,38 +492,6 @@ fn cancel(pool: Rc<Pool>, live: Rc<Live>) {
             _ => live.session.close(),
         }
     });
-}
-
-impl Live {
-    /// The statement, prepared now or before.
-    pub(crate) async fn prepared(&self, sql: &str, oids: &[u32]) -> Result<Rc<Prepared>, Error> {
-        {
-            let mut kept = self.statements.borrow_mut();
-            let found = kept.iter().position(|one| one.is(sql, oids));
-            if let Some(one) = found.and_then(|at| kept.remove(at)) {
-                kept.push_front(one.clone());
-                return Ok(one);
-            }
-        }
-        let types: Vec<Type> = oids.iter().map(|oid| type_of(*oid)).collect();
-        let statement = self.session.client.prepare_typed(sql, &types).await?;
-        let prepared = Rc::new(Prepared { sql: sql.into(), oids: oids.into(), statement, took_us: Cell::new(None) });
-        if sql.len() <= STATEMENT_BYTES_MAX {
-            let mut kept = self.statements.borrow_mut();
-            kept.truncate(STATEMENTS_MAX - 1);
-            kept.push_front(prepared.clone());
-        }
-        Ok(prepared)
-    }
-
-    fn is_quick_at(&self, sql: &str, oids: &[u32]) -> bool {
-        self.statements.borrow().iter().any(|one| one.is(sql, oids) && one.is_quick())
-    }
-}
-
-/// The type of this number; of 0 one that the server makes of the statement.
-pub(crate) fn type_of(oid: u32) -> Type {
-    Type::from_oid(oid).unwrap_or_else(|| Type::new(String::new(), oid, Kind::Simple, String::new()))
 }
 
 #[cfg(test)]

@@ -14,11 +14,8 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt::Write as _;
-use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
-use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::StreamExt as _;
@@ -40,14 +37,13 @@ use super::sheet::{Column, Excess, Sheet};
 use super::wish::Wish;
 use super::{conflict, fault, saved};
 
+mod flight;
 mod settle;
+
+use flight::{ahead_of, behind_others};
 
 /// How much of rows is collected before it goes into a blob, in bytes.
 const PIECE_BYTES: usize = 64 << 10;
-/// How long a read waits for those before it in its session.
-const PATIENCE: Duration = Duration::from_millis(100);
-/// And then, where this core itself may have been busy meanwhile and the answer lies there.
-const GRACE: Duration = Duration::from_millis(20);
 
 /// A transaction that is taken back takes back every setting; what it does not take back are locks of the session. In one message,
 /// so that a pooler takes the session away behind both.
@@ -387,7 +383,7 @@ impl Errand<'_> {
 
     /// Takes a transaction back.
     async fn roll_back(&self, client: &Client, trouble: Trouble) -> (Result<Bytes, Trouble>, Ending) {
-        if matches!(trouble, Trouble::Broken(_) | Trouble::Own(_) | Trouble::Elsewhere) {
+        if matches!(trouble, Trouble::Broken(_) | Trouble::Own(_)) {
             return (Err(trouble), Ending::GiveUp);
         }
         match client.batch_execute(ROLLBACK).await {
@@ -561,50 +557,6 @@ fn in_order<T>(trouble: Trouble) -> (Result<T, Trouble>, Ending) {
         Trouble::Own(_) | Trouble::Broken(_) | Trouble::Ambiguous(_) | Trouble::Elsewhere => Ending::GiveUp,
     };
     (Err(trouble), ending)
-}
-
-/// Polls `work` to its end, and `next` once behind its first poll, so that what both send goes in one flight.
-async fn ahead_of<W: Future, N: Future>(work: W, mut next: std::pin::Pin<&mut N>) -> W::Output {
-    let mut work = pin!(work);
-    let mut sent = false;
-    poll_fn(|cx| {
-        let done = work.as_mut().poll(cx);
-        if !std::mem::replace(&mut sent, true) {
-            // It waits for what is before it: it is not done at its first poll, unless the session is over, and then it says so again.
-            let _ = next.as_mut().poll(cx).is_ready();
-        }
-        match done {
-            Poll::Ready(value) => Poll::Ready(value),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await
-}
-
-/// Polls `work` to its end; none where others are before it in its session for too long.
-async fn behind_others<W: Future>(lease: &Lease, work: W) -> Option<W::Output> {
-    if !lease.joined {
-        return Some(work.await);
-    }
-    let patience = async {
-        rt::sleep(PATIENCE).await;
-        rt::sleep(GRACE).await;
-    };
-    let (mut work, mut patience) = (pin!(work), pin!(patience));
-    let mut waiting = true;
-    poll_fn(|cx| {
-        if let Poll::Ready(done) = work.as_mut().poll(cx) {
-            return Poll::Ready(Some(done));
-        }
-        if waiting && patience.as_mut().poll(cx).is_ready() {
-            waiting = false;
-            if !lease.has_begun() {
-                return Poll::Ready(None);
-            }
-        }
-        Poll::Pending
-    })
-    .await
 }
 
 /// The server has ended the session, or is about to.

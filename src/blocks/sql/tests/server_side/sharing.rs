@@ -1,6 +1,7 @@
 //! Several reads in one session: who joins whom, and that whoever is in another's way costs it a second run and nothing else.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, join, join_all, join3, select};
@@ -13,6 +14,8 @@ use super::super::*;
 use super::{crm, init, on_crm};
 
 const NAP: &str = "SELECT pg_backend_pid() AS pid, pg_sleep($1)";
+/// The same, with the type of its parameter: float8.
+const NAPS: &[(&str, &[u32])] = &[(NAP, &[701])];
 
 /// Who sleeps at the server on the worker's account.
 const ASLEEP: &str = "SELECT count(*) FROM pg_stat_activity \
@@ -30,13 +33,25 @@ fn nap(seconds: f64) -> Value {
     on_crm(read(NAP, json!([{"type": "float8", "value": seconds}])))
 }
 
-/// Runs it until it is known to be quick in the only session, and says by which process it is served.
-async fn known(reach: &Reach, blobs: &Rc<LocalBlobs>) -> Value {
-    let mut pid = json!(0);
-    for _ in 0..20 {
-        pid = Step::default().run(reach, blobs, nap(0.0)).await.expect("a nap")["rows"][0]["pid"].clone();
+/// Opens a session in which these are known to be quick, and the server to be near, whatever this machine is at.
+async fn known(pool: &Rc<Pool>, statements: &[(&str, &[u32])]) {
+    let lease = take(pool, Wanted::Any).await.expect("there is room");
+    for (sql, oids) in statements {
+        let prepared = lease.live().prepared(sql, oids).await.expect("prepared");
+        prepared.took(100);
+        assert!(prepared.is_quick());
     }
-    pid
+    lease.begin(100);
+    lease.end(Ending::Keep);
+}
+
+/// How many have joined others.
+fn joined(pool: &Pool) -> u64 {
+    pool.database.counts.joined.load(Relaxed)
+}
+
+async fn pid(reach: &Reach, blobs: &Rc<LocalBlobs>) -> Value {
+    Step::default().run(reach, blobs, nap(0.0)).await.expect("a nap")["rows"][0]["pid"].clone()
 }
 
 async fn take(pool: &Rc<Pool>, wanted: Wanted<'_>) -> Result<Lease, Fault> {
@@ -111,7 +126,7 @@ fn a_read_behind_a_slow_one_goes_elsewhere() {
     on_a_shard(|blobs, root| async move {
         // The second session is a write's for a while.
         let (wide, pool) = few(&server, 2, &root);
-        known(&wide, &blobs).await;
+        known(&pool, NAPS).await;
         let begun = Instant::now();
         let slow = async {
             let outputs = Step::default().run(&wide, &blobs, nap(3.0)).await;
@@ -129,6 +144,7 @@ fn a_read_behind_a_slow_one_goes_elsewhere() {
         };
         let ((slow, slow_took), written, (quick, quick_took)) = join3(slow, write, behind).await;
         written.expect("written");
+        assert_eq!(joined(&pool), 1, "it had joined the slow one before");
         let (slow, quick) = (slow.expect("slow"), quick.expect("quick"));
         assert_ne!(slow["rows"][0]["pid"], quick["rows"][0]["pid"]);
         assert!(slow_took >= Duration::from_secs(3) && quick_took < Duration::from_millis(2_500), "{slow_took:?} {quick_took:?}");
@@ -140,8 +156,8 @@ fn one_that_is_cancelled_costs_those_behind_it_a_second_run_at_most() {
     let server = Server::start();
     init(&server);
     on_a_shard(|blobs, root| async move {
-        let (reach, _) = few(&server, 1, &root);
-        known(&reach, &blobs).await;
+        let (reach, pool) = few(&server, 1, &root);
+        known(&pool, NAPS).await;
         let begun = Instant::now();
         let cancelled = async {
             let (step, inputs) = (Step::default(), nap(30.0));
@@ -154,6 +170,7 @@ fn one_that_is_cancelled_costs_those_behind_it_a_second_run_at_most() {
         };
         let ((), outputs) = join(cancelled, behind).await;
         outputs.expect("once the other was cancelled, or elsewhere");
+        assert_eq!(joined(&pool), 1);
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
         assert_eq!(server.ask(ASLEEP), "0", "it ended at the server, too");
     });
@@ -164,8 +181,10 @@ fn one_that_goes_before_its_turn_is_in_nobodys_way() {
     let server = Server::start();
     init(&server);
     on_a_shard(|blobs, root| async move {
-        let (reach, _) = few(&server, 1, &root);
-        let pid = known(&reach, &blobs).await;
+        let (reach, pool) = few(&server, 1, &root);
+        known(&pool, NAPS).await;
+        let pid = pid(&reach, &blobs).await;
+        known(&pool, NAPS).await;
         let first = async { Step::default().run(&reach, &blobs, nap(0.6)).await };
         let gone = async {
             rt::sleep(Duration::from_millis(100)).await;
@@ -175,6 +194,7 @@ fn one_that_goes_before_its_turn_is_in_nobodys_way() {
         };
         let (first, ()) = join(first, gone).await;
         assert_eq!(first.expect("undisturbed")["rows"][0]["pid"], pid);
+        assert_eq!(joined(&pool), 1, "the one that has gone");
         let begun = Instant::now();
         Step::default().run(&reach, &blobs, nap(0.0)).await.expect("there is room again");
         while server.ask(ASLEEP) != "0" {
@@ -224,16 +244,13 @@ fn what_one_leaves_behind_the_next_in_its_session_does_not_see() {
     let server = Server::start();
     init(&server);
     on_a_shard(|blobs, root| async move {
-        let (reach, _) = few(&server, 1, &root);
+        let (reach, pool) = few(&server, 1, &root);
         let spoil = "SELECT set_config('search_path', 'pg_catalog', false) AS a, \
                      set_config('default_transaction_read_only', 'off', false) AS b, pg_try_advisory_lock_shared(7) AS c";
         let look = "SELECT current_setting('search_path') AS path, current_setting('transaction_read_only') AS safe, \
                     (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory') AS locks";
+        known(&pool, &[(spoil, &[]), (look, &[])]).await;
         let (spoil, look) = (on_crm(read(spoil, json!([]))), on_crm(read(look, json!([]))));
-        for _ in 0..20 {
-            Step::default().run(&reach, &blobs, spoil.clone()).await.expect("read");
-            Step::default().run(&reach, &blobs, look.clone()).await.expect("read");
-        }
         let clean = json!({"path": "\"$user\", public", "safe": "on", "locks": 0});
         let step = Step::default();
         let both = (0..20).map(|at| step.run(&reach, &blobs, if at % 2 == 0 { spoil.clone() } else { look.clone() }));
@@ -241,5 +258,6 @@ fn what_one_leaves_behind_the_next_in_its_session_does_not_see() {
         for outputs in all.into_iter().skip(1).step_by(2) {
             assert_eq!(outputs.expect("read")["rows"][0], clean);
         }
+        assert!(joined(&pool) >= 15, "{} of 19", joined(&pool));
     });
 }
